@@ -1,0 +1,32 @@
+CREATE OR REPLACE FUNCTION evtstore.read_stream(
+    stream text, after_version bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false)
+RETURNS SETOF evtstore.event
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_read_stream';
+COMMENT ON FUNCTION evtstore.read_stream IS
+'Events of one stream in order of version, the caller''s own uncommitted ones included. after_version is exclusive; backwards reads
+strictly below it, from the end where NULL. An unknown stream has no events.';
+
+CREATE OR REPLACE FUNCTION evtstore.read_category(
+    category text, after_position bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false)
+RETURNS SETOF evtstore.event
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_read_category';
+COMMENT ON FUNCTION evtstore.read_category IS
+'Events of all streams of a category (the text before the first ''-'' of a stream''s name) in order of position, never past the head.
+Waits for nobody: an appender in flight in another category does not hold it back.';
+
+CREATE OR REPLACE FUNCTION evtstore.read_all(
+    after_position bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false)
+RETURNS SETOF evtstore.event
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_read_all';
+COMMENT ON FUNCTION evtstore.read_all IS
+'Events of the store in order of position, never past the head: a position once passed is never filled later.';
+
+CREATE OR REPLACE FUNCTION evtstore.get_event(id uuid)
+RETURNS evtstore.event
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_get_event';
+COMMENT ON FUNCTION evtstore.get_event IS 'The event with this id; NULL when there is none.';
+
+CREATE OR REPLACE FUNCTION evtstore.stream_version(stream text)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_stream_version';
+COMMENT ON FUNCTION evtstore.stream_version IS 'The version of the last event of the stream, 0 for an unknown one.';

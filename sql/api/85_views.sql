@@ -1,0 +1,17 @@
+CREATE OR REPLACE VIEW evtstore.events AS
+    SELECT e."position", e.tenant, s.name AS stream, e.version, e.id, e.type, e.schema_version, e.data, e.metadata, e.tags,
+           e.occurred_at, e.recorded_at
+    FROM evtstore_internal.event e
+    LEFT JOIN evtstore_internal.stream s ON s.id = e.stream_id
+    WHERE pg_catalog.current_setting('evtstore.tenant') = '' OR e.tenant = pg_catalog.current_setting('evtstore.tenant');
+COMMENT ON VIEW evtstore.events IS
+    'every committed event, raw, for ad-hoc SQL; not a feed: a position may still appear below one that you saw (use read_all)';
+
+CREATE OR REPLACE VIEW evtstore.streams AS
+    SELECT s.tenant, s.name AS stream, s.category, v.version, s.created_at, v.recorded_at AS last_recorded_at
+    FROM evtstore_internal.stream s
+    CROSS JOIN LATERAL (
+        SELECT e.version, e.recorded_at FROM evtstore_internal.event e
+        WHERE e.stream_id = s.id ORDER BY e.version DESC LIMIT 1) v
+    WHERE pg_catalog.current_setting('evtstore.tenant') = '' OR s.tenant = pg_catalog.current_setting('evtstore.tenant');
+COMMENT ON VIEW evtstore.streams IS 'one row per stream with its version';

@@ -1,0 +1,28 @@
+-- Privileges are data: everything is taken from PUBLIC, then each role gets its functions and views.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evtstore FROM PUBLIC;
+REVOKE ALL ON ALL PROCEDURES IN SCHEMA evtstore FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evtstore_internal FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION
+    evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.get_event, evtstore.stream_version,
+    evtstore.head_position, evtstore.why_behind, evtstore.health
+TO evtstore_reader;
+GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
+-- called by views: EXECUTE is checked against whoever reads the view
+GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.worker_slots TO evtstore_reader;
+GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.queue_status, evtstore.dead_letters,
+    evtstore.workers
+TO evtstore_reader;
+
+GRANT EXECUTE ON FUNCTION
+    evtstore.append, evtstore.append_events, evtstore.stream_version, evtstore.head_position,
+    evtstore.send, evtstore.send_batch, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
+    evtstore.reject, evtstore.release, evtstore.extend
+TO evtstore_writer;
+
+GRANT EXECUTE ON FUNCTION
+    evtstore.create_projection, evtstore.drop_projection,
+    evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue,
+    evtstore.create_rule, evtstore.drop_rule,
+    evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
+TO evtstore_admin;

@@ -1,0 +1,1 @@
+\echo Use "CREATE EXTENSION evtstore" to load this file. \quit

@@ -1,0 +1,101 @@
+/*
+ * compat.h
+ *		What differs between PostgreSQL 15 and 19.  The only file that may test PG_VERSION_NUM (test/lint checks it).
+ */
+#ifndef ES_COMPAT_H
+#define ES_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error "evtstore needs PostgreSQL 15 or later"
+#endif
+
+#include "storage/proc.h"
+#include "utils/rel.h"
+
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* 16 renamed relfilenode to relfilenumber (b0a55e432) */
+#if PG_VERSION_NUM >= 160000
+#define es_rel_filenumber(rel) ((Oid) (rel)->rd_locator.relNumber)
+#else
+#define es_rel_filenumber(rel) ((rel)->rd_node.relNode)
+#endif
+
+/* 17 split the process number from PGPROC (024c52117) */
+#if PG_VERSION_NUM >= 170000
+#define es_my_procno() MyProcNumber
+#else
+#define es_my_procno() (MyProc->pgprocno)
+#endif
+#define es_proc_by_number(n) (&ProcGlobal->allProcs[(n)])
+
+/* 17 added custom wait events (c9af05465) */
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#define es_wait_event(name) WaitEventExtensionNew(name)
+#else
+#include "utils/wait_event.h"
+#define es_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* 18 gave ExecutorStart-time tuple descriptors compact attributes; the plain accessor is there in all (5983a4cff) */
+#define es_attr(tupdesc, i) TupleDescAttr((tupdesc), (i))
+
+/* 16 added onlySummarizing to ExecInsertIndexTuples (19d8e2308) */
+#include "executor/executor.h"
+static inline List *
+es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false);
+#else
+	return ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL);
+#endif
+}
+
+/* 17 lets an index keep state over the inserts of one command (c1ec02be1) */
+#include "access/genam.h"
+#if PG_VERSION_NUM >= 170000
+#define es_index_insert_cleanup(index, info) index_insert_cleanup((index), (info))
+#else
+#define es_index_insert_cleanup(index, info) ((void) 0)
+#endif
+
+/* 16 added soft errors to name parsing (858e776c8) */
+#include "utils/regproc.h"
+#if PG_VERSION_NUM >= 160000
+#define es_qualified_name(name) stringToQualifiedNameList((name), NULL)
+#else
+#define es_qualified_name(name) stringToQualifiedNameList(name)
+#endif
+
+/* 18 lets EXPLAIN count index searches (0fbceae84) */
+#if PG_VERSION_NUM >= 180000
+#define es_index_beginscan(heap, index, snapshot, nkeys) index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0)
+#else
+#define es_index_beginscan(heap, index, snapshot, nkeys) index_beginscan((heap), (index), (snapshot), (nkeys), 0)
+#endif
+
+/* 16 made one function of the permission checks (c727f511b) */
+#include "catalog/pg_proc.h"
+#include "utils/acl.h"
+#if PG_VERSION_NUM >= 160000
+#define es_may_execute(fn, role) (object_aclcheck(ProcedureRelationId, (fn), (role), ACL_EXECUTE) == ACLCHECK_OK)
+#else
+#define es_may_execute(fn, role) (pg_proc_aclcheck((fn), (role), ACL_EXECUTE) == ACLCHECK_OK)
+#endif
+
+/* 16 made one function of the ownership checks (afbfc0298) */
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#if PG_VERSION_NUM >= 160000
+#define es_owns_database(database, role) object_ownercheck(DatabaseRelationId, (database), (role))
+#define es_owns_extension(extension, role) object_ownercheck(ExtensionRelationId, (extension), (role))
+#else
+#define es_owns_database(database, role) pg_database_ownercheck((database), (role))
+#define es_owns_extension(extension, role) pg_extension_ownercheck((extension), (role))
+#endif
+
+#endif

@@ -1,0 +1,43 @@
+/*
+ * definition.h
+ *		The life cycle that queues, endpoints, rules and projections share: create, alter, drop, look up.
+ */
+#ifndef ES_DEFINITION_H
+#define ES_DEFINITION_H
+
+#include "utils/jsonb.h"
+
+typedef struct EsDefinition
+{
+	int32 id;
+	char *kind;
+	char *name;
+	char *owner;
+	char *search_path;
+	char *state;
+	Jsonb *spec;
+} EsDefinition;
+
+/*
+ * Creates kind/name with spec, owned by the current user.  True: created; false: an equal one exists already.  Another
+ * one of that name: 42710 with the difference.  Concurrent identical calls all succeed.  *id is set in both cases.
+ */
+extern bool es_definition_create(const char *kind, const char *name, Jsonb *spec, int32 *id);
+/* replaces the spec; ST008 when unknown */
+extern void es_definition_alter(const char *kind, const char *name, Jsonb *spec);
+/* removes it and returns its id; ST008 when unknown */
+extern int32 es_definition_drop(const char *kind, const char *name);
+
+/* the newest committed definition, whatever the isolation level; NULL when unknown.  Allocated in the current context */
+extern EsDefinition *es_definition_find(const char *kind, const char *name);
+/* same, but ST008 when unknown */
+extern EsDefinition *es_definition_get(const char *kind, const char *name);
+/* all of a kind, in order of id */
+extern List *es_definition_list(const char *kind);
+/* locks the name against create, alter and drop to the end of the transaction */
+extern void es_definition_lock(const char *kind, const char *name);
+
+/* 'sql:' and projection functions: schema.name with one argument of that type; errors 42883, 22023 */
+extern Oid es_definition_function(const char *fn, Oid argtype);
+
+#endif

@@ -1,0 +1,176 @@
+/*
+ * guc.c
+ *		The settings of evtstore, all in one table.
+ *
+ * Defined once in the postmaster; every process inherits them.  docs/reference/settings.md describes each, and
+ * test/lint compares the two.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "guc.h"
+
+char	   *es_guc_tenant = NULL;
+char	   *es_guc_correlation_id = NULL;
+char	   *es_guc_causation_id = NULL;
+char	   *es_guc_traceparent = NULL;
+char	   *es_guc_actor = NULL;
+bool		es_guc_require_expected_version = false;
+bool		es_guc_enabled = true;
+bool		es_guc_allow_drop = false;
+char	   *es_guc_allowed_networks = NULL;
+int			es_guc_delivery_workers = 2;
+int			es_guc_max_databases = 64;
+int			es_guc_poll_interval = 1000;
+int			es_guc_lease = 30000;
+bool		es_guc_test_mode = false;
+int			es_guc_clock_offset = 0;
+
+typedef struct StringSetting
+{
+	const char *name;
+	const char *description;
+	char	  **variable;
+	GucContext	context;
+	int			flags;
+	GucStringCheckHook check;
+} StringSetting;
+
+typedef struct BoolSetting
+{
+	const char *name;
+	const char *description;
+	bool	   *variable;
+	bool		dflt;
+	GucContext	context;
+} BoolSetting;
+
+typedef struct IntSetting
+{
+	const char *name;
+	const char *description;
+	int		   *variable;
+	int			dflt;
+	int			min;
+	int			max;
+	GucContext	context;
+	int			flags;
+	GucIntCheckHook check;
+} IntSetting;
+
+static bool check_tenant(char **newval, void **extra, GucSource source);
+static bool check_allowed_networks(char **newval, void **extra, GucSource source);
+static bool check_clock_offset(int *newval, void **extra, GucSource source);
+
+static bool (*parse_networks) (const char *list, char *bad, size_t bad_size) = NULL;
+
+static const StringSetting string_settings[] = {
+	{"evtstore.tenant", "Confines every read and write to one tenant; empty: none asked for.",
+	&es_guc_tenant, PGC_USERSET, 0, check_tenant},
+	{"evtstore.correlation_id", "Stamped into the metadata of appended events unless they carry one.",
+	&es_guc_correlation_id, PGC_USERSET, 0, NULL},
+	{"evtstore.causation_id", "Stamped into the metadata of appended events unless they carry one.",
+	&es_guc_causation_id, PGC_USERSET, 0, NULL},
+	{"evtstore.traceparent", "W3C trace context, stamped into the metadata of appended events unless they carry one.",
+	&es_guc_traceparent, PGC_USERSET, 0, NULL},
+	{"evtstore.actor", "Who acts, stamped into the metadata of appended events unless they carry one.",
+	&es_guc_actor, PGC_USERSET, 0, NULL},
+	{"evtstore.allowed_networks", "CIDR blocks that workers may connect to although they are loopback or private.",
+	&es_guc_allowed_networks, PGC_SUSET, GUC_LIST_INPUT, check_allowed_networks},
+};
+
+static const BoolSetting bool_settings[] = {
+	{"evtstore.require_expected_version", "Refuses appends that name no expected version.",
+	&es_guc_require_expected_version, false, PGC_USERSET},
+	{"evtstore.enabled", "Runs background workers; off in a database: none there.",
+	&es_guc_enabled, true, PGC_SUSET},
+	{"evtstore.allow_drop", "Lets DROP EXTENSION evtstore pass although the store holds events.",
+	&es_guc_allow_drop, false, PGC_SUSET},
+	{"evtstore.test_mode", "Allows evtstore.clock_offset. For tests only.",
+	&es_guc_test_mode, false, PGC_SUSET},
+};
+
+static const IntSetting int_settings[] = {
+	{"evtstore.delivery_workers", "Delivery workers per database.",
+	&es_guc_delivery_workers, 2, 0, 64, PGC_POSTMASTER, 0, NULL},
+	{"evtstore.max_databases", "Databases of the cluster that may hold an event store.",
+	&es_guc_max_databases, 64, 1, 10000, PGC_POSTMASTER, 0, NULL},
+	{"evtstore.poll_interval", "Longest sleep of a worker that nobody wakes.",
+	&es_guc_poll_interval, 1000, 10, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
+	{"evtstore.worker_lease", "Lease that delivery workers take on messages, beyond the time-out of the endpoint.",
+	&es_guc_lease, 30000, 1000, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
+	{"evtstore.clock_offset", "Moves the clock of leases, delays and retries; only in test mode.",
+	&es_guc_clock_offset, 0, 0, INT_MAX / 1000, PGC_USERSET, GUC_UNIT_S, check_clock_offset},
+};
+
+void
+es_guc_define(void)
+{
+	for (int i = 0; i < lengthof(string_settings); i++)
+	{
+		const StringSetting *s = &string_settings[i];
+
+		DefineCustomStringVariable(s->name, s->description, NULL, s->variable, "", s->context, s->flags,
+								   s->check, NULL, NULL);
+	}
+	for (int i = 0; i < lengthof(bool_settings); i++)
+	{
+		const BoolSetting *s = &bool_settings[i];
+
+		DefineCustomBoolVariable(s->name, s->description, NULL, s->variable, s->dflt, s->context, 0,
+								 NULL, NULL, NULL);
+	}
+	for (int i = 0; i < lengthof(int_settings); i++)
+	{
+		const IntSetting *s = &int_settings[i];
+
+		DefineCustomIntVariable(s->name, s->description, NULL, s->variable, s->dflt, s->min, s->max, s->context,
+								s->flags, s->check, NULL, NULL);
+	}
+	MarkGUCPrefixReserved("evtstore");
+}
+
+void
+es_guc_set_network_parser(bool (*parser) (const char *list, char *bad, size_t bad_size))
+{
+	parse_networks = parser;
+}
+
+static bool
+check_tenant(char **newval, void **extra, GucSource source)
+{
+	if (strlen(*newval) > 255)
+	{
+		GUC_check_errdetail("A tenant has at most 255 bytes.");
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_allowed_networks(char **newval, void **extra, GucSource source)
+{
+	char		bad[128];
+
+	if (parse_networks != NULL && !parse_networks(*newval, bad, sizeof(bad)))
+	{
+		GUC_check_errdetail("\"%s\" is not a CIDR block such as 10.0.0.0/8 or ::1/128.", bad);
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_clock_offset(int *newval, void **extra, GucSource source)
+{
+	if (*newval != 0 && !es_guc_test_mode)
+	{
+		GUC_check_errdetail("It takes evtstore.test_mode to be on.");
+		return false;
+	}
+	return true;
+}

@@ -1,0 +1,53 @@
+/*
+ * lock.h
+ *		Heavyweight locks of ours, held to the end of the transaction: streams, queues and their keys, names of
+ *		definitions.
+ *
+ * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
+ * can take or block them; pg_locks shows them with that number as objsubid.
+ */
+#ifndef ES_LOCK_H
+#define ES_LOCK_H
+
+#include "miscadmin.h"
+#include "storage/lock.h"
+
+typedef enum EsLockSpace
+{
+	ES_LOCK_STREAM = 0xE501,
+	ES_LOCK_KEY = 0xE502,
+	ES_LOCK_DEFINITION = 0xE503,
+	ES_LOCK_QUEUE = 0xE504
+} EsLockSpace;
+
+/* waits; detects deadlocks; released at the end of the (sub)transaction that took it */
+static inline void
+es_lock(EsLockSpace space, uint64 hash)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/* false instead of waiting */
+static inline bool
+es_lock_try(EsLockSpace space, uint64 hash)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
+	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* in another mode than exclusive; true when this transaction did not hold it in that mode yet */
+static inline bool
+es_lock_mode(EsLockSpace space, uint64 hash, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
+	return LockAcquire(&tag, mode, false, false) != LOCKACQUIRE_ALREADY_HELD;
+}
+
+#endif

@@ -1,0 +1,282 @@
+/*
+ * options.c
+ *		Strict reading of small jsonb definitions.  Runs in backends and workers; keeps nothing.
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "options.h"
+
+static const EsOption *find_option(const EsOption *allowed, const char *key, int len);
+static void refuse_unknown(const EsOption *allowed, const char *key, int len, const char *what);
+static void check_value(const EsOption *option, JsonbValue *value, const char *what);
+static void check_range(const EsOption *option, double value, const char *shown, const char *what);
+static bool is_string_array(JsonbValue *value);
+static char *show_value(JsonbValue *value);
+static double value_number(JsonbValue *value);
+static int64 interval_usec(JsonbValue *value);
+static JsonbValue *get_value(Jsonb *options, const char *key, JsonbValue *store);
+
+void
+es_options_check(Jsonb *options, const EsOption *allowed, const char *what)
+{
+	JsonbIterator *it;
+	JsonbValue	v;
+	JsonbIteratorToken token;
+	const EsOption *option = NULL;
+
+	if (!JB_ROOT_IS_OBJECT(options))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a JSON object, not %s", what, es_options_text(options))));
+	it = JsonbIteratorInit(&options->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			option = find_option(allowed, v.val.string.val, v.val.string.len);
+			if (option == NULL)
+				refuse_unknown(allowed, v.val.string.val, v.val.string.len, what);
+		}
+		else if (token == WJB_VALUE)
+			check_value(option, &v, what);
+	}
+}
+
+bool
+es_options_has(Jsonb *options, const char *key)
+{
+	JsonbValue	v;
+
+	return get_value(options, key, &v) != NULL;
+}
+
+char *
+es_options_string(Jsonb *options, const char *key, const char *dflt)
+{
+	JsonbValue	v;
+
+	if (get_value(options, key, &v) == NULL)
+		return dflt ? pstrdup(dflt) : NULL;
+	return pnstrdup(v.val.string.val, v.val.string.len);
+}
+
+int
+es_options_int(Jsonb *options, const char *key, int dflt)
+{
+	JsonbValue	v;
+
+	return get_value(options, key, &v) == NULL ? dflt : (int) value_number(&v);
+}
+
+double
+es_options_number(Jsonb *options, const char *key, double dflt)
+{
+	JsonbValue	v;
+
+	return get_value(options, key, &v) == NULL ? dflt : value_number(&v);
+}
+
+bool
+es_options_bool(Jsonb *options, const char *key, bool dflt)
+{
+	JsonbValue	v;
+
+	return get_value(options, key, &v) == NULL ? dflt : v.val.boolean;
+}
+
+int64
+es_options_interval_ms(Jsonb *options, const char *key, int64 dflt)
+{
+	JsonbValue	v;
+
+	return get_value(options, key, &v) == NULL ? dflt : interval_usec(&v) / 1000;
+}
+
+Jsonb *
+es_options_object(Jsonb *options, const char *key)
+{
+	JsonbValue	v;
+
+	return get_value(options, key, &v) == NULL ? NULL : JsonbValueToJsonb(&v);
+}
+
+List *
+es_options_strings(Jsonb *options, const char *key)
+{
+	JsonbValue	v;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	element;
+	List	   *result = NIL;
+
+	if (get_value(options, key, &v) == NULL)
+		return NIL;
+	it = JsonbIteratorInit(v.val.binary.data);
+	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
+		if (token == WJB_ELEM)
+			result = lappend(result, pnstrdup(element.val.string.val, element.val.string.len));
+	return result;
+}
+
+Jsonb *
+es_options_merge(Jsonb *options, Jsonb *changes)
+{
+	Datum		merged = DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(options), JsonbPGetDatum(changes));
+	JsonbIterator *it = JsonbIteratorInit(&changes->root);
+	JsonbValue	v;
+	JsonbIteratorToken token;
+	text	   *key = NULL;
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			key = cstring_to_text_with_len(v.val.string.val, v.val.string.len);
+		else if (token == WJB_VALUE && v.type == jbvNull)
+			merged = DirectFunctionCall2(jsonb_delete, merged, PointerGetDatum(key));
+	}
+	return DatumGetJsonbP(merged);
+}
+
+char *
+es_options_text(Jsonb *options)
+{
+	return JsonbToCString(NULL, &options->root, VARSIZE(options));
+}
+
+/* NULL where the key is absent; containers come back as binary */
+static JsonbValue *
+get_value(Jsonb *options, const char *key, JsonbValue *store)
+{
+	return getKeyJsonValueFromContainer(&options->root, key, strlen(key), store);
+}
+
+static const EsOption *
+find_option(const EsOption *allowed, const char *key, int len)
+{
+	for (const EsOption *o = allowed; o->name != NULL; o++)
+		if (strlen(o->name) == len && memcmp(o->name, key, len) == 0)
+			return o;
+	return NULL;
+}
+
+static void
+refuse_unknown(const EsOption *allowed, const char *key, int len, const char *what)
+{
+	StringInfoData known;
+
+	initStringInfo(&known);
+	for (const EsOption *o = allowed; o->name != NULL; o++)
+		appendStringInfo(&known, "%s\"%s\"", o == allowed ? "" : ", ", o->name);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown key \"%.*s\" in %s", len, key, what),
+			 errhint("Known keys: %s.", known.data)));
+}
+
+static void
+check_value(const EsOption *option, JsonbValue *value, const char *what)
+{
+	static const char *const wanted[] = {
+		[ES_OPTION_STRING] = "a string",
+		[ES_OPTION_INT] = "an integer",
+		[ES_OPTION_NUMBER] = "a number",
+		[ES_OPTION_BOOL] = "true or false",
+		[ES_OPTION_INTERVAL] = "an interval as a string, such as \"30s\"",
+		[ES_OPTION_OBJECT] = "an object",
+		[ES_OPTION_STRINGS] = "an array of strings",
+	};
+	bool		ok = false;
+
+	switch (option->type)
+	{
+		case ES_OPTION_STRING:
+		case ES_OPTION_INTERVAL:
+			ok = value->type == jbvString;
+			break;
+		case ES_OPTION_INT:
+			ok = value->type == jbvNumeric && value_number(value) == (int32) value_number(value);
+			break;
+		case ES_OPTION_NUMBER:
+			ok = value->type == jbvNumeric;
+			break;
+		case ES_OPTION_BOOL:
+			ok = value->type == jbvBool;
+			break;
+		case ES_OPTION_OBJECT:
+			ok = value->type == jbvBinary && JsonContainerIsObject(value->val.binary.data);
+			break;
+		case ES_OPTION_STRINGS:
+			ok = is_string_array(value);
+			break;
+	}
+	if (!ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" in %s must be %s, not %s", option->name, what, wanted[option->type], show_value(value))));
+
+	if (option->type == ES_OPTION_INT || option->type == ES_OPTION_NUMBER)
+		check_range(option, value_number(value), show_value(value), what);
+	else if (option->type == ES_OPTION_INTERVAL)
+		check_range(option, (double) interval_usec(value) / USECS_PER_SEC, show_value(value), what);
+}
+
+static void
+check_range(const EsOption *option, double value, const char *shown, const char *what)
+{
+	if (value < option->min || (option->max > option->min && value > option->max))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" in %s is out of range: %s", option->name, what, shown),
+				 errhint(option->max > option->min ? "It lies between %g and %g%s." : "It is at least %g.",
+						 option->min, option->max, option->type == ES_OPTION_INTERVAL ? " seconds" : "")));
+}
+
+static bool
+is_string_array(JsonbValue *value)
+{
+	JsonbIterator *it;
+	JsonbValue	v;
+	JsonbIteratorToken token;
+
+	if (value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
+		return false;
+	it = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+		if (token == WJB_ELEM && v.type != jbvString)
+			return false;
+	return true;
+}
+
+static char *
+show_value(JsonbValue *value)
+{
+	Jsonb	   *jsonb = JsonbValueToJsonb(value);
+
+	return es_options_text(jsonb);
+}
+
+static double
+value_number(JsonbValue *value)
+{
+	return DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(value->val.numeric)));
+}
+
+/* raises the server's own error (22007) for text that is no interval */
+static int64
+interval_usec(JsonbValue *value)
+{
+	char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
+	Interval   *interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+																 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+
+	return interval->time + ((int64) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;
+}

@@ -1,0 +1,214 @@
+/*
+ * spi.c
+ *		The only user of SPI.
+ *
+ * SQL of ours runs as the owner of our tables, whoever called, under search_path pg_catalog: nobody's operators or
+ * functions can slip in.  SQL and functions of others run as their owner, under the search_path that they were defined
+ * with.  Both are undone by es_spi_end / es_spi_unbecome or, on an error, by the abort of the (sub)transaction, which
+ * restores the current user, settings and SPI's stack.
+ *
+ * Plans are saved per backend; the server's plan cache keeps them valid.  Nothing is shared, a crash leaves nothing.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "error.h"
+#include "spi.h"
+
+#define OWN_SEARCH_PATH "pg_catalog, pg_temp"
+
+static void enter(EsSpiState *state, Oid role, const char *search_path, int extra_context);
+static void leave(EsSpiState *state);
+static void prepare(EsPlan *plan);
+static void check_result(int result, const char *sql);
+
+void
+es_spi_begin(EsSpiState *state)
+{
+	enter(state, es_catalog()->owner, OWN_SEARCH_PATH, 0);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+}
+
+void
+es_spi_end(EsSpiState *state)
+{
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not leave SPI");
+	leave(state);
+}
+
+uint64
+es_spi_run(EsPlan *plan, Datum *values, const char *nulls, bool read_only, long limit)
+{
+	int			result;
+
+	prepare(plan);
+	if (read_only)
+	{
+		/* a fresh snapshot without a new command id: reading changes nothing */
+		PushActiveSnapshot(GetTransactionSnapshot());
+		result = SPI_execute_plan(plan->plan, values, nulls, true, limit);
+		PopActiveSnapshot();
+	}
+	else
+		result = SPI_execute_plan(plan->plan, values, nulls, false, limit);
+	check_result(result, plan->sql);
+	return SPI_processed;
+}
+
+uint64
+es_spi_run_latest(EsPlan *plan, Datum *values, const char *nulls)
+{
+	int			result;
+
+	prepare(plan);
+	CommandCounterIncrement();
+	result = SPI_execute_snapshot(plan->plan, values, nulls, GetLatestSnapshot(), InvalidSnapshot, true, false, 0);
+	check_result(result, plan->sql);
+	return SPI_processed;
+}
+
+Datum
+es_spi_value(uint64 row, int col, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, col + 1, isnull);
+}
+
+char *
+es_spi_text(uint64 row, int col)
+{
+	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, col + 1);
+}
+
+int64
+es_spi_int64(uint64 row, int col)
+{
+	bool		isnull;
+	Datum		value = es_spi_value(row, col, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
+int32
+es_spi_int32(uint64 row, int col)
+{
+	bool		isnull;
+	Datum		value = es_spi_value(row, col, &isnull);
+
+	return isnull ? 0 : DatumGetInt32(value);
+}
+
+SPIPlanPtr
+es_spi_prepare_foreign(const char *sql, int nargs, Oid *argtypes)
+{
+	SPIPlanPtr	plan;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	plan = SPI_prepare(sql, nargs, argtypes);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not keep the plan of \"%s\"", sql);
+	SPI_finish();
+	return plan;
+}
+
+void
+es_spi_run_foreign(SPIPlanPtr plan, Datum *values, const char *sql)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	check_result(SPI_execute_plan(plan, values, NULL, false, 0), sql);
+	SPI_finish();
+}
+
+void
+es_spi_free_plan(SPIPlanPtr plan)
+{
+	SPI_freeplan(plan);
+}
+
+bool
+es_spi_plan_is_single(SPIPlanPtr plan)
+{
+	return list_length(SPI_plan_get_plan_sources(plan)) == 1;
+}
+
+void
+es_spi_become(EsSpiState *state, const char *role, const char *search_path)
+{
+	Oid			roleid = get_role_oid(role, true);
+
+	if (!OidIsValid(roleid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("owner \"%s\" of the handler does not exist", role),
+				 errhint("Create the role again, or drop the definition and create it as another role.")));
+	enter(state, roleid, search_path, roleid != GetUserId() ? SECURITY_RESTRICTED_OPERATION : 0);
+}
+
+void
+es_spi_unbecome(EsSpiState *state)
+{
+	leave(state);
+}
+
+void
+es_spi_drop_snapshots(void)
+{
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	SPI_commit();
+	SPI_finish();
+}
+
+static void
+enter(EsSpiState *state, Oid role, const char *search_path, int extra_context)
+{
+	GetUserIdAndSecContext(&state->userid, &state->sec_context);
+	if (role != state->userid || extra_context != 0)
+		SetUserIdAndSecContext(role, state->sec_context | SECURITY_LOCAL_USERID_CHANGE | extra_context);
+	state->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
+leave(EsSpiState *state)
+{
+	AtEOXact_GUC(false, state->guc_level);
+	SetUserIdAndSecContext(state->userid, state->sec_context);
+}
+
+static void
+prepare(EsPlan *plan)
+{
+	if (plan->plan != NULL)
+		return;
+	plan->plan = SPI_prepare(plan->sql, plan->nargs, plan->args);
+	if (plan->plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", plan->sql, SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan->plan) != 0)
+	{
+		plan->plan = NULL;
+		elog(ERROR, "could not keep the plan of \"%s\"", plan->sql);
+	}
+}
+
+static void
+check_result(int result, const char *sql)
+{
+	if (result < 0)
+		elog(ERROR, "could not run \"%s\": %s", sql, SPI_result_code_string(result));
+}

@@ -1,0 +1,68 @@
+/*
+ * spi.h
+ *		The only user of SPI: saved plans for our own tables, run as their owner under a pinned search_path, and running
+ *		other people's functions and statements as their owner.
+ */
+#ifndef ES_SPI_H
+#define ES_SPI_H
+
+#include "executor/spi.h"
+
+#define ES_SPI_MAX_ARGS 24
+
+/* one statement on our own tables; static in its module, planned once per backend */
+typedef struct EsPlan
+{
+	const char *sql;
+	int nargs;
+	Oid args[ES_SPI_MAX_ARGS];
+	SPIPlanPtr plan; /* set at first use */
+} EsPlan;
+
+/* what to give back at es_spi_end */
+typedef struct EsSpiState
+{
+	Oid userid;
+	int sec_context;
+	int guc_level;
+} EsSpiState;
+
+/*
+ * Between begin and end: SPI connected, current user the owner of our tables, search_path pinned to pg_catalog.  On an
+ * error the transaction machinery undoes all of it.
+ */
+extern void es_spi_begin(EsSpiState *state);
+extern void es_spi_end(EsSpiState *state);
+/* runs the plan under a fresh snapshot (READ COMMITTED) or the transaction's; returns SPI_processed */
+extern uint64 es_spi_run(EsPlan *plan, Datum *values, const char *nulls, bool read_only, long limit);
+/* same, under the latest snapshot whatever the isolation level: for definitions */
+extern uint64 es_spi_run_latest(EsPlan *plan, Datum *values, const char *nulls);
+
+/* column col (from 0) of row row of the last result */
+extern Datum es_spi_value(uint64 row, int col, bool *isnull);
+extern char *es_spi_text(uint64 row, int col); /* NULL for SQL NULL; palloc'd in the SPI context */
+extern int64 es_spi_int64(uint64 row, int col);
+extern int32 es_spi_int32(uint64 row, int col);
+
+/*
+ * Run as somebody else: the current user becomes role, search_path the pinned one.  Where role is not the current
+ * user the context is a security-restricted operation, so that nothing of theirs can run later as us (deferred
+ * triggers, SET ROLE).
+ */
+extern void es_spi_become(EsSpiState *state, const char *role, const char *search_path);
+extern void es_spi_unbecome(EsSpiState *state);
+
+/* between become and unbecome: one statement of somebody else, prepared once (saved) and run */
+extern SPIPlanPtr es_spi_prepare_foreign(const char *sql, int nargs, Oid *argtypes);
+extern void es_spi_run_foreign(SPIPlanPtr plan, Datum *values, const char *sql);
+extern void es_spi_free_plan(SPIPlanPtr plan);
+/* false where the text was several statements */
+extern bool es_spi_plan_is_single(SPIPlanPtr plan);
+
+/*
+ * In a procedure called outside a transaction block: ends the transaction and begins another, after which nothing of
+ * this backend holds a snapshot.
+ */
+extern void es_spi_drop_snapshots(void);
+
+#endif

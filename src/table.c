@@ -1,0 +1,427 @@
+/*
+ * table.c
+ *		Direct writes to our own tables, without parser, planner and executor.
+ *
+ * Runs in backends and workers, inside their transactions.  Relations are opened once per transaction, locked
+ * RowExclusive and owned by the top transaction's resource owner, so that a rolled-back savepoint does not close them
+ * under us; they are closed before the transaction ends (pre-commit) or given up with it (abort).  What was built for
+ * them lives in a context of the transaction's lifetime.  A crash leaves what a crash of an INSERT leaves.
+ *
+ * Usual tables take the short way: form the tuple, insert it, insert its index entries.  A table that somebody gave
+ * triggers, constraints, or columns of its own takes the long way, which does what the executor's INSERT does.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "table.h"
+
+/* columns that our SQL version defines; more are somebody else's */
+static const int own_columns[ES_TABLE_COUNT] = {
+	[ES_TABLE_EVENT] = 13,
+	[ES_TABLE_STREAM] = 5,
+	[ES_TABLE_MESSAGE] = 23,
+};
+
+/*
+ * The long way's executor state.  Lives for one batch: made by es_table_begin, gone with es_table_end or, after an
+ * error, with the (sub)transaction that failed.
+ */
+typedef struct LongWay
+{
+	EState	   *estate;
+	ResultRelInfo *result_rel;
+	TransitionCaptureState *capture;
+	ExprState **defaults;
+	SubTransactionId subid;
+} LongWay;
+
+struct EsTable
+{
+	Relation	rel;			/* NULL: not open in this transaction */
+	EsTableId	which;
+	uint64		generation;		/* of the catalog when it was opened */
+	int			own_natts;
+	int			nindexes;
+	Relation	indexes[ES_TABLE_MAX_INDEXES];
+	IndexInfo  *infos[ES_TABLE_MAX_INDEXES];
+	TupleTableSlot *slot;
+	TupleTableSlot *scan_slot;
+	bool		needs_long_way;
+	LongWay    *long_way;		/* set while a batch runs, where it is needed */
+};
+
+static EsTable tables[ES_TABLE_COUNT];
+static MemoryContext table_context = NULL;
+
+static void open_table(EsTable *table, EsTableId which, Oid relid);
+static void open_indexes(EsTable *table);
+static bool needs_long_way(EsTable *table);
+static void close_table(EsTable *table);
+static void insert_index_entries(EsTable *table);
+static ExprState **prepare_defaults(EsTable *table, EState *estate);
+static void insert_long_way(EsTable *table);
+static void run_before_row_triggers(EsTable *table, LongWay *way);
+static void xact_callback(XactEvent event, void *arg);
+static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
+
+void
+es_table_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}
+
+EsTable *
+es_table_open(EsTableId which, Oid relid)
+{
+	EsTable    *table = &tables[which];
+
+	if (table->rel != NULL && table->generation != es_catalog_generation() && table->long_way == NULL)
+		close_table(table);
+	if (table->rel == NULL)
+		open_table(table, which, relid);
+	return table;
+}
+
+Relation
+es_table_relation(EsTable *table)
+{
+	return table->rel;
+}
+
+TupleTableSlot *
+es_table_scan_slot(EsTable *table)
+{
+	return table->scan_slot;
+}
+
+Relation
+es_table_index(EsTable *table, Oid indexoid)
+{
+	for (int i = 0; i < table->nindexes; i++)
+		if (RelationGetRelid(table->indexes[i]) == indexoid)
+			return table->indexes[i];
+	elog(ERROR, "table \"%s\" has no index %u", RelationGetRelationName(table->rel), indexoid);
+}
+
+void
+es_table_insert(EsTable *table, const Datum *values, const bool *nulls)
+{
+	TupleTableSlot *slot = table->slot;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, table->own_natts * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, table->own_natts * sizeof(bool));
+	for (int i = table->own_natts; i < slot->tts_tupleDescriptor->natts; i++)
+	{
+		slot->tts_values[i] = (Datum) 0;
+		slot->tts_isnull[i] = true;
+	}
+	ExecStoreVirtualTuple(slot);
+
+	if (table->needs_long_way)
+	{
+		insert_long_way(table);
+		return;
+	}
+	table_tuple_insert(table->rel, slot, GetCurrentCommandId(true), 0, NULL);
+	insert_index_entries(table);
+}
+
+void
+es_table_begin(EsTable *table)
+{
+	MemoryContext old_context;
+	LongWay    *way;
+
+	if (!table->needs_long_way)
+		return;
+	if (table->long_way != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a BEFORE trigger on table \"%s\" writes to that table", RelationGetRelationName(table->rel)),
+				 errhint("Write from an AFTER trigger.")));
+
+	old_context = MemoryContextSwitchTo(TopTransactionContext);
+	way = palloc0(sizeof(LongWay));
+	way->subid = GetCurrentSubTransactionId();
+	way->estate = CreateExecutorState();
+	way->result_rel = makeNode(ResultRelInfo);
+	InitResultRelInfo(way->result_rel, table->rel, 0, NULL, 0);
+	ExecOpenIndices(way->result_rel, false);
+	way->defaults = prepare_defaults(table, way->estate);
+	AfterTriggerBeginQuery();
+	way->capture = MakeTransitionCaptureState(table->rel->trigdesc, RelationGetRelid(table->rel), CMD_INSERT);
+	MemoryContextSwitchTo(old_context);
+
+	table->long_way = way;
+	ExecBSInsertTriggers(way->estate, way->result_rel);
+}
+
+/* AFTER triggers run here and may write to the table again: by then this batch is over */
+void
+es_table_end(EsTable *table)
+{
+	LongWay    *way = table->long_way;
+
+	if (way == NULL)
+		return;
+	table->long_way = NULL;
+	ExecASInsertTriggers(way->estate, way->result_rel, way->capture);
+	AfterTriggerEndQuery(way->estate);
+	ExecCloseIndices(way->result_rel);
+	ExecCloseResultRelations(way->estate);
+	FreeExecutorState(way->estate);
+}
+
+/*
+ * The lock comes before the relcache entry, and belongs to the top transaction: by then invalidation messages are
+ * read, so what is built here describes the table as it is.
+ */
+static void
+open_table(EsTable *table, EsTableId which, Oid relid)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+	MemoryContext old_context;
+
+	if (table_context == NULL)
+		table_context = AllocSetContextCreate(TopMemoryContext, "evtstore tables", ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(table_context);
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	PG_TRY();
+	{
+		memset(table, 0, sizeof(EsTable));
+		table->which = which;
+		table->own_natts = own_columns[which];
+		table->rel = table_open(relid, RowExclusiveLock);
+		table->generation = es_catalog_generation();
+		open_indexes(table);
+		table->slot = table_slot_create(table->rel, NULL);
+		table->scan_slot = table_slot_create(table->rel, NULL);
+		table->needs_long_way = needs_long_way(table);
+	}
+	PG_FINALLY();
+	{
+		CurrentResourceOwner = old_owner;
+		MemoryContextSwitchTo(old_context);
+	}
+	PG_END_TRY();
+}
+
+static void
+open_indexes(EsTable *table)
+{
+	List	   *oids = RelationGetIndexList(table->rel);
+	ListCell   *lc;
+
+	if (list_length(oids) > ES_TABLE_MAX_INDEXES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("table \"%s\" has more than %d indexes", RelationGetRelationName(table->rel), ES_TABLE_MAX_INDEXES),
+				 errhint("Drop indexes that were added to it.")));
+	foreach(lc, oids)
+	{
+		table->indexes[table->nindexes] = index_open(lfirst_oid(lc), RowExclusiveLock);
+		table->infos[table->nindexes] = BuildIndexInfo(table->indexes[table->nindexes]);
+		table->nindexes++;
+	}
+	list_free(oids);
+}
+
+/* somebody gave the table columns, constraints, triggers or indexes that only the executor can serve */
+static bool
+needs_long_way(EsTable *table)
+{
+	Relation	rel = table->rel;
+	TupleConstr *constr = rel->rd_att->constr;
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; i < table->nindexes; i++)
+	{
+		IndexInfo  *info = table->infos[i];
+
+		if (info->ii_Expressions != NIL || info->ii_ExclusionOps != NULL || !table->indexes[i]->rd_index->indimmediate)
+			return true;
+		/* our own partial index is on IS NOT NULL of its columns: insert_index_entries knows */
+		if (info->ii_Predicate != NIL && table->which != ES_TABLE_MESSAGE)
+			return true;
+	}
+	if (rel->rd_att->natts != table->own_natts)
+		return true;
+	if (constr != NULL && (constr->num_check > 0 || constr->has_generated_stored))
+		return true;
+	return triggers != NULL &&
+		(triggers->trig_insert_before_row || triggers->trig_insert_after_row ||
+		 triggers->trig_insert_before_statement || triggers->trig_insert_after_statement ||
+		 triggers->trig_insert_new_table);
+}
+
+static void
+close_table(EsTable *table)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	ExecDropSingleTupleTableSlot(table->slot);
+	ExecDropSingleTupleTableSlot(table->scan_slot);
+	for (int i = 0; i < table->nindexes; i++)
+	{
+		es_index_insert_cleanup(table->indexes[i], table->infos[i]);
+		index_close(table->indexes[i], NoLock);
+	}
+	table_close(table->rel, NoLock);
+	CurrentResourceOwner = old_owner;
+	table->rel = NULL;
+}
+
+static void
+insert_index_entries(EsTable *table)
+{
+	TupleTableSlot *slot = table->slot;
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < table->nindexes; i++)
+	{
+		Relation	index = table->indexes[i];
+		IndexInfo  *info = table->infos[i];
+		bool		any_null = false;
+
+		if (!info->ii_ReadyForInserts)
+			continue;
+		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
+		{
+			int			attno = info->ii_IndexAttrNumbers[k] - 1;
+
+			values[k] = slot->tts_values[attno];
+			nulls[k] = slot->tts_isnull[attno];
+			any_null |= nulls[k];
+		}
+		if (info->ii_Predicate != NIL && any_null)
+			continue;
+		index_insert(index, values, nulls, &slot->tts_tid, table->rel,
+					 index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
+	}
+}
+
+/* defaults of the columns that are not ours */
+static ExprState **
+prepare_defaults(EsTable *table, EState *estate)
+{
+	TupleDesc	desc = RelationGetDescr(table->rel);
+	ExprState **defaults = palloc0(desc->natts * sizeof(ExprState *));
+
+	for (int i = table->own_natts; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = es_attr(desc, i);
+		Node	   *expr = att->attisdropped || att->attgenerated ? NULL : build_column_default(table->rel, i + 1);
+
+		if (expr != NULL)
+			defaults[i] = ExecPrepareExpr((Expr *) expr, estate);
+	}
+	return defaults;
+}
+
+/* what ExecInsert does for a plain table, in the same order */
+static void
+insert_long_way(EsTable *table)
+{
+	LongWay    *way = table->long_way;
+	EState	   *estate = way->estate;
+	ResultRelInfo *rri = way->result_rel;
+	TupleTableSlot *slot = table->slot;
+	TupleConstr *constr = table->rel->rd_att->constr;
+	List	   *recheck = NIL;
+
+	ResetPerTupleExprContext(estate);
+	estate->es_output_cid = GetCurrentCommandId(true);
+	for (int i = table->own_natts; i < slot->tts_tupleDescriptor->natts; i++)
+		if (way->defaults[i] != NULL)
+			slot->tts_values[i] = ExecEvalExpr(way->defaults[i], GetPerTupleExprContext(estate), &slot->tts_isnull[i]);
+
+	slot->tts_tableOid = RelationGetRelid(table->rel);
+	run_before_row_triggers(table, way);
+	if (constr != NULL)
+	{
+		if (constr->has_generated_stored)
+			ExecComputeStoredGenerated(rri, estate, slot, CMD_INSERT);
+		ExecConstraints(rri, slot, estate);
+	}
+	table_tuple_insert(table->rel, slot, estate->es_output_cid, 0, NULL);
+	if (rri->ri_NumIndices > 0)
+		recheck = es_exec_insert_index_tuples(rri, slot, estate);
+	ExecARInsertTriggers(estate, rri, slot, recheck, way->capture);
+	list_free(recheck);
+}
+
+static void
+run_before_row_triggers(EsTable *table, LongWay *way)
+{
+	TupleTableSlot *slot = table->slot;
+	TriggerDesc *triggers = way->result_rel->ri_TrigDesc;
+	Datum		keys[3];
+
+	if (triggers == NULL || !triggers->trig_insert_before_row)
+		return;
+	memcpy(keys, slot->tts_values, sizeof(keys));
+	if (!ExecBRInsertTriggers(way->estate, way->result_rel, slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("a BEFORE INSERT trigger on table \"%s\" suppressed a row", RelationGetRelationName(table->rel)),
+				 errdetail("A suppressed event would leave a gap in the versions of its stream."),
+				 errhint("Let the trigger return NEW, or raise an error to refuse the write.")));
+	slot_getallattrs(slot);
+	if (table->which == ES_TABLE_EVENT && memcmp(keys, slot->tts_values, sizeof(keys)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("a BEFORE INSERT trigger on table \"%s\" changed position, stream_id or version",
+						RelationGetRelationName(table->rel)),
+				 errhint("These columns are given by the append.")));
+}
+
+/*
+ * Before commit everything is closed in order, so that the resource owner finds nothing to warn of; on abort it has
+ * released relations and locks by itself and only our pointers are left.
+ */
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE && event != XACT_EVENT_ABORT)
+		return;
+	for (int t = 0; t < ES_TABLE_COUNT; t++)
+	{
+		if (tables[t].rel != NULL && event != XACT_EVENT_ABORT)
+			close_table(&tables[t]);
+		tables[t].rel = NULL;
+		tables[t].long_way = NULL;
+	}
+	if (table_context != NULL)
+		MemoryContextReset(table_context);
+}
+
+/* relations outlive a savepoint, a batch that failed in it does not */
+static void
+subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	for (int t = 0; t < ES_TABLE_COUNT; t++)
+		if (tables[t].long_way != NULL && tables[t].long_way->subid >= subid)
+			tables[t].long_way = NULL;
+}

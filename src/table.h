@@ -1,0 +1,45 @@
+/*
+ * table.h
+ *		Direct writes to our own tables, without parser, planner and executor.
+ */
+#ifndef ES_TABLE_H
+#define ES_TABLE_H
+
+#include "executor/tuptable.h"
+#include "utils/relcache.h"
+
+#define ES_TABLE_MAX_INDEXES 8
+
+typedef struct EsTable EsTable;
+
+/*
+ * The table with its indexes, open and locked (RowExclusiveLock) to the end of the transaction; the second call in a
+ * transaction is a pointer comparison.
+ */
+typedef enum EsTableId
+{
+	ES_TABLE_EVENT,
+	ES_TABLE_STREAM,
+	ES_TABLE_MESSAGE,
+	ES_TABLE_COUNT
+} EsTableId;
+
+extern EsTable *es_table_open(EsTableId which, Oid relid);
+extern Relation es_table_relation(EsTable *table);
+/* a slot for reading one row of an open table; clear it after use */
+extern TupleTableSlot *es_table_scan_slot(EsTable *table);
+/* an index of an open table by its oid */
+extern Relation es_table_index(EsTable *table, Oid indexoid);
+
+/*
+ * Inserts one row: values and nulls are as long as the columns that our SQL version defines.  Does what the executor
+ * would: constraints, defaults of columns that somebody added, user triggers.
+ */
+extern void es_table_insert(EsTable *table, const Datum *values, const bool *nulls);
+/* around a batch of inserts: statement triggers and queued AFTER triggers */
+extern void es_table_begin(EsTable *table);
+extern void es_table_end(EsTable *table);
+
+extern void es_table_init(void);
+
+#endif

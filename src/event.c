@@ -1,0 +1,350 @@
+/*
+ * event.c
+ *		Events between SQL, memory and the table.
+ *
+ * Runs in backends and workers; keeps one constant.  Event data is jsonb from end to end: it is taken apart and copied
+ * with the server's own functions, so that no digit and no escape is lost.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "executor/tuptable.h"
+#include "funcapi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "arg.h"
+#include "catalog.h"
+#include "compat.h"
+#include "event.h"
+#include "evtstore.h"
+#include "guc.h"
+#include "options.h"
+
+static void parse_event(JsonbContainer *object, EsEvent *event, int index);
+static void parse_field(const char *key, JsonbValue *value, EsEvent *event, int index);
+static char *field_text(JsonbValue *value, const char *key, int index);
+static Datum field_tags(JsonbValue *value, int index);
+static void refuse_field(const char *key, JsonbValue *value, const char *wanted, int index) pg_attribute_noreturn();
+static Datum copy_out(Datum value);
+
+void
+es_event_values(const EsEvent *event, Datum *values, bool *nulls)
+{
+	memset(nulls, 0, ES_EVENT_ROW_NATTS * sizeof(bool));
+	values[0] = Int64GetDatum(event->position);
+	values[1] = event->tenant;
+	values[2] = event->stream;
+	values[3] = Int64GetDatum(event->version);
+	values[4] = UUIDPGetDatum(&event->id);
+	values[5] = event->type;
+	values[6] = Int32GetDatum(event->schema_version);
+	values[7] = event->data;
+	values[8] = event->metadata;
+	values[9] = event->tags;
+	values[10] = TimestampTzGetDatum(event->occurred_at);
+	values[11] = TimestampTzGetDatum(event->recorded_at);
+	if (DatumGetPointer(event->stream) == NULL)
+	{
+		nulls[2] = true;
+		nulls[3] = true;
+	}
+}
+
+Datum
+es_event_datum(const EsEvent *event)
+{
+	Datum		values[ES_EVENT_ROW_NATTS];
+	bool		nulls[ES_EVENT_ROW_NATTS];
+	TupleDesc	desc = es_arg_row_desc(es_catalog()->event_type);
+
+	es_event_values(event, values, nulls);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+void
+es_event_from_slot(TupleTableSlot *slot, EsEvent *event)
+{
+	int64		stream_id;
+	const EsStream *stream = NULL;
+
+	slot_getallattrs(slot);
+	memset(event, 0, sizeof(*event));
+	event->position = DatumGetInt64(slot->tts_values[ES_EVENT_POSITION]);
+	event->schema_version = DatumGetInt32(slot->tts_values[ES_EVENT_SCHEMA_VERSION]);
+	event->id = *DatumGetUUIDP(slot->tts_values[ES_EVENT_ID]);
+	event->has_id = true;
+	event->occurred_at = DatumGetTimestampTz(slot->tts_values[ES_EVENT_OCCURRED_AT]);
+	event->has_occurred_at = true;
+	event->recorded_at = DatumGetTimestampTz(slot->tts_values[ES_EVENT_RECORDED_AT]);
+	event->tenant = copy_out(slot->tts_values[ES_EVENT_TENANT]);
+	event->type = copy_out(slot->tts_values[ES_EVENT_TYPE]);
+	event->tags = copy_out(slot->tts_values[ES_EVENT_TAGS]);
+	event->data = copy_out(slot->tts_values[ES_EVENT_DATA]);
+	event->metadata = copy_out(slot->tts_values[ES_EVENT_METADATA]);
+	if (slot->tts_isnull[ES_EVENT_STREAM_ID])
+		return;
+
+	event->version = DatumGetInt64(slot->tts_values[ES_EVENT_VERSION]);
+	stream_id = DatumGetInt64(slot->tts_values[ES_EVENT_STREAM_ID]);
+	stream = es_stream_by_id(stream_id);
+	if (stream == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stream " INT64_FORMAT " of event " INT64_FORMAT " is missing", stream_id, event->position),
+				 errhint("The tables of evtstore_internal are damaged: restore them from a backup.")));
+	event->stream = CStringGetTextDatum(stream->name);
+}
+
+EsEvent *
+es_event_parse_array(Jsonb *array, int *count)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	element;
+	EsEvent    *events;
+	int			n = 0;
+
+	if (!JB_ROOT_IS_ARRAY(array) || JB_ROOT_IS_SCALAR(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("events must be a JSON array"),
+				 errhint("Write [{\"type\": \"OrderPlaced\", \"data\": {}}].")));
+	events = MemoryContextAllocExtended(CurrentMemoryContext, Max(JB_ROOT_COUNT(array), 1) * sizeof(EsEvent),
+										MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	it = JsonbIteratorInit(&array->root);
+	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
+	{
+		if (token != WJB_ELEM)
+			continue;
+		if (element.type != jbvBinary || !JsonContainerIsObject(element.val.binary.data))
+			refuse_field(NULL, &element, "an object", n);
+		parse_event(element.val.binary.data, &events[n], n);
+		n++;
+	}
+	*count = n;
+	return events;
+}
+
+void
+es_event_check_tags(Datum tags)
+{
+	ArrayType  *array = DatumGetArrayTypeP(tags);
+	ArrayIterator it;
+	Datum		tag;
+	bool		isnull;
+
+	if (ARR_NDIM(array) == 0)
+		return;
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("tags must be an array of one dimension, not %d", ARR_NDIM(array))));
+	it = array_create_iterator(array, 0, NULL);
+	while (array_iterate(it, &tag, &isnull))
+	{
+		if (isnull)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("tags must not contain NULL")));
+		es_arg_check_name(TextDatumGetCString(tag), "tag", ES_MAX_TAG_BYTES);
+	}
+	array_free_iterator(it);
+}
+
+bool
+es_event_same_tags(Datum a, Datum b)
+{
+	return DatumGetBool(OidFunctionCall2Coll(F_ARRAY_EQ, C_COLLATION_OID, a, b));
+}
+
+Datum
+es_event_no_tags(void)
+{
+	static ArrayType *none = NULL;
+
+	if (none == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		none = construct_empty_array(TEXTOID);
+		MemoryContextSwitchTo(old);
+	}
+	return PointerGetDatum(none);
+}
+
+Datum
+es_event_stamp(Datum metadata)
+{
+	const struct
+	{
+		const char *key;
+		const char *value;
+	}			stamps[] = {
+		{"actor", es_guc_actor},
+		{"traceparent", es_guc_traceparent},
+		{"causation_id", es_guc_causation_id},
+		{"correlation_id", es_guc_correlation_id},
+	};
+	JsonbParseState *state = NULL;
+	bool		any = false;
+	Jsonb	   *ours;
+
+	for (int i = 0; i < lengthof(stamps); i++)
+		any |= stamps[i].value[0] != '\0';
+	if (!any)
+		return metadata;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < lengthof(stamps); i++)
+	{
+		JsonbValue	v = {.type = jbvString};
+
+		if (stamps[i].value[0] == '\0')
+			continue;
+		v.val.string.val = unconstify(char *, stamps[i].key);
+		v.val.string.len = strlen(stamps[i].key);
+		pushJsonbValue(&state, WJB_KEY, &v);
+		v.val.string.val = unconstify(char *, stamps[i].value);
+		v.val.string.len = strlen(stamps[i].value);
+		pushJsonbValue(&state, WJB_VALUE, &v);
+	}
+	ours = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(ours), metadata);
+}
+
+static void
+parse_event(JsonbContainer *object, EsEvent *event, int index)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	char	   *key = NULL;
+
+	event->schema_version = 1;
+	event->tags = es_event_no_tags();
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			key = pnstrdup(v.val.string.val, v.val.string.len);
+		else if (token == WJB_VALUE)
+			parse_field(key, &v, event, index);
+	}
+	if (DatumGetPointer(event->type) == NULL || DatumGetPointer(event->data) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("element %d of events has no \"%s\"", index + 1, DatumGetPointer(event->type) == NULL ? "type" : "data"),
+				 errhint("Each event has \"type\" and \"data\".")));
+	if (DatumGetPointer(event->metadata) == NULL)
+		event->metadata = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	event->metadata = es_event_stamp(event->metadata);
+}
+
+static void
+parse_field(const char *key, JsonbValue *value, EsEvent *event, int index)
+{
+	if (strcmp(key, "type") == 0)
+	{
+		char	   *type = field_text(value, key, index);
+
+		es_arg_check_name(type, "type", ES_MAX_TYPE_BYTES);
+		event->type = CStringGetTextDatum(type);
+	}
+	else if (strcmp(key, "data") == 0)
+		event->data = JsonbPGetDatum(JsonbValueToJsonb(value));
+	else if (strcmp(key, "metadata") == 0)
+	{
+		if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+			refuse_field(key, value, "an object", index);
+		event->metadata = JsonbPGetDatum(JsonbValueToJsonb(value));
+	}
+	else if (strcmp(key, "tags") == 0)
+		event->tags = field_tags(value, index);
+	else if (strcmp(key, "id") == 0)
+	{
+		event->id = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(field_text(value, key, index))));
+		event->has_id = true;
+	}
+	else if (strcmp(key, "occurred_at") == 0)
+	{
+		event->occurred_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(field_text(value, key, index)),
+																	 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		event->has_occurred_at = true;
+	}
+	else if (strcmp(key, "schema_version") == 0)
+	{
+		if (value->type != jbvNumeric)
+			refuse_field(key, value, "an integer above 0", index);
+		event->schema_version = DatumGetInt32(DirectFunctionCall1(numeric_int4, NumericGetDatum(value->val.numeric)));
+		if (event->schema_version < 1)
+			refuse_field(key, value, "an integer above 0", index);
+	}
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown key \"%s\" in element %d of events", key, index + 1),
+				 errhint("Known keys: \"type\", \"data\", \"metadata\", \"tags\", \"id\", \"schema_version\", \"occurred_at\".")));
+}
+
+static char *
+field_text(JsonbValue *value, const char *key, int index)
+{
+	if (value->type != jbvString)
+		refuse_field(key, value, "a string", index);
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+static Datum
+field_tags(JsonbValue *value, int index)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	ArrayBuildState *tags = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	Datum		result;
+
+	if (value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
+		refuse_field("tags", value, "an array of strings", index);
+	it = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token != WJB_ELEM)
+			continue;
+		if (v.type != jbvString)
+			refuse_field("tags", &v, "an array of strings", index);
+		accumArrayResult(tags, PointerGetDatum(cstring_to_text_with_len(v.val.string.val, v.val.string.len)), false,
+						 TEXTOID, CurrentMemoryContext);
+	}
+	result = makeArrayResult(tags, CurrentMemoryContext);
+	es_event_check_tags(result);
+	return result;
+}
+
+static void
+refuse_field(const char *key, JsonbValue *value, const char *wanted, int index)
+{
+	char	   *shown = es_options_text(JsonbValueToJsonb(value));
+
+	if (key == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("element %d of events must be %s, not %s", index + 1, wanted, shown),
+				 errhint("Write [{\"type\": \"OrderPlaced\", \"data\": {}}].")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("\"%s\" in element %d of events must be %s, not %s", key, index + 1, wanted, shown)));
+}
+
+/* fetched from its TOAST table if it is there, and out of the page */
+static Datum
+copy_out(Datum value)
+{
+	return PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+}

@@ -1,0 +1,49 @@
+/*
+ * event.h
+ *		Events between SQL, memory and the table: what append reads from its arguments, what readers hand out.
+ */
+#ifndef ES_EVENT_H
+#define ES_EVENT_H
+
+#include "executor/tuptable.h"
+#include "stream.h"
+
+/* columns of evtstore_internal.event, from 0 */
+enum
+{
+	ES_EVENT_POSITION,
+	ES_EVENT_STREAM_ID,
+	ES_EVENT_VERSION,
+	ES_EVENT_CATEGORY_HASH,
+	ES_EVENT_SCHEMA_VERSION,
+	ES_EVENT_ID,
+	ES_EVENT_OCCURRED_AT,
+	ES_EVENT_RECORDED_AT,
+	ES_EVENT_TENANT,
+	ES_EVENT_TYPE,
+	ES_EVENT_TAGS,
+	ES_EVENT_DATA,
+	ES_EVENT_METADATA,
+	ES_EVENT_NATTS
+};
+
+/* attributes of the type evtstore.event, from 0 */
+#define ES_EVENT_ROW_NATTS 12
+
+/* fills the attributes of evtstore.event */
+extern void es_event_values(const EsEvent *event, Datum *values, bool *nulls);
+/* an evtstore.event datum, in the current context */
+extern Datum es_event_datum(const EsEvent *event);
+/* the event of a row of the event table; toasted columns are fetched, so that it outlives the snapshot */
+extern void es_event_from_slot(TupleTableSlot *slot, EsEvent *event);
+
+/* the events of append_events' array; errors name the element */
+extern EsEvent *es_event_parse_array(Jsonb *array, int *count);
+/* tags: one dimension, no NULL, none empty or too long */
+extern void es_event_check_tags(Datum tags);
+extern bool es_event_same_tags(Datum a, Datum b);
+extern Datum es_event_no_tags(void);
+/* metadata with the client's settings stamped in; an explicit key wins */
+extern Datum es_event_stamp(Datum metadata);
+
+#endif

@@ -1,0 +1,60 @@
+/*
+ * feed.h
+ *		The exact feed: floors of appenders in flight, the stable head.  docs/architecture.md has the argument.
+ */
+#ifndef ES_FEED_H
+#define ES_FEED_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/snapshot.h"
+
+/* every category may be in the read */
+#define ES_FEED_ALL_CATEGORIES PG_UINT64_MAX
+
+/* the bit of a category in a floor's bitmap */
+extern uint64 es_feed_category_bit(int32 category_hash);
+
+/*
+ * Allocates n positions for events of that category, publishing this backend's floor first.  Positions grow but need
+ * not be consecutive.  Locks: those of the streams and tags written, held, and all checks passed.
+ */
+extern void es_feed_allocate(int n, int32 category_hash, int64 *positions);
+
+/*
+ * The head for a reader of these categories and the snapshot that goes with it, taken in the right order; what the
+ * snapshot shows is durable when this returns.  The snapshot is pushed active until es_feed_end_read.
+ */
+extern int64 es_feed_begin_read(uint64 categories);
+/* for reads of one stream: a fresh snapshot that shows the caller's own writes, pushed active likewise */
+extern void es_feed_begin_stream_read(void);
+extern void es_feed_end_read(void);
+
+/* the head now, from shared memory: not on a standby, not for a transaction with a snapshot of its own */
+extern int64 es_feed_head(uint64 categories);
+/* true where the head must come from the ledger: REPEATABLE READ and above, hot standby */
+extern bool es_feed_uses_ledger(void);
+/* sleeps until the head reaches up_to; false when the time is up.  No snapshot, no lock that an appender needs */
+extern bool es_feed_wait(int64 up_to, long timeout_ms);
+
+/* one appender in flight, as the floor that it published */
+typedef struct EsFloor
+{
+	int			pid;
+	int64		floor;
+	TimestampTz since; /* start of its transaction */
+} EsFloor;
+
+/* the appenders in flight in this store; palloc'd */
+extern EsFloor *es_feed_floors(int *count);
+
+/* scheduler: writes the ledger row when the head moved since the last; true when it did.  In its own transaction */
+extern bool es_feed_record_head(void);
+/* launcher: forgets the shared entries of databases that are gone */
+extern void es_feed_forget_databases(List *existing);
+/* age in ms of the oldest appender in flight and its pid; 0 when there is none (health) */
+extern int64 es_feed_oldest_appender(int *pid);
+
+extern void es_feed_init(void);
+
+#endif

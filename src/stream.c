@@ -1,0 +1,396 @@
+/*
+ * stream.c
+ *		The identity of streams: name, category, id, lock; and what this transaction knows of their versions.
+ *
+ * Runs in backends and workers.  A stream is locked by the hash of its tenant and name, whether it exists or not, to
+ * the end of the transaction: who holds the lock is the only one that can create it or give out its versions, and sees
+ * what every earlier holder did (locks are released after the commit is visible).  Streams whose hashes collide share
+ * a lock, which costs a wait and nothing else.
+ *
+ * Each backend memoises streams by name.  The memo is started over when the tables change under us, when it grows too
+ * big, and when a transaction or savepoint in which a stream was made is rolled back.  Callers keep pointers into it for
+ * the length of a call that may itself run SQL, so a memo that was given up is freed only when the transaction ends.
+ * Versions are remembered while the transaction holds the lock and no savepoint was rolled back since.  Nothing is
+ * shared, a crash leaves nothing.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "lock.h"
+#include "stream.h"
+#include "table.h"
+
+/* names kept; a backend that touches more starts over */
+#define MEMO_MAX 20000
+
+/* columns of evtstore_internal.stream */
+enum
+{
+	STREAM_ID,
+	STREAM_CREATED_AT,
+	STREAM_TENANT,
+	STREAM_NAME,
+	STREAM_CATEGORY,
+	STREAM_NATTS
+};
+
+typedef struct MemoStream
+{
+	EsStream	stream;			/* MUST BE FIRST: callers hold pointers to it */
+	struct MemoStream *next;	/* another name with the same hash */
+	int64		version;		/* good while version_epoch is the present one */
+	uint64		version_epoch;
+} MemoStream;
+
+typedef struct MemoEntry
+{
+	uint64		hash;			/* key: tenant and name */
+	MemoStream *first;
+} MemoEntry;
+
+/* for readers, who meet streams by id; the entry is good until the next call */
+typedef struct IdEntry
+{
+	int64		id;				/* key */
+	EsStream	stream;
+} IdEntry;
+
+static MemoryContext memo_context = NULL;
+static MemoryContext retired_context = NULL;	/* parent of memos given up in this transaction */
+static HTAB *by_hash = NULL;
+static uint64 memo_generation = 0;
+static uint64 version_epoch = 1;
+static bool made_any = false;	/* this transaction made a stream */
+
+static MemoryContext id_context = NULL;
+static HTAB *by_id = NULL;
+static uint64 id_generation = 0;
+
+static void prepare_memo(void);
+static void retire_memo(void);
+static MemoStream *find_memo(uint64 hash, const char *tenant, const char *name);
+static MemoStream *add_memo(uint64 hash, const char *tenant, const char *name);
+static void prepare_ids(void);
+static int64 look_up_id(const char *tenant, const char *name);
+static int64 look_up_version(int64 stream_id);
+static void xact_callback(XactEvent event, void *arg);
+static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
+
+void
+es_stream_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}
+
+uint64
+es_stream_hash(const char *tenant, const char *name, int len)
+{
+	uint64		h = UINT64CONST(14695981039346656037);
+
+	for (const char *p = tenant; *p; p++)
+		h = (h ^ (unsigned char) *p) * UINT64CONST(1099511628211);
+	h *= UINT64CONST(1099511628211);	/* a zero byte between the two */
+	for (int i = 0; i < len; i++)
+		h = (h ^ (unsigned char) name[i]) * UINT64CONST(1099511628211);
+	h ^= h >> 33;
+	h *= UINT64CONST(0xff51afd7ed558ccd);
+	h ^= h >> 33;
+	return h;
+}
+
+int32
+es_stream_category_hash(const char *tenant, const char *category, int len)
+{
+	return (int32) (es_stream_hash(tenant, category, len) >> 32);
+}
+
+int
+es_stream_category_len(const char *name, int len)
+{
+	const char *dash = memchr(name, '-', len);
+
+	return dash == NULL ? len : dash - name;
+}
+
+EsStream *
+es_stream_find(const char *tenant, const char *name)
+{
+	uint64		hash = es_stream_hash(tenant, name, strlen(name));
+	MemoStream *memo;
+
+	prepare_memo();
+	memo = find_memo(hash, tenant, name);
+	if (memo == NULL)
+		memo = add_memo(hash, tenant, name);
+	if (memo->stream.id == 0)
+		memo->stream.id = look_up_id(tenant, name);
+	return &memo->stream;
+}
+
+EsStream *
+es_stream_lock(const char *tenant, const char *name)
+{
+	es_lock(ES_LOCK_STREAM, es_stream_hash(tenant, name, strlen(name)));
+	return es_stream_find(tenant, name);
+}
+
+void
+es_stream_create(EsStream *stream)
+{
+	EsTable    *table = es_table_open(ES_TABLE_STREAM, es_catalog()->stream);
+	int			category_len = es_stream_category_len(stream->name, strlen(stream->name));
+	Datum		values[STREAM_NATTS];
+	bool		nulls[STREAM_NATTS] = {0};
+
+	made_any = true;
+	stream->id = nextval_internal(es_catalog()->stream_id_seq, false);
+	values[STREAM_ID] = Int64GetDatum(stream->id);
+	values[STREAM_CREATED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[STREAM_TENANT] = CStringGetTextDatum(stream->tenant);
+	values[STREAM_NAME] = CStringGetTextDatum(stream->name);
+	values[STREAM_CATEGORY] = PointerGetDatum(cstring_to_text_with_len(stream->name, category_len));
+	es_table_begin(table);
+	es_table_insert(table, values, nulls);
+	es_table_end(table);
+}
+
+int64
+es_stream_current_version(EsStream *stream)
+{
+	MemoStream *memo = (MemoStream *) stream;
+
+	if (stream->id == 0)
+		return 0;
+	if (memo->version_epoch != version_epoch)
+		es_stream_set_version(stream, look_up_version(stream->id));
+	return memo->version;
+}
+
+void
+es_stream_set_version(EsStream *stream, int64 version)
+{
+	MemoStream *memo = (MemoStream *) stream;
+
+	memo->version = version;
+	memo->version_epoch = version_epoch;
+}
+
+const EsStream *
+es_stream_by_id(int64 id)
+{
+	IdEntry    *entry;
+	Relation	rel;
+	Relation	index;
+	IndexScanDesc scan;
+	TupleTableSlot *slot;
+	ScanKeyData key;
+
+	prepare_ids();
+	entry = hash_search(by_id, &id, HASH_FIND, NULL);
+	if (entry != NULL)
+		return &entry->stream;
+
+	rel = table_open(es_catalog()->stream, AccessShareLock);
+	index = index_open(es_catalog()->stream_pkey, AccessShareLock);
+	slot = table_slot_create(rel, NULL);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+		text	   *tenant = DatumGetTextPP(slot_getattr(slot, STREAM_TENANT + 1, &isnull));
+		text	   *name = DatumGetTextPP(slot_getattr(slot, STREAM_NAME + 1, &isnull));
+		MemoryContext old = MemoryContextSwitchTo(id_context);
+		char	   *tenant_copy = text_to_cstring(tenant);
+		char	   *name_copy = text_to_cstring(name);
+
+		MemoryContextSwitchTo(old);
+		entry = hash_search(by_id, &id, HASH_ENTER, NULL);
+		entry->stream.id = id;
+		entry->stream.tenant = tenant_copy;
+		entry->stream.name = name_copy;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return entry == NULL ? NULL : &entry->stream;
+}
+
+static void
+prepare_memo(void)
+{
+	HASHCTL		ctl;
+
+	if (memo_context != NULL &&
+		(memo_generation != es_catalog_generation() || hash_get_num_entries(by_hash) >= MEMO_MAX))
+		retire_memo();
+	if (memo_context != NULL)
+		return;
+	memo_context = AllocSetContextCreate(TopMemoryContext, "evtstore streams", ALLOCSET_DEFAULT_SIZES);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(MemoEntry);
+	ctl.hcxt = memo_context;
+	by_hash = hash_create("evtstore streams by name", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	memo_generation = es_catalog_generation();
+}
+
+/* freed when the transaction ends: callers up the stack may hold pointers into it */
+static void
+retire_memo(void)
+{
+	if (memo_context == NULL)
+		return;
+	if (retired_context == NULL)
+		retired_context = AllocSetContextCreate(TopMemoryContext, "evtstore retired streams", ALLOCSET_SMALL_SIZES);
+	MemoryContextSetParent(memo_context, retired_context);
+	memo_context = NULL;
+	by_hash = NULL;
+}
+
+static MemoStream *
+find_memo(uint64 hash, const char *tenant, const char *name)
+{
+	MemoEntry  *entry = hash_search(by_hash, &hash, HASH_FIND, NULL);
+
+	if (entry == NULL)
+		return NULL;
+	for (MemoStream *m = entry->first; m != NULL; m = m->next)
+		if (strcmp(m->stream.name, name) == 0 && strcmp(m->stream.tenant, tenant) == 0)
+			return m;
+	return NULL;
+}
+
+static MemoStream *
+add_memo(uint64 hash, const char *tenant, const char *name)
+{
+	MemoStream *memo = MemoryContextAllocZero(memo_context, sizeof(MemoStream));
+	MemoEntry  *entry;
+	bool		found;
+
+	memo->stream.hash = hash;
+	memo->stream.category_hash = es_stream_category_hash(tenant, name, es_stream_category_len(name, strlen(name)));
+	memo->stream.name = MemoryContextStrdup(memo_context, name);
+	memo->stream.tenant = MemoryContextStrdup(memo_context, tenant);
+	entry = hash_search(by_hash, &hash, HASH_ENTER, &found);
+	memo->next = found ? entry->first : NULL;
+	entry->first = memo;
+	return memo;
+}
+
+/* nobody holds pointers from before, so a full cache is simply emptied */
+static void
+prepare_ids(void)
+{
+	HASHCTL		ctl;
+
+	if (id_context != NULL && id_generation == es_catalog_generation() && hash_get_num_entries(by_id) < MEMO_MAX)
+		return;
+	if (id_context != NULL)
+		MemoryContextDelete(id_context);
+	id_context = AllocSetContextCreate(TopMemoryContext, "evtstore streams by id", ALLOCSET_DEFAULT_SIZES);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(IdEntry);
+	ctl.hcxt = id_context;
+	by_id = hash_create("evtstore streams by id", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	id_generation = es_catalog_generation();
+}
+
+/* committed, or made by this transaction: what SnapshotSelf sees; 0 where there is none */
+static int64
+look_up_id(const char *tenant, const char *name)
+{
+	Relation	rel = table_open(es_catalog()->stream, AccessShareLock);
+	Relation	index = index_open(es_catalog()->stream_name, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ScanKeyData keys[2];
+	IndexScanDesc scan;
+	int64		id = 0;
+	bool		isnull;
+
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+						   CStringGetTextDatum(tenant));
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+						   CStringGetTextDatum(name));
+	scan = es_index_beginscan(rel, index, SnapshotSelf, 2);
+	index_rescan(scan, keys, 2, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+		id = DatumGetInt64(slot_getattr(slot, STREAM_ID + 1, &isnull));
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return id;
+}
+
+/*
+ * The newest version that is committed or our own.  Under the stream's lock no other transaction has one in flight, so
+ * this is the version, whatever snapshot the transaction has.
+ */
+static int64
+look_up_version(int64 stream_id)
+{
+	EsTable    *table = es_table_open(ES_TABLE_EVENT, es_catalog()->event);
+	Relation	index = es_table_index(table, es_catalog()->event_stream_version);
+	TupleTableSlot *slot = es_table_scan_slot(table);
+	ScanKeyData key;
+	IndexScanDesc scan;
+	int64		version = 0;
+	bool		isnull;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_id));
+	scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+		version = DatumGetInt64(slot_getattr(slot, 3, &isnull));
+	index_endscan(scan);
+	ExecClearTuple(slot);
+	return version;
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	version_epoch++;
+	if (event != XACT_EVENT_COMMIT && made_any)
+		retire_memo();
+	made_any = false;
+	if (retired_context != NULL)
+	{
+		MemoryContextDelete(retired_context);
+		retired_context = NULL;
+	}
+}
+
+/* locks taken in the savepoint are gone, and with them what we know of versions; so are streams made in it */
+static void
+subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	version_epoch++;
+	if (made_any)
+		retire_memo();
+}

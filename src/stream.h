@@ -1,0 +1,61 @@
+/*
+ * stream.h
+ *		What an event is in memory, and the identity of streams: name, category, id, lock.
+ */
+#ifndef ES_STREAM_H
+#define ES_STREAM_H
+
+#include "evtstore.h"
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+/* one event, as it goes into the table and out to projections and rules; text fields are varlena datums */
+struct EsEvent
+{
+	int64 position;
+	int64 version;
+	Datum tenant; /* text */
+	Datum stream; /* text */
+	Datum type;	  /* text */
+	Datum tags;	  /* text[] */
+	Datum data;	  /* jsonb */
+	Datum metadata; /* jsonb */
+	int32 schema_version;
+	bool has_id; /* the caller gave the id */
+	bool has_occurred_at;
+	pg_uuid_t id;
+	TimestampTz occurred_at;
+	TimestampTz recorded_at;
+};
+
+typedef struct EsStream
+{
+	int64 id;			 /* 0: not created yet */
+	uint64 hash;		 /* of tenant and name: the lock's key */
+	int32 category_hash; /* of tenant and category */
+	char *name;
+	char *tenant;
+} EsStream;
+
+/* 64-bit FNV-1a with a final mix: stable over servers and machines, because category hashes are stored */
+extern uint64 es_stream_hash(const char *tenant, const char *name, int len);
+extern int32 es_stream_category_hash(const char *tenant, const char *category, int len);
+/* bytes of the category: up to the first '-', the whole name where there is none */
+extern int es_stream_category_len(const char *name, int len);
+
+/* looks the stream up: the backend's memo first, then the index; ->id is 0 when it does not exist */
+extern EsStream *es_stream_find(const char *tenant, const char *name);
+/* takes the stream's lock to the end of the transaction, then looks it up; see append.c for the order */
+extern EsStream *es_stream_lock(const char *tenant, const char *name);
+/* creates it; Locks: the stream's, held */
+extern void es_stream_create(EsStream *stream);
+/* the current version whatever the isolation level, own writes included; Locks: the stream's, held */
+extern int64 es_stream_current_version(EsStream *stream);
+extern void es_stream_set_version(EsStream *stream, int64 version);
+/* name and tenant by id under the active snapshot, cached; NULL when unknown.  Good until the next call */
+extern const EsStream *es_stream_by_id(int64 id);
+
+extern void es_stream_init(void);
+
+#endif

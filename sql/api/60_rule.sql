@@ -1,0 +1,12 @@
+CREATE OR REPLACE FUNCTION evtstore.create_rule(
+    name text, filter jsonb, target text, transform jsonb DEFAULT NULL, mode text DEFAULT 'sync')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_rule';
+COMMENT ON FUNCTION evtstore.create_rule IS
+'Events that match the filter go to the target, in the append''s transaction. filter: {"categories","types","tags","streams"}, each an array,
+all given ones must match; {} is every event. target: ''queue:NAME''; the stream becomes the key of the message. Errors: ST008, ST009, 42710.';
+
+CREATE OR REPLACE FUNCTION evtstore.drop_rule(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_drop_rule';
+COMMENT ON FUNCTION evtstore.drop_rule IS 'Forgets a rule; messages that it sent stay. Errors: ST008.';

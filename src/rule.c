@@ -1,0 +1,193 @@
+/*
+ * rule.c
+ *		Which events go to which queue: sync rules, in the append's transaction.
+ *
+ * Runs in the appender's backend.  Each backend caches the rules; the cache is built from the latest snapshot when an
+ * append finds it stale.  A rule applies to every append that begins after its commit.  The message and the event
+ * commit together or not at all; the stream is the message's key, so that a stream's messages go out in order: the
+ * stream's lock is held, which makes the order of ids the order of commits.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "append.h"
+#include "arg.h"
+#include "catalog.h"
+#include "compat.h"
+#include "definition.h"
+#include "error.h"
+#include "evtstore.h"
+#include "filter.h"
+#include "identity.h"
+#include "options.h"
+#include "queue.h"
+#include "rule.h"
+
+#define QUEUE_PREFIX "queue:"
+
+PG_FUNCTION_INFO_V1(evtstore_create_rule);
+PG_FUNCTION_INFO_V1(evtstore_drop_rule);
+
+typedef struct Rule
+{
+	EsFilter   *filter;
+	char	   *queue;
+} Rule;
+
+static MemoryContext cache_context = NULL;
+static List *rules = NIL;
+static uint64 cache_generation = 0;
+
+static void on_append(EsStream *stream, EsEvent *events, int n);
+static void send_matching(Rule *rule, EsStream *stream, EsEvent *events, int n);
+static void refresh_cache(void);
+static const char *target_queue(const char *target);
+
+void
+es_rule_init(void)
+{
+	es_append_register_hook(on_append);
+}
+
+/* evtstore.create_rule(name, filter, target, transform, mode) */
+Datum
+evtstore_create_rule(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	Jsonb	   *filter;
+	char	   *target;
+	char	   *mode;
+	StringInfoData json;
+	int32		id;
+
+	es_catalog_require_writable("create_rule");
+	es_arg_required(fcinfo, 1, "filter");
+	filter = PG_GETARG_JSONB_P(1);
+	es_filter_parse(filter, "filter");
+	target = es_arg_name(fcinfo, 2, "target", ES_MAX_NAME_BYTES + 64);
+	if (!PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("transform is not supported by evtstore %s", ES_VERSION),
+				 errhint("Leave it NULL: the message carries the event as it is.")));
+	mode = es_arg_name(fcinfo, 4, "mode", 16);
+	if (strcmp(mode, "sync") != 0)
+		ereport(ERROR,
+				(errcode(strcmp(mode, "async") == 0 ? ERRCODE_FEATURE_NOT_SUPPORTED : ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("mode \"%s\" is not supported by evtstore %s", mode, ES_VERSION),
+				 errhint("Use mode => 'sync'.")));
+
+	/* locked against drop_queue until the rule is committed; ST008 when there is none */
+	es_definition_lock("queue", target_queue(target));
+	es_definition_get("queue", target_queue(target));
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"mode\":\"sync\",\"filter\":%s,\"target\":", es_options_text(filter));
+	escape_json(&json, target);
+	appendStringInfoChar(&json, '}');
+	if (es_definition_create("rule", name, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data))), &id))
+		es_identity_establish();
+	PG_RETURN_VOID();
+}
+
+/* evtstore.drop_rule(name) */
+Datum
+evtstore_drop_rule(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+
+	es_catalog_require_writable("drop_rule");
+	es_definition_drop("rule", name);
+	PG_RETURN_VOID();
+}
+
+static void
+on_append(EsStream *stream, EsEvent *events, int n)
+{
+	ListCell   *lc;
+
+	if (cache_generation != es_catalog_generation())
+		refresh_cache();
+	foreach(lc, rules)
+		send_matching(lfirst(lc), stream, events, n);
+}
+
+/* sending runs no SQL of others, so the cache cannot be rebuilt under us */
+static void
+send_matching(Rule *rule, EsStream *stream, EsEvent *events, int n)
+{
+	EsMessage  *messages = NULL;
+	int			count = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		EsEvent    *e = &events[i];
+		EsMessage  *m;
+
+		if (!es_filter_matches(rule->filter, stream, e))
+			continue;
+		if (messages == NULL)
+			messages = palloc0((n - i) * sizeof(EsMessage));
+		m = &messages[count++];
+		m->body = e->data;
+		m->headers = e->metadata;
+		m->key = e->stream;
+		m->stream = e->stream;
+		m->type = e->type;
+		m->tags = e->tags;
+		m->position = e->position;
+		m->version = e->version;
+		m->schema_version = e->schema_version;
+		m->event_id = e->id;
+		m->recorded_at = e->recorded_at;
+	}
+	if (count > 0)
+	{
+		es_queue_send(es_queue_get(rule->queue), messages, count, NULL);
+		pfree(messages);
+	}
+}
+
+static void
+refresh_cache(void)
+{
+	uint64		generation = es_catalog_generation();
+	MemoryContext fresh = AllocSetContextCreate(CurrentMemoryContext, "evtstore rules", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(fresh);
+	List	   *loaded = NIL;
+	ListCell   *lc;
+
+	foreach(lc, es_definition_list("rule"))
+	{
+		EsDefinition *definition = lfirst(lc);
+		Rule	   *rule = palloc0(sizeof(Rule));
+
+		rule->filter = es_filter_parse(es_options_object(definition->spec, "filter"), "filter");
+		rule->queue = pstrdup(target_queue(es_options_string(definition->spec, "target", "")));
+		loaded = lappend(loaded, rule);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(fresh, CacheMemoryContext);
+	if (cache_context != NULL)
+		MemoryContextDelete(cache_context);
+	cache_context = fresh;
+	rules = loaded;
+	cache_generation = generation;
+}
+
+/* the name behind queue: */
+static const char *
+target_queue(const char *target)
+{
+	if (strncmp(target, QUEUE_PREFIX, strlen(QUEUE_PREFIX)) != 0 || target[strlen(QUEUE_PREFIX)] == '\0')
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_DEFINITION),
+				 errmsg("unknown target \"%s\"", target),
+				 errdetail("target: evtstore %s knows queues only.", ES_VERSION),
+				 errhint("Write 'queue:NAME'.")));
+	return target + strlen(QUEUE_PREFIX);
+}

@@ -279,6 +279,8 @@ refuse_other(const EsDefinition *existing, const char *kind, Jsonb *spec)
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
 			 errmsg("%s \"%s\" exists with another definition", kind, existing->name),
 			 errdetail("%s", detail.data),
+			 strcmp(kind, "projection") == 0 ?
+			 errhint("Drop it first with evtstore.drop_projection(): its tables stay.") :
 			 errhint("Change it with evtstore.alter_%s(), or drop it first with evtstore.drop_%s().", kind, kind)));
 }
 

@@ -11,6 +11,7 @@
 
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -31,6 +32,7 @@
 #define QUEUE_PREFIX "queue:"
 
 PG_FUNCTION_INFO_V1(evtstore_create_rule);
+PG_FUNCTION_INFO_V1(evtstore_alter_rule);
 PG_FUNCTION_INFO_V1(evtstore_drop_rule);
 
 typedef struct Rule
@@ -46,6 +48,7 @@ static uint64 cache_generation = 0;
 static void on_append(EsStream *stream, EsEvent *events, int n);
 static void send_matching(Rule *rule, EsStream *stream, EsEvent *events, int n);
 static void refresh_cache(void);
+static Jsonb *build_spec(Jsonb *filter, const char *target);
 static const char *target_queue(const char *target);
 
 void
@@ -62,13 +65,11 @@ evtstore_create_rule(PG_FUNCTION_ARGS)
 	Jsonb	   *filter;
 	char	   *target;
 	char	   *mode;
-	StringInfoData json;
 	int32		id;
 
 	es_catalog_require_writable("create_rule");
 	es_arg_required(fcinfo, 1, "filter");
 	filter = PG_GETARG_JSONB_P(1);
-	es_filter_parse(filter, "filter");
 	target = es_arg_name(fcinfo, 2, "target", ES_MAX_NAME_BYTES + 64);
 	if (!PG_ARGISNULL(3))
 		ereport(ERROR,
@@ -82,15 +83,29 @@ evtstore_create_rule(PG_FUNCTION_ARGS)
 				 errmsg("mode \"%s\" is not supported by evtstore %s", mode, ES_VERSION),
 				 errhint("Use mode => 'sync'.")));
 
-	/* locked against drop_queue until the rule is committed; ST008 when there is none */
-	es_definition_lock("queue", target_queue(target));
-	es_definition_get("queue", target_queue(target));
-	initStringInfo(&json);
-	appendStringInfo(&json, "{\"mode\":\"sync\",\"filter\":%s,\"target\":", es_options_text(filter));
-	escape_json(&json, target);
-	appendStringInfoChar(&json, '}');
-	if (es_definition_create("rule", name, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data))), &id))
+	if (es_definition_create("rule", name, build_spec(filter, target), &id))
 		es_identity_establish();
+	PG_RETURN_VOID();
+}
+
+/* evtstore.alter_rule(name, changes) */
+Datum
+evtstore_alter_rule(PG_FUNCTION_ARGS)
+{
+	static const EsOption allowed[] = {
+		{"filter", ES_OPTION_OBJECT},
+		{"target", ES_OPTION_STRING},
+		{NULL}
+	};
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	Jsonb	   *spec;
+
+	es_catalog_require_writable("alter_rule");
+	es_arg_required(fcinfo, 1, "changes");
+	es_options_check(PG_GETARG_JSONB_P(1), allowed, "changes");
+	es_definition_lock("rule", name);
+	spec = es_options_merge(es_definition_get("rule", name)->spec, PG_GETARG_JSONB_P(1));
+	es_definition_alter("rule", name, build_spec(es_options_object(spec, "filter"), es_options_string(spec, "target", "")));
 	PG_RETURN_VOID();
 }
 
@@ -177,6 +192,22 @@ refresh_cache(void)
 	cache_context = fresh;
 	rules = loaded;
 	cache_generation = generation;
+}
+
+/* checks both parts; the queue stays locked against drop_queue until the rule is committed */
+static Jsonb *
+build_spec(Jsonb *filter, const char *target)
+{
+	StringInfoData json;
+
+	es_filter_parse(filter, "filter");
+	es_definition_lock("queue", target_queue(target));
+	es_definition_get("queue", target_queue(target));
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"mode\":\"sync\",\"filter\":%s,\"target\":", es_options_text(filter));
+	escape_json(&json, target);
+	appendStringInfoChar(&json, '}');
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }
 
 /* the name behind queue: */

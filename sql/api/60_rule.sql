@@ -6,6 +6,11 @@ COMMENT ON FUNCTION evtstore.create_rule IS
 'Events that match the filter go to the target, in the append''s transaction. filter: {"categories","types","tags","streams"}, each an array,
 all given ones must match; {} is every event. target: ''queue:NAME''; the stream becomes the key of the message. Errors: ST008, ST009, 42710.';
 
+CREATE OR REPLACE FUNCTION evtstore.alter_rule(name text, changes jsonb)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_alter_rule';
+COMMENT ON FUNCTION evtstore.alter_rule IS 'Changes "filter" or "target" of a rule, for appends that begin after the commit. Errors: ST008, ST009, 22023.';
+
 CREATE OR REPLACE FUNCTION evtstore.drop_rule(name text)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_drop_rule';

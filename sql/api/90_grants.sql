@@ -23,6 +23,6 @@ TO evtstore_writer;
 GRANT EXECUTE ON FUNCTION
     evtstore.create_projection, evtstore.drop_projection,
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue,
-    evtstore.create_rule, evtstore.drop_rule,
+    evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
 TO evtstore_admin;

@@ -1,0 +1,104 @@
+CREATE OR REPLACE FUNCTION evtstore.create_queue(name text, options jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_queue';
+COMMENT ON FUNCTION evtstore.create_queue IS
+'Defines a queue. options: {"retry": {"max_attempts","initial","multiplier","max_delay","jitter"}, "endpoint": "name of an endpoint that
+workers deliver to"}. Errors: 42710 another definition of that name, ST008 unknown endpoint, 22023 unknown option.';
+
+CREATE OR REPLACE FUNCTION evtstore.alter_queue(name text, changes jsonb)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_alter_queue';
+COMMENT ON FUNCTION evtstore.alter_queue IS 'Changes options of a queue; a null removes one, in the retry policy too. Errors: ST008, 22023.';
+
+CREATE OR REPLACE FUNCTION evtstore.drop_queue(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_drop_queue';
+COMMENT ON FUNCTION evtstore.drop_queue IS
+'Drops a queue with its messages and dead letters. Errors: ST008 unknown, 2BP01 a rule still sends to it.';
+
+CREATE OR REPLACE FUNCTION evtstore.send(
+    queue text, body jsonb, key text DEFAULT NULL, headers jsonb DEFAULT '{}', delay interval DEFAULT '0', priority int DEFAULT 0)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_send';
+COMMENT ON FUNCTION evtstore.send IS
+'Puts a message into a queue, in the caller''s transaction; returns its id. Messages with the same key go out one at a time, in the
+order in which their senders commit; senders of one key wait for each other. Errors: ST008 unknown queue, 22004/22023 bad input.';
+
+CREATE OR REPLACE FUNCTION evtstore.send_batch(
+    queue text, bodies jsonb[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, delay interval DEFAULT '0', priority int DEFAULT 0)
+RETURNS bigint[]
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_send_batch';
+COMMENT ON FUNCTION evtstore.send_batch IS 'As evtstore.send for many bodies; keys and headers are as long as bodies, or NULL.';
+
+CREATE OR REPLACE FUNCTION evtstore.receive(
+    queue text, consumer text DEFAULT NULL, max_count int DEFAULT 1, lease interval DEFAULT '30s')
+RETURNS SETOF evtstore.delivery
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_receive';
+COMMENT ON FUNCTION evtstore.receive IS
+'Claims up to max_count messages for the time of the lease (SKIP LOCKED: consumers never wait for each other). Priority first, then
+order of sending; never two of one key. The receipt settles the message: ack, nack, reject, release, extend. A rollback gives it back.
+A message whose lease runs out in its last attempt goes to the dead letters. Errors: ST008, 22023, 25001 in REPEATABLE READ.';
+
+CREATE OR REPLACE FUNCTION evtstore.ack(receipt text)
+RETURNS int
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_ack';
+COMMENT ON FUNCTION evtstore.ack(text) IS
+'Done: the message is deleted. An array literal is taken as text[]. Returns the number of messages. Errors: ST007 stale receipt.';
+
+CREATE OR REPLACE FUNCTION evtstore.ack(receipts text[])
+RETURNS int
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_ack_many';
+COMMENT ON FUNCTION evtstore.ack(text[]) IS 'Done, all or nothing. Returns the number of messages. Errors: ST007 lists the stale receipts.';
+
+CREATE OR REPLACE FUNCTION evtstore.nack(receipt text, reason text DEFAULT NULL, delay interval DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_nack';
+COMMENT ON FUNCTION evtstore.nack IS
+'Failed: again later, after the given delay or by the queue''s retry policy; to the dead letters when its attempts are spent, which
+frees its key for the next message. Errors: ST007.';
+
+CREATE OR REPLACE FUNCTION evtstore.reject(receipt text, reason text DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_reject';
+COMMENT ON FUNCTION evtstore.reject IS 'Failed for good: to the dead letters now, which frees its key. Errors: ST007.';
+
+CREATE OR REPLACE FUNCTION evtstore.release(receipts text[])
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_release';
+COMMENT ON FUNCTION evtstore.release IS 'Given back unworked: available at once, no attempt spent. All or nothing. Errors: ST007.';
+
+CREATE OR REPLACE FUNCTION evtstore.extend(receipt text, lease interval)
+RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_extend';
+COMMENT ON FUNCTION evtstore.extend IS 'Heartbeat: the lease ends this long from now. false: stop, cancellation is wanted. Errors: ST007.';
+
+CREATE OR REPLACE VIEW evtstore.queue_status AS
+    SELECT d.name, d.state, m.ready, m.delayed, m.in_flight, l.dead, now.at - m.oldest AS oldest_age,
+           d.spec->>'endpoint' AS endpoint
+    FROM (SELECT evtstore_internal.clock() AS at) now
+    CROSS JOIN evtstore_internal.definition d
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE m.lease_until > now.at) AS in_flight,
+               count(*) FILTER (WHERE (m.lease_until > now.at) IS NOT TRUE AND m.deliver_at > now.at) AS delayed,
+               count(*) FILTER (WHERE (m.lease_until > now.at) IS NOT TRUE AND (m.deliver_at > now.at) IS NOT TRUE) AS ready,
+               min(m.enqueued_at) AS oldest
+        FROM evtstore_internal.message m
+        WHERE m.queue_id = d.id
+          AND pg_catalog.current_setting('evtstore.tenant') IN ('', m.tenant)) m
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS dead
+        FROM evtstore_internal.dead_letter l
+        WHERE l.source_id = d.id
+          AND pg_catalog.current_setting('evtstore.tenant') IN ('', l.tenant)) l
+    WHERE d.kind = 'queue';
+COMMENT ON VIEW evtstore.queue_status IS
+    'messages per queue: ready (those that wait for an older one of their key included), delayed (delay or retry backoff), in_flight
+(leased), dead; age of the oldest one not dead';
+
+CREATE OR REPLACE VIEW evtstore.dead_letters AS
+    SELECT l.id, l.kind, d.name, l.key, l.event_id, l.message_id, l.type, l.attempt AS attempts, l.first_error, l.last_error,
+           l.failed_at, l.history, l.body, l.headers, l.stream, l.version, l.position, l.cause
+    FROM evtstore_internal.dead_letter l
+    LEFT JOIN evtstore_internal.definition d ON d.id = l.source_id
+    WHERE pg_catalog.current_setting('evtstore.tenant') IN ('', l.tenant);
+COMMENT ON VIEW evtstore.dead_letters IS 'what was given up after its retry policy ended; cause: attempts spent, rejected, lease expired';

@@ -62,7 +62,7 @@ static Known find_known(EsStream *stream, EsEvent *event);
 static bool same_content(EsStream *stream, EsEvent *event, TupleTableSlot *slot);
 static void refuse_repeated_ids(EsEvent *events, int n);
 static void check_expectation(EsStream *stream, int64 expected, EsRequire require, int64 version);
-static void refuse_version(EsStream *stream, int64 expected, const char *required, int64 version) pg_attribute_noreturn();
+static void refuse_version(EsStream *stream, int64 expected, const char *required, int64 version) es_noreturn;
 static void insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version);
 static void quiet_conflicts(ErrorData *edata);
 

@@ -98,4 +98,7 @@ es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *es
 #define es_owns_extension(extension, role) pg_extension_ownercheck((extension), (role))
 #endif
 
+/* 18 replaced pg_attribute_noreturn() by a prefix (pg_noreturn); this suffix is good in all */
+#define es_noreturn __attribute__((noreturn))
+
 #endif

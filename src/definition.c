@@ -70,7 +70,7 @@ static EsPlan delete_plan = {
 static const char *namespace_of(const char *kind);
 static EsDefinition *find_any(const char *kind, const char *name);
 static EsDefinition *copy_row(uint64 row, MemoryContext context);
-static void refuse_other(const EsDefinition *existing, const char *kind, Jsonb *spec) pg_attribute_noreturn();
+static void refuse_other(const EsDefinition *existing, const char *kind, Jsonb *spec) es_noreturn;
 static void describe_difference(StringInfo buf, Jsonb *existing, Jsonb *given);
 
 bool

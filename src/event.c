@@ -32,7 +32,7 @@ static void parse_event(JsonbContainer *object, EsEvent *event, int index);
 static void parse_field(const char *key, JsonbValue *value, EsEvent *event, int index);
 static char *field_text(JsonbValue *value, const char *key, int index);
 static Datum field_tags(JsonbValue *value, int index);
-static void refuse_field(const char *key, JsonbValue *value, const char *wanted, int index) pg_attribute_noreturn();
+static void refuse_field(const char *key, JsonbValue *value, const char *wanted, int index) es_noreturn;
 static Datum copy_out(Datum value);
 
 void

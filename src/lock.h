@@ -4,7 +4,7 @@
  *		definitions.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
- * can take or block them; pg_locks shows them with that number as objsubid.
+ * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
  */
 #ifndef ES_LOCK_H
 #define ES_LOCK_H

@@ -270,13 +270,29 @@ value_number(JsonbValue *value)
 	return DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(value->val.numeric)));
 }
 
-/* raises the server's own error (22007) for text that is no interval */
+/* a malformed value is 22023 whatever the server calls it; interval_in holds nothing that an error could leave behind */
 static int64
 interval_usec(JsonbValue *value)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
-	Interval   *interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
-																 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	Interval   *volatile interval = NULL;
+
+	PG_TRY();
+	{
+		interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+														 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not an interval", text),
+				 errhint("Write it as \"500ms\", \"30s\" or \"10 minutes\".")));
+	}
+	PG_END_TRY();
 
 	return interval->time + ((int64) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;
 }

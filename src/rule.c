@@ -158,6 +158,7 @@ send_matching(Rule *rule, EsStream *stream, EsEvent *events, int n)
 		m->version = e->version;
 		m->schema_version = e->schema_version;
 		m->event_id = e->id;
+		m->occurred_at = e->occurred_at;
 		m->recorded_at = e->recorded_at;
 	}
 	if (count > 0)

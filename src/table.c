@@ -35,7 +35,7 @@
 static const int own_columns[ES_TABLE_COUNT] = {
 	[ES_TABLE_EVENT] = 13,
 	[ES_TABLE_STREAM] = 5,
-	[ES_TABLE_MESSAGE] = 23,
+	[ES_TABLE_MESSAGE] = 24,
 };
 
 /*
@@ -415,13 +415,25 @@ xact_callback(XactEvent event, void *arg)
 		MemoryContextReset(table_context);
 }
 
-/* relations outlive a savepoint, a batch that failed in it does not */
+/*
+ * Relations outlive a savepoint, a batch that failed in it does not; nor does the pin of a scan that failed in it, which
+ * the savepoint's resource owner releases: it is forgotten here.
+ */
 static void
 subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
 {
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 	for (int t = 0; t < ES_TABLE_COUNT; t++)
+	{
+		if (tables[t].rel == NULL)
+			continue;
 		if (tables[t].long_way != NULL && tables[t].long_way->subid >= subid)
 			tables[t].long_way = NULL;
+		if (!TTS_EMPTY(tables[t].scan_slot) && TTS_IS_BUFFERTUPLE(tables[t].scan_slot))
+		{
+			((BufferHeapTupleTableSlot *) tables[t].scan_slot)->buffer = InvalidBuffer;
+			ExecClearTuple(tables[t].scan_slot);
+		}
+	}
 }

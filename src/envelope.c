@@ -1,0 +1,302 @@
+/*
+ * envelope.c
+ *		A delivery as a CloudEvent 1.0.2 over HTTP, in binary or structured mode.
+ *
+ * Runs in delivery workers, while the claiming transaction is open; keeps nothing.
+ *
+ * The event's own id is the CloudEvents id, over all attempts and restarts, so that receivers can tell a second
+ * delivery from a second event; Idempotency-Key carries it for those that know only that header.  Attributes:
+ *
+ *		id, type, source, subject (stream), time, datacontenttype
+ *		sequence			position, 19 digits, so that text order is the order of the store
+ *		streamversion		number in the stream: 1, 2, 3 ... shows a receiver what it missed or saw twice
+ *		schemaversion		version of the type's schema
+ *		partitionkey		key of the message (a rule's is the stream)
+ *		recordedtime		when the store recorded it
+ *		correlationid, causationid, traceparent, tracestate		from the metadata, where it has them
+ *
+ * A message that carries no event has the id QUEUE-NUMBER, a source of its own below the endpoint's, and the type that
+ * its headers name.  The number of the attempt is no property of the event and travels beside it (evtstore-attempt).
+ */
+#include "postgres.h"
+
+#include "commands/dbcommands.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "envelope.h"
+#include "json.h"
+#include "options.h"
+
+#define MAX_ATTRIBUTES 20
+/* beside the attributes: Content-Type, Idempotency-Key, evtstore-attempt */
+#define OTHER_HEADERS 3
+
+typedef struct Attributes
+{
+	int			n;
+	const char *names[MAX_ATTRIBUTES];
+	const char *values[MAX_ATTRIBUTES]; /* UTF-8 */
+} Attributes;
+
+/* metadata keys that are CloudEvents extensions of another name */
+static const struct
+{
+	const char *key;
+	const char *attribute;
+}			extensions[] = {
+	{"correlation_id", "correlationid"},
+	{"causation_id", "causationid"},
+	{"traceparent", "traceparent"},
+	{"tracestate", "tracestate"},
+};
+
+static void add_event(Attributes *attributes, const EsDelivery *delivery, const char *source);
+static void add_message(Attributes *attributes, const EsDelivery *delivery, const char *queue, const char *source);
+static void add_extensions(Attributes *attributes, Jsonb *metadata);
+static void add(Attributes *attributes, const char *name, const char *value);
+static const char *attribute(const Attributes *attributes, const char *name);
+static void make_binary(const Attributes *attributes, const char *data, EsEnvelope *envelope);
+static void make_structured(const Attributes *attributes, const char *data, EsEnvelope *envelope);
+static void add_endpoint_headers(EsEnvelope *envelope, Jsonb *headers);
+static void add_header(EsEnvelope *envelope, const char *name, const char *value);
+static char *header_value(const char *utf8);
+static char *default_source(void);
+static void append_uri_segment(StringInfo buf, const char *utf8);
+static void append_percent_encoded(StringInfo buf, char c);
+static char *json_string(Jsonb *object, const char *key);
+static char *rfc3339(TimestampTz at);
+static char *to_utf8(const char *text);
+
+void
+es_envelope_http(const EsDelivery *delivery, const char *queue, const EsEndpoint *endpoint, EsEnvelope *envelope)
+{
+	Attributes	attributes = {0};
+	char	   *data = to_utf8(es_options_text(delivery->body));
+	const char *source = endpoint->source ? endpoint->source : default_source();
+	int			extra = endpoint->headers ? JB_ROOT_COUNT(endpoint->headers) : 0;
+
+	add(&attributes, "specversion", "1.0");
+	if (delivery->has_event)
+		add_event(&attributes, delivery, source);
+	else
+		add_message(&attributes, delivery, queue, source);
+	add_extensions(&attributes, delivery->headers);
+	add(&attributes, "datacontenttype", "application/json");
+
+	envelope->headers = palloc(sizeof(EsEnvelopeHeader) * (MAX_ATTRIBUTES + OTHER_HEADERS + extra));
+	envelope->nheaders = 0;
+	if (endpoint->format == ES_FORMAT_STRUCTURED)
+		make_structured(&attributes, data, envelope);
+	else
+		make_binary(&attributes, data, envelope);
+	add_header(envelope, "Idempotency-Key", header_value(attribute(&attributes, "id")));
+	add_header(envelope, "evtstore-attempt", psprintf("%d", delivery->attempt));
+	if (endpoint->headers != NULL)
+		add_endpoint_headers(envelope, endpoint->headers);
+}
+
+static void
+add_event(Attributes *attributes, const EsDelivery *delivery, const char *source)
+{
+	Datum		id = UUIDPGetDatum(&delivery->event_id);
+
+	add(attributes, "id", DatumGetCString(DirectFunctionCall1(uuid_out, id)));
+	add(attributes, "source", source);
+	add(attributes, "type", delivery->type);
+	add(attributes, "subject", delivery->stream);
+	add(attributes, "time", rfc3339(delivery->occurred_at));
+	add(attributes, "sequence", psprintf("%019lld", (long long) delivery->position));
+	add(attributes, "streamversion", psprintf(INT64_FORMAT, delivery->version));
+	add(attributes, "schemaversion", psprintf("%d", delivery->schema_version));
+	add(attributes, "partitionkey", delivery->key ? delivery->key : delivery->stream);
+	add(attributes, "recordedtime", rfc3339(delivery->recorded_at));
+}
+
+static void
+add_message(Attributes *attributes, const EsDelivery *delivery, const char *queue, const char *source)
+{
+	char	   *type = json_string(delivery->headers, "type");
+	StringInfoData buf;
+
+	add(attributes, "id", psprintf("%s-" INT64_FORMAT, queue, delivery->message_id));
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%s/queues/", source);
+	append_uri_segment(&buf, to_utf8(queue));
+	add(attributes, "source", buf.data);
+	add(attributes, "type", type != NULL && type[0] != '\0' ? type : "message");
+	add(attributes, "time", rfc3339(delivery->enqueued_at));
+	add(attributes, "partitionkey", delivery->key);
+}
+
+static void
+add_extensions(Attributes *attributes, Jsonb *metadata)
+{
+	for (int i = 0; i < lengthof(extensions); i++)
+		add(attributes, extensions[i].attribute, json_string(metadata, extensions[i].key));
+}
+
+/* attributes without a value are left out: CloudEvents knows no empty ones */
+static void
+add(Attributes *attributes, const char *name, const char *value)
+{
+	if (value == NULL || value[0] == '\0')
+		return;
+	Assert(attributes->n < MAX_ATTRIBUTES);
+	attributes->names[attributes->n] = name;
+	attributes->values[attributes->n] = to_utf8(value);
+	attributes->n++;
+}
+
+static const char *
+attribute(const Attributes *attributes, const char *name)
+{
+	for (int i = 0; i < attributes->n; i++)
+		if (strcmp(attributes->names[i], name) == 0)
+			return attributes->values[i];
+	return "";
+}
+
+static void
+make_binary(const Attributes *attributes, const char *data, EsEnvelope *envelope)
+{
+	for (int i = 0; i < attributes->n; i++)
+	{
+		if (strcmp(attributes->names[i], "datacontenttype") == 0)
+			add_header(envelope, "Content-Type", attributes->values[i]);
+		else
+			add_header(envelope, psprintf("ce-%s", attributes->names[i]), header_value(attributes->values[i]));
+	}
+	envelope->body = pstrdup(data);
+	envelope->body_len = strlen(data);
+}
+
+static void
+make_structured(const Attributes *attributes, const char *data, EsEnvelope *envelope)
+{
+	EsJson	   *object = es_json_object();
+
+	for (int i = 0; i < attributes->n; i++)
+		es_json_string(object, attributes->names[i], attributes->values[i]);
+	es_json_raw(object, "data", data);
+	envelope->body = es_json_print(object);
+	envelope->body_len = strlen(envelope->body);
+	add_header(envelope, "Content-Type", "application/cloudevents+json; charset=utf-8");
+}
+
+/* names and values were checked when the endpoint was defined */
+static void
+add_endpoint_headers(EsEnvelope *envelope, Jsonb *headers)
+{
+	JsonbIterator *it = JsonbIteratorInit(&headers->root);
+	JsonbValue	v;
+	JsonbIteratorToken token;
+	char	   *name = NULL;
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = pnstrdup(v.val.string.val, v.val.string.len);
+		else if (token == WJB_VALUE)
+			add_header(envelope, name, pnstrdup(v.val.string.val, v.val.string.len));
+	}
+}
+
+static void
+add_header(EsEnvelope *envelope, const char *name, const char *value)
+{
+	envelope->headers[envelope->nheaders].name = name;
+	envelope->headers[envelope->nheaders].value = value;
+	envelope->nheaders++;
+}
+
+/*
+ * The HTTP binding's encoding (section 3.1.3.2): space, double quote, percent and all that is not printable ASCII.  No
+ * value can so end its header and begin another.
+ */
+static char *
+header_value(const char *utf8)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (const char *c = utf8; *c != '\0'; c++)
+	{
+		if (*c > ' ' && *c < 0x7f && *c != '"' && *c != '%')
+			appendStringInfoChar(&buf, *c);
+		else
+			append_percent_encoded(&buf, *c);
+	}
+	return buf.data;
+}
+
+/* printable ASCII, as a source that the endpoint names */
+static char *
+default_source(void)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "/evtstore/");
+	append_uri_segment(&buf, to_utf8(get_database_name(MyDatabaseId)));
+	return buf.data;
+}
+
+/* unreserved characters of RFC 3986 as they are */
+static void
+append_uri_segment(StringInfo buf, const char *utf8)
+{
+	for (const char *c = utf8; *c != '\0'; c++)
+	{
+		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
+			strchr("-._~", *c) != NULL)
+			appendStringInfoChar(buf, *c);
+		else
+			append_percent_encoded(buf, *c);
+	}
+}
+
+static void
+append_percent_encoded(StringInfo buf, char c)
+{
+	appendStringInfo(buf, "%%%02X", (unsigned char) c);
+}
+
+/* NULL where there is no such key or its value is no string */
+static char *
+json_string(Jsonb *object, const char *key)
+{
+	JsonbValue	v;
+
+	if (object == NULL || !JB_ROOT_IS_OBJECT(object) ||
+		getKeyJsonValueFromContainer(&object->root, key, strlen(key), &v) == NULL || v.type != jbvString)
+		return NULL;
+	return pnstrdup(v.val.string.val, v.val.string.len);
+}
+
+/* UTC; NULL for what RFC 3339 cannot say: infinity, years before 1 and after 9999 */
+static char *
+rfc3339(TimestampTz at)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (TIMESTAMP_NOT_FINITE(at) || timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0 || tm.tm_year < 1 ||
+		tm.tm_year > 9999)
+		return NULL;
+	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
+					tm.tm_sec, (int) fsec);
+}
+
+/* the argument itself where nothing is to be converted */
+static char *
+to_utf8(const char *text)
+{
+	return pg_server_to_any(text, strlen(text), PG_UTF8);
+}

@@ -1,0 +1,177 @@
+/*
+ * queue.h
+ *		Queues: definition, sending, claiming, settling.
+ */
+#ifndef ES_QUEUE_H
+#define ES_QUEUE_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+#include "spi.h"
+
+/* retry policy; delays in ms */
+typedef struct EsRetry
+{
+	int max_attempts; /* 0: no end */
+	int64 initial;
+	double multiplier;
+	int64 max_delay;
+	double jitter; /* 0..1: share of the delay that is random */
+} EsRetry;
+
+typedef struct EsQueue
+{
+	int32 id;
+	char *name;
+	char *endpoint; /* NULL: pulled by consumers */
+	EsRetry retry;
+} EsQueue;
+
+/* the queue by name, from the backend's cache; ST008 when unknown.  Valid until the next catalog generation */
+extern const EsQueue *es_queue_get(const char *name);
+/* queues with an endpoint, in order of id; list of EsQueue *, palloc'd in the current context */
+extern List *es_queue_list_pushed(void);
+
+/* one message to send; text and jsonb as datums, 0 where a field is missing */
+typedef struct EsMessage
+{
+	Datum body;	   /* jsonb */
+	Datum headers; /* jsonb */
+	Datum key;	   /* text or 0 */
+	int32 priority;
+	int64 delay_ms;
+	/* where the message carries an event; stream is 0 otherwise */
+	Datum stream;
+	Datum type;
+	Datum tags;
+	int64 position;
+	int64 version;
+	int32 schema_version;
+	pg_uuid_t event_id;
+	TimestampTz occurred_at;
+	TimestampTz recorded_at;
+} EsMessage;
+
+/*
+ * Inserts messages, in order, and asks for a wake-up at commit; fills ids (may be NULL).  Keyed messages take their
+ * key's lock to the end of the transaction, in order of key, so that a key's order is the order of commits.
+ */
+extern void es_queue_send(const EsQueue *queue, EsMessage *messages, int n, int64 *ids);
+
+/* a claimed message, all palloc'd in the context of the call */
+typedef struct EsDelivery
+{
+	char *receipt;
+	int32 attempt;
+	char *key; /* NULL: none */
+	int64 message_id;
+	Jsonb *body;
+	Jsonb *headers;
+	TimestampTz enqueued_at;
+	/* the event, where the message carries one: has_event */
+	bool has_event;
+	int64 position;
+	int64 version;
+	int32 schema_version;
+	char *stream;
+	char *type;
+	pg_uuid_t event_id;
+	Datum tags; /* text[] or 0 */
+	TimestampTz occurred_at;
+	TimestampTz recorded_at;
+} EsDelivery;
+
+/* claims up to max_count; list of EsDelivery *.  Forces a synchronous commit: what leaves the database is durable */
+extern List *es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 lease_ms);
+/* an evtstore.delivery datum */
+extern Datum es_queue_delivery_datum(const EsDelivery *delivery);
+
+typedef enum EsSettle
+{
+	ES_SETTLE_ACK,
+	ES_SETTLE_NACK,
+	ES_SETTLE_REJECT,
+	ES_SETTLE_RELEASE
+} EsSettle;
+
+/*
+ * Settles one receipt.  delay_ms < 0: by the retry policy.  Returns false when the receipt is stale; a malformed one is
+ * 22023.  Wakes workers at commit where it makes something ready.
+ */
+extern bool es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 delay_ms);
+
+/* when the next message of a pushed queue becomes ready by time (delay, backoff, lease end); 0: none waits for time */
+extern TimestampTz es_queue_next_due(void);
+/* gives back at once what workers of an earlier incarnation of the server held; returns how many */
+extern int64 es_queue_recover_leases(void);
+/* the consumer name of a worker of this incarnation */
+extern char *es_queue_worker_consumer(int slot);
+
+extern void es_queue_init(void);
+
+/*
+ * Between queue.c, send.c, claim.c and settle.c only
+ */
+
+/* columns of evtstore_internal.message, in order */
+enum
+{
+	ES_MESSAGE_ID = 1,
+	ES_MESSAGE_POSITION,
+	ES_MESSAGE_VERSION,
+	ES_MESSAGE_ENQUEUED_AT,
+	ES_MESSAGE_DELIVER_AT,
+	ES_MESSAGE_LEASE_UNTIL,
+	ES_MESSAGE_OCCURRED_AT,
+	ES_MESSAGE_RECORDED_AT,
+	ES_MESSAGE_QUEUE_ID,
+	ES_MESSAGE_PRIORITY,
+	ES_MESSAGE_ATTEMPT,
+	ES_MESSAGE_EPOCH,
+	ES_MESSAGE_SCHEMA_VERSION,
+	ES_MESSAGE_EVENT_ID,
+	ES_MESSAGE_TENANT,
+	ES_MESSAGE_KEY,
+	ES_MESSAGE_CONSUMER,
+	ES_MESSAGE_STREAM,
+	ES_MESSAGE_TYPE,
+	ES_MESSAGE_TAGS,
+	ES_MESSAGE_BODY,
+	ES_MESSAGE_HEADERS,
+	ES_MESSAGE_FIRST_ERROR,
+	ES_MESSAGE_HISTORY,
+	ES_MESSAGE_COLUMNS = ES_MESSAGE_HISTORY
+};
+
+/* consumers whose name begins so are workers: es_queue_recover_leases takes back what they held */
+#define ES_QUEUE_WORKER_PREFIX "evtstore:"
+
+/* SQL: the history with one more failed attempt, the last 20 kept; at and error are SQL expressions */
+#define ES_QUEUE_HISTORY(at, error) \
+	"(CASE WHEN pg_catalog.jsonb_array_length(history) >= 20 THEN history - 0 ELSE COALESCE(history, '[]') END" \
+	" || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(" \
+	"'attempt', attempt, 'at', " at ", 'error', " error ")))"
+
+/*
+ * Locks the queue to the end of the transaction and returns it as it is then; NULL when it was dropped.  Modes:
+ * AccessShareLock for who uses it, RowExclusiveLock for who sends keyed messages under locks of their keys,
+ * ShareRowExclusiveLock for who sends so many that one lock stands for all keys, AccessExclusiveLock for its drop.
+ */
+extern const EsQueue *es_queue_lock(int32 id, LOCKMODE mode);
+/* the tenant that this session is confined to, '' for none */
+extern const char *es_queue_tenant(void);
+/* now + ms; 22023 naming the argument where no timestamp is that late */
+extern TimestampTz es_queue_deadline(TimestampTz now, int64 ms, const char *arg);
+/* es_spi_begin, and plans that stay right however much the table grows under them */
+extern void es_queue_spi_begin(EsSpiState *state);
+/* moves a message to the dead letters; Locks: its row.  Inside es_queue_spi_begin */
+extern void es_queue_dead_letter(int64 message_id, const char *cause, const char *error, TimestampTz now);
+/* bigint[] */
+extern Datum es_queue_id_array(const int64 *ids, int n);
+extern char *es_queue_receipt(int32 queue_id, int64 message_id, int32 epoch);
+
+#endif

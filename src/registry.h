@@ -1,0 +1,114 @@
+/*
+ * registry.h
+ *		The worker registry in shared memory: who runs in which database, who may not, and why.
+ */
+#ifndef ES_REGISTRY_H
+#define ES_REGISTRY_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+typedef enum EsWorkerKind
+{
+	ES_WORKER_LAUNCHER,
+	ES_WORKER_SCHEDULER,
+	ES_WORKER_DELIVERY
+} EsWorkerKind;
+
+typedef enum EsWorkerState
+{
+	ES_STATE_FREE,	   /* nobody has this slot */
+	ES_STATE_STARTING, /* reserved for a process that has not come up yet, or is connecting */
+	ES_STATE_IDLE,
+	ES_STATE_BUSY
+} EsWorkerState;
+
+typedef enum EsDatabaseState
+{
+	ES_DATABASE_UNKNOWN,  /* nobody looked yet, or something changed since */
+	ES_DATABASE_ABSENT,	  /* the extension is not there: no session of ours until somebody says look again */
+	ES_DATABASE_DISABLED, /* evtstore.enabled is off there */
+	ES_DATABASE_RUNNING	  /* a scheduler belongs there */
+} EsDatabaseState;
+
+/* copies out of shared memory, for those who show them */
+typedef struct EsWorkerRow
+{
+	int slot;
+	EsWorkerKind kind;
+	EsWorkerState state;
+	bool leaving;
+	Oid database;
+	int pid; /* 0: not up yet */
+	TimestampTz since;
+	int64 deliveries;
+	int64 failures;
+} EsWorkerRow;
+
+typedef struct EsDatabaseRow
+{
+	EsDatabaseState state;
+	int failures;			/* of the scheduler, in a row */
+	TimestampTz next_start; /* not before then */
+	int forbidden_by;		/* pid of the session that wants nobody here, or 0 */
+} EsDatabaseRow;
+
+/* a database as the launcher finds it in pg_database */
+typedef struct EsFoundDatabase
+{
+	Oid oid;
+	bool eligible; /* takes connections and is no template */
+} EsFoundDatabase;
+
+extern void es_registry_init(void);
+extern const char *es_registry_kind_name(EsWorkerKind kind);
+
+/* request.c, for the sessions */
+/* this backend wants no worker in the database; one database at a time */
+extern void es_registry_set_forbidden(Oid database);
+extern void es_registry_clear_forbidden(Oid database);
+/* signals every worker of the database but this process; true when there was one */
+extern bool es_registry_stop_workers(Oid database);
+/* sleeps until some worker has gone; true when the time is up.  ConditionVariableCancelSleep() ends the waiting */
+extern bool es_registry_wait_for_end(long ms);
+/* these databases, or all that have the extension: workers there end, and the launcher looks again */
+extern void es_registry_look_at(const Oid *oids, int n, bool all, bool databases_changed);
+
+/* launcher */
+extern void es_registry_set_databases(List *found); /* list of EsFoundDatabase * */
+extern void es_registry_settings_changed(void);
+extern bool es_registry_take_rescan(void);
+/* a database that wants a scheduler now, or InvalidOid; then *next is when one will (0: not by time) */
+extern Oid es_registry_scheduler_due(TimestampTz now, TimestampTz *next);
+/* frees reservations whose process never came up */
+extern void es_registry_expire(TimestampTz now);
+
+/* launcher and scheduler: starts a worker in the database; false when the server has no worker slot left */
+extern bool es_registry_start(EsWorkerKind kind, Oid database);
+
+/* every worker */
+/* takes the slot reserved for this process; false: it was meant for another time, or nobody may be there: exit 0 */
+extern bool es_registry_attach(EsWorkerKind kind, Oid *database);
+extern bool es_registry_told_to_leave(void);
+extern void es_registry_set_state(EsWorkerState state);
+extern int es_registry_slot(void);
+
+/* scheduler: what it found; kept only when nobody said look again since it attached */
+extern void es_registry_report(EsDatabaseState state);
+/* scheduler: true for the first one of this database since the server came up */
+extern bool es_registry_needs_recovery(void);
+extern void es_registry_recovered(void);
+/* scheduler: how many delivery workers to start now to have wanted ones; dismisses those above */
+extern int es_registry_missing_workers(int wanted, TimestampTz now);
+
+/* delivery worker */
+extern void es_registry_count(int deliveries, int failures);
+
+/* health and views */
+extern int es_registry_workers(EsWorkerRow **rows);
+extern bool es_registry_database(Oid database, EsDatabaseRow *row);
+/* since when the server has no worker slot for us, and since when databases do not fit the registry; 0: fine */
+extern TimestampTz es_registry_exhausted(void);
+extern bool es_registry_full(void);
+
+#endif

@@ -1,0 +1,242 @@
+/*
+ * scheduler.c
+ *		The scheduler of one database: recovery, delivery workers, messages that become ready by time, the ledger of heads.
+ *
+ * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
+ * First it looks: where the extension is absent or switched off it reports that and ends.  Then, where this database is
+ * the place that delivers (identity.c), it gives back the leases of workers that did not survive the last server, and
+ * only then starts delivery workers, as long as there is a queue with an endpoint.  In a copy it starts none.
+ *
+ * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
+ * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end.  A pass
+ * over an idle store writes nothing and reads next to nothing; the ledger gets a row at most once a second and only when
+ * the head moved.
+ *
+ * Holds no lock and no transaction while it sleeps.  It keeps nothing of its own: after an error it exits with 1, the
+ * launcher starts the next one, and delivery workers go on meanwhile.  Killed, it takes the server through crash
+ * recovery like any backend, and its successor recovers the leases.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "clock.h"
+#include "compat.h"
+#include "feed.h"
+#include "guc.h"
+#include "identity.h"
+#include "process.h"
+#include "queue.h"
+#include "registry.h"
+#include "scheduler.h"
+#include "wakeup.h"
+
+#define MIN_PASS_INTERVAL (100 * 1000) /* µs */
+#define LEDGER_INTERVAL USECS_PER_SEC
+/* nobody tells us when another worker of the server gives its slot back */
+#define NO_SLOT_INTERVAL (5 * USECS_PER_SEC)
+
+/* what the scheduler knows of its database */
+typedef struct Store
+{
+	uint64 generation; /* of the catalog, when identity and queues were read; 0: never */
+	EsIdentity identity;
+	bool has_pushed_queues;
+	TimestampTz next_due;	 /* by es_clock_now(); 0: no message waits for time */
+	TimestampTz next_ledger; /* not before then */
+	TimestampTz next_start;	 /* of delivery workers, after a shortage of slots */
+} Store;
+
+static void pass(Store *store);
+static void look(Store *store);
+static void say_copy(const char *detail);
+static void recover(void);
+static void look_at_time(Store *store);
+static void start_workers(Store *store);
+static void leave(EsDatabaseState state);
+
+void
+es_scheduler_main(Datum arg)
+{
+	MemoryContext context;
+	Store		store = {0};
+	TimestampTz last_pass = 0;
+	TimestampTz next_pass = 0;
+
+	es_process_begin(ES_WORKER_SCHEDULER);
+	es_wakeup_attach_scheduler();
+	context = AllocSetContextCreate(TopMemoryContext, "evtstore scheduler", ALLOCSET_DEFAULT_SIZES);
+
+	while (!es_process_stop && !es_registry_told_to_leave())
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		bool		woken;
+
+		(void) es_process_reload();
+		if (store.next_due != 0 && es_clock_now() >= store.next_due)
+		{
+			/* how many are due is not known; idle workers find out faster than a count */
+			es_wakeup_now(Max(es_guc_delivery_workers, 1));
+			store.next_due = 0;
+			next_pass = Min(next_pass, last_pass + MIN_PASS_INTERVAL);
+		}
+		if (now >= next_pass)
+		{
+			MemoryContextSwitchTo(context);
+			es_process_busy();
+			pass(&store);
+			es_process_idle();
+			MemoryContextSwitchTo(context);
+			MemoryContextReset(context);
+			now = last_pass = GetCurrentTimestamp();
+			next_pass = now + (TimestampTz) es_guc_poll_interval * 1000;
+		}
+
+		woken = es_process_sleep(Min(es_process_ms_until(now, next_pass),
+									 es_process_ms_until(es_clock_now(), store.next_due)));
+		if (woken)
+			next_pass = Min(next_pass, last_pass + MIN_PASS_INTERVAL);
+	}
+	proc_exit(0);
+}
+
+static void
+pass(Store *store)
+{
+	look(store);
+	if (store->identity == ES_IDENTITY_HERE && es_registry_needs_recovery())
+		recover();
+	look_at_time(store);
+	start_workers(store);
+}
+
+/* is there something to do here?  Does not return where there is not */
+static void
+look(Store *store)
+{
+	bool		installed;
+	char	   *detail = NULL;
+
+	/* starting a transaction reads invalidation messages, so the generation is up to date */
+	es_process_start_transaction("looking at the store");
+	installed = es_catalog_installed();
+	/* a restore brings its row without telling anybody */
+	if (installed && es_guc_enabled &&
+		(store->generation != es_catalog_generation() || store->identity == ES_IDENTITY_NONE))
+	{
+		EsIdentity	before = store->identity;
+		bool		first = store->generation == 0;
+
+		store->generation = es_catalog_generation();
+		if (first)
+			es_identity_follow_promotion();
+		store->identity = es_identity_check(&detail);
+		store->has_pushed_queues = es_queue_list_pushed() != NIL;
+		if (store->identity == ES_IDENTITY_ELSEWHERE && before != ES_IDENTITY_ELSEWHERE)
+			say_copy(detail);
+	}
+	es_process_commit();
+
+	if (!installed)
+		leave(ES_DATABASE_ABSENT);
+	if (!es_guc_enabled)
+		leave(ES_DATABASE_DISABLED);
+	es_registry_report(ES_DATABASE_RUNNING);
+}
+
+static void
+say_copy(const char *detail)
+{
+	ereport(LOG,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("nothing is delivered from database \"%s\": its event store is a copy", es_process_database()),
+			 errdetail_internal("%s", detail),
+			 errhint("If this is the one to deliver now, run: SELECT evtstore.resume_delivery();")));
+}
+
+/* before any delivery worker of this server starts */
+static void
+recover(void)
+{
+	int64		recovered;
+
+	es_process_start_transaction("recovering leases");
+	recovered = es_queue_recover_leases();
+	es_process_commit();
+	es_registry_recovered();
+	if (recovered > 0)
+		ereport(LOG,
+				(errmsg("messages of database \"%s\" given back that workers held when the server went down: " INT64_FORMAT,
+						es_process_database(), recovered)));
+}
+
+/* the ledger, and when the next message becomes ready */
+static void
+look_at_time(Store *store)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		ledger = now >= store->next_ledger;
+	bool		due = store->identity == ES_IDENTITY_HERE && store->has_pushed_queues;
+
+	store->next_due = 0;
+	if (!ledger && !due)
+		return;
+	es_process_start_transaction("looking at the clock");
+	if (ledger)
+	{
+		if (es_feed_record_head())
+			store->next_ledger = now + LEDGER_INTERVAL;
+	}
+	if (due)
+		store->next_due = es_queue_next_due();
+	es_process_commit();
+	if (store->next_due != 0 && store->next_due <= es_clock_now())
+	{
+		/* due already, and not fetched: once now, again at the poll */
+		es_wakeup_now(Max(es_guc_delivery_workers, 1));
+		store->next_due = 0;
+	}
+}
+
+/* workers end by themselves when there is no queue left, a while later */
+static void
+start_workers(Store *store)
+{
+	static bool said = false;
+	TimestampTz now = GetCurrentTimestamp();
+	int			missing;
+
+	if (store->identity == ES_IDENTITY_HERE && !store->has_pushed_queues)
+		return;
+	missing = es_registry_missing_workers(store->identity == ES_IDENTITY_HERE ? es_guc_delivery_workers : 0, now);
+	if (missing == 0 || now < store->next_start)
+		return;
+	while (missing > 0 && es_registry_start(ES_WORKER_DELIVERY, MyDatabaseId))
+		missing--;
+	if (missing == 0)
+	{
+		said = false;
+		return;
+	}
+	store->next_start = now + NO_SLOT_INTERVAL;
+	if (!said)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no worker slot is left for %d of %d evtstore delivery workers of database \"%s\"",
+						missing, es_guc_delivery_workers, es_process_database()),
+				 errhint("Raise max_worker_processes, now %d, and restart the server.", max_worker_processes)));
+	said = true;
+}
+
+static void
+leave(EsDatabaseState state)
+{
+	es_registry_report(state);
+	proc_exit(0);
+}

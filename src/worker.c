@@ -1,0 +1,324 @@
+/*
+ * worker.c
+ *		The main loop of a delivery worker.
+ *
+ * Dynamic background workers, evtstore.delivery_workers per database, started by the scheduler, connected as the
+ * bootstrap superuser.  Each serves every queue that has an endpoint, round-robin, one batch a turn (deliver.c), so a
+ * long queue does not starve the others, and a slow endpoint keeps one worker busy while the others go on.
+ *
+ * When a pass finds nothing the worker says that it is idle, looks once more, and sleeps on its latch (wakeup.c has the
+ * argument why no message is missed), evtstore.poll_interval at most.  Asleep it has no transaction and no snapshot.
+ *
+ * An error of one queue rolls back that batch, is logged, and keeps this worker off that queue for 1 s, 2 s, … 60 s;
+ * the others are served meanwhile.  An error outside of any queue counts for all of them.
+ *
+ * The worker ends by itself when it is told to (registry.c), when evtstore.enabled is off, the extension gone, the
+ * database found to be a copy, or when there has been no queue to serve for a while.  What it held when it was killed
+ * comes back with the recovery of leases by the next scheduler, or when the lease ends.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "deliver.h"
+#include "guc.h"
+#include "identity.h"
+#include "process.h"
+#include "queue.h"
+#include "registry.h"
+#include "wakeup.h"
+#include "worker.h"
+
+/* a worker without any queue ends after this time */
+#define LONELY_TIME (10 * USECS_PER_SEC)
+#define MAX_BACKOFF (60 * USECS_PER_SEC)
+/* how often the scheduler is asked to look when the next message becomes ready */
+#define NUDGE_INTERVAL (100 * 1000) /* µs */
+
+/* how a queue fares in this worker; outlives a reload of the definitions */
+typedef struct Turn
+{
+	const EsQueue *queue; /* in the definitions' context */
+	int32 queue_id;
+	bool had_work; /* in the last pass */
+	int failures;  /* in a row */
+	TimestampTz not_before;
+} Turn;
+
+typedef struct Worker
+{
+	MemoryContext iteration;   /* emptied after each pass */
+	MemoryContext definitions; /* queues and turns, emptied when the catalog changed */
+	uint64 generation;		   /* of the catalog, when they were read; 0: never */
+	Turn *turns;
+	int nturns;
+	bool done;				   /* nothing is to be done here any more */
+	TimestampTz lonely_since;  /* 0: there are queues */
+	bool nudge_owed;
+	TimestampTz next_nudge;
+	Turn general; /* errors outside of any queue */
+} Worker;
+
+static bool may_go_on(Worker *worker);
+static void refresh(Worker *worker);
+static void read_queues(Worker *worker);
+static bool definitions_changed(const Worker *worker);
+static int serve(Worker *worker, bool only_busy);
+static int take_turn(Worker *worker, Turn *turn);
+static void failed(Worker *worker, Turn *turn);
+static void nap(Worker *worker);
+static void nudge(Worker *worker);
+static long nap_ms(const Worker *worker);
+
+void
+es_worker_main(Datum arg)
+{
+	Worker		worker = {0};
+
+	es_process_begin(ES_WORKER_DELIVERY);
+	es_wakeup_attach();
+	worker.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore delivery", ALLOCSET_DEFAULT_SIZES);
+	worker.definitions = AllocSetContextCreate(TopMemoryContext, "evtstore delivery queues", ALLOCSET_DEFAULT_SIZES);
+
+	while (may_go_on(&worker))
+	{
+		es_process_busy();
+		refresh(&worker);
+		if (serve(&worker, false) > 0)
+		{
+			/* until nothing is left; a queue that was empty is looked at again before the nap */
+			while (may_go_on(&worker) && serve(&worker, true) > 0)
+				refresh(&worker);
+			worker.nudge_owed = true;
+		}
+		nap(&worker);
+	}
+	proc_exit(0);
+}
+
+static bool
+may_go_on(Worker *worker)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (es_process_reload() && !es_guc_enabled)
+		worker->done = true;
+	return !worker->done && !es_process_stop && !es_registry_told_to_leave();
+}
+
+/* reads the definitions again where they changed */
+static void
+refresh(Worker *worker)
+{
+	MemoryContextSwitchTo(worker->iteration);
+	if (worker->general.not_before > GetCurrentTimestamp())
+		return;
+	PG_TRY();
+	{
+		/* starting a transaction reads invalidation messages, so the generation is up to date */
+		es_process_start_transaction("looking for queues");
+		if (!es_catalog_installed())
+			worker->done = true;
+		else if (worker->generation != es_catalog_generation())
+			read_queues(worker);
+		es_process_commit();
+		worker->general.failures = 0;
+	}
+	PG_CATCH();
+	{
+		worker->generation = 0;
+		worker->nturns = 0;
+		failed(worker, &worker->general);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(worker->iteration);
+	MemoryContextReset(worker->iteration);
+}
+
+static void
+read_queues(Worker *worker)
+{
+	uint64		generation = es_catalog_generation();
+	Turn	   *before = NULL;
+	int			nbefore = worker->nturns;
+	List	   *queues;
+	ListCell   *lc;
+	MemoryContext old;
+
+	if (es_identity_check(NULL) != ES_IDENTITY_HERE)
+	{
+		worker->done = true;
+		return;
+	}
+	if (nbefore > 0)
+	{
+		before = palloc(sizeof(Turn) * nbefore);
+		memcpy(before, worker->turns, sizeof(Turn) * nbefore);
+	}
+
+	worker->nturns = 0;
+	MemoryContextReset(worker->definitions);
+	old = MemoryContextSwitchTo(worker->definitions);
+	queues = es_queue_list_pushed();
+	worker->turns = palloc0(sizeof(Turn) * Max(list_length(queues), 1));
+	foreach(lc, queues)
+	{
+		Turn	   *turn = &worker->turns[worker->nturns++];
+
+		turn->queue = lfirst(lc);
+		turn->queue_id = turn->queue->id;
+		for (int i = 0; i < nbefore; i++)
+		{
+			if (before[i].queue_id != turn->queue_id)
+				continue;
+			turn->failures = before[i].failures;
+			turn->not_before = before[i].not_before;
+		}
+	}
+	MemoryContextSwitchTo(old);
+
+	if (worker->nturns > 0)
+		worker->lonely_since = 0;
+	else if (worker->lonely_since == 0)
+		worker->lonely_since = GetCurrentTimestamp();
+	worker->generation = generation;
+}
+
+static bool
+definitions_changed(const Worker *worker)
+{
+	return worker->generation != es_catalog_generation() && worker->general.not_before <= GetCurrentTimestamp();
+}
+
+/* one turn for each queue (or those that had work in the last pass); returns how many messages were handled */
+static int
+serve(Worker *worker, bool only_busy)
+{
+	int			handled = 0;
+
+	for (int i = 0; i < worker->nturns && may_go_on(worker); i++)
+	{
+		Turn	   *turn = &worker->turns[i];
+		int			n;
+
+		if (only_busy && !turn->had_work)
+			continue;
+		if (turn->not_before > GetCurrentTimestamp())
+			continue;
+		n = take_turn(worker, turn);
+		turn->had_work = n > 0;
+		handled += n;
+	}
+	return handled;
+}
+
+static int
+take_turn(Worker *worker, Turn *turn)
+{
+	volatile int handled = 0;
+
+	MemoryContextSwitchTo(worker->iteration);
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		es_process_show(turn->queue->name);
+		handled = es_deliver_queue(turn->queue, es_registry_slot(), &es_process_stop);
+		pgstat_report_stat(false);
+		turn->failures = 0;
+	}
+	PG_CATCH();
+	{
+		failed(worker, turn);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(worker->iteration);
+	MemoryContextReset(worker->iteration);
+	return handled;
+}
+
+/* in PG_CATCH */
+static void
+failed(Worker *worker, Turn *turn)
+{
+	ErrorData  *error = es_process_recover(worker->iteration);
+	TimestampTz backoff = USECS_PER_SEC;
+
+	for (int i = 0; i < turn->failures && backoff < MAX_BACKOFF; i++)
+		backoff *= 2;
+	turn->failures++;
+	turn->not_before = GetCurrentTimestamp() + Min(backoff, MAX_BACKOFF);
+	es_registry_count(0, 1);
+
+	/* what goes wrong because we are to go anyway is nobody's concern */
+	if (es_process_stop || es_registry_told_to_leave())
+		return;
+	es_process_log_error(error, turn->queue != NULL
+						 ? psprintf("delivery of queue \"%s\" in database \"%s\" failed", turn->queue->name,
+									es_process_database())
+						 : psprintf("delivery worker of database \"%s\" failed", es_process_database()));
+}
+
+static void
+nap(Worker *worker)
+{
+	es_wakeup_idle();
+	if (worker->nturns == 0)
+		refresh(worker);
+	/* a new queue may have come with its first message: the turns' transactions have read that */
+	if (serve(worker, false) > 0 || definitions_changed(worker))
+	{
+		es_wakeup_busy();
+		worker->nudge_owed = true;
+		return;
+	}
+	if (worker->lonely_since != 0 && GetCurrentTimestamp() - worker->lonely_since >= LONELY_TIME)
+	{
+		worker->done = true;
+		return;
+	}
+	es_process_idle();
+	nudge(worker);
+	/* an empty turn after a wake-up may mean a message with a delay: the scheduler should know its time */
+	if (may_go_on(worker) && es_process_sleep(nap_ms(worker)))
+		worker->nudge_owed = true;
+	es_wakeup_busy();
+}
+
+/* the scheduler knows when messages become ready by time: what we did may have changed that */
+static void
+nudge(Worker *worker)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!worker->nudge_owed || now < worker->next_nudge)
+		return;
+	es_wakeup_now(0);
+	worker->nudge_owed = false;
+	worker->next_nudge = now + NUDGE_INTERVAL;
+}
+
+/* until the poll, the nudge that is owed, or the end of a backoff */
+static long
+nap_ms(const Worker *worker)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		ms = es_guc_poll_interval;
+
+	if (worker->nudge_owed)
+		ms = Min(ms, es_process_ms_until(now, worker->next_nudge));
+	if (worker->general.not_before > now)
+		ms = Min(ms, es_process_ms_until(now, worker->general.not_before));
+	for (int i = 0; i < worker->nturns; i++)
+	{
+		if (worker->turns[i].not_before > now)
+			ms = Min(ms, es_process_ms_until(now, worker->turns[i].not_before));
+	}
+	return ms;
+}

@@ -1,0 +1,178 @@
+package Bench;
+
+#
+# Bench.pm: what the benchmarks share: a private cluster with fsync on, psql, pgbench, medians, the verdict.
+#
+# The server is that of PG_CONFIG, or of the pg_config in the path, with evtstore installed into it.  As root everything
+# runs as postgres.  The cluster lies in a scratch folder (BENCH_PARENT=/var/tmp for another disk), speaks on a socket in
+# there only, and is gone at the end, however that comes.
+#
+use strict;
+use warnings;
+
+use File::Temp ();
+use POSIX      ();
+use Time::HiRes qw(time);
+
+my ($bin, $scratch, $stop_on_exit);
+my $missed = 0;
+
+# start(setting => value, ...): a new cluster with the extension in database bench; ends with the process
+sub start
+{
+	my (%settings) = @_;
+	my $config = $ENV{PG_CONFIG} || 'pg_config';
+
+	$bin = qx("$config" --bindir);
+	die "$config does not answer: say PG_CONFIG=/path/to/pg_config\n" if $? != 0;
+	chomp $bin;
+	leave_root() if $> == 0;
+	delete @ENV{ grep { /^PG/ } keys %ENV };
+	$ENV{LC_ALL} = 'C.UTF-8';
+	umask 077;
+
+	$scratch = File::Temp::tempdir('evtstore-bench.XXXXXX', DIR => $ENV{BENCH_PARENT} || '/tmp', CLEANUP => 1);
+	chdir $scratch or die "$scratch: $!\n";
+	@ENV{qw(HOME PGHOST PGPORT PGUSER PGDATABASE)} = ($scratch, $scratch, 5432, 'bench', 'bench');
+	$SIG{$_} = sub { exit 130 }
+	  foreach qw(INT TERM HUP);
+
+	run("$bin/initdb", '-D', "$scratch/data", qw(-A trust -U bench -E UTF8 --locale=C -N));
+	# no autovacuum and no checkpoint in the middle: they would hit one side of a comparison and not the other
+	%settings = (
+		listen_addresses         => '',
+		unix_socket_directories  => $scratch,
+		shared_preload_libraries => 'evtstore',
+		fsync                    => 'on',
+		shared_buffers           => '256MB',
+		max_wal_size             => '16GB',
+		checkpoint_timeout       => '1h',
+		autovacuum               => 'off',
+		%settings);
+	open my $conf, '>>', "$scratch/data/postgresql.conf" or die "postgresql.conf: $!\n";
+	print $conf map { "$_ = '$settings{$_}'\n" } sort keys %settings;
+	close $conf or die "postgresql.conf: $!\n";
+	$stop_on_exit = $$;
+	run("$bin/pg_ctl", qw(-w -s -D), "$scratch/data", '-l', "$scratch/server.log", 'start');
+	run("$bin/createdb", '--maintenance-db=postgres', 'bench');
+	sql('CREATE EXTENSION evtstore');
+	printf "PostgreSQL %s, %s, fsync on, data in %s\n\n", sql('SHOW server_version'), cores(), $scratch;
+	return;
+}
+
+# postgres may be unable to read the checkout: everything of ours is loaded by now
+sub leave_root
+{
+	my (undef, undef, $uid, $gid) = getpwnam('postgres') or die "as root this needs a user postgres\n";
+
+	$) = "$gid $gid";
+	POSIX::setgid($gid) or die "setgid: $!\n";
+	POSIX::setuid($uid) or die "setuid: $!\n";
+	return;
+}
+
+sub cores
+{
+	open my $in, '<', '/proc/cpuinfo' or return '? cores';
+	my $n = grep { /^processor\s*:/ } <$in>;
+	return $n == 1 ? '1 core' : "$n cores";
+}
+
+END
+{
+	if (defined $stop_on_exit && $stop_on_exit == $$)
+	{
+		my $status = $?;
+
+		system "$bin/pg_ctl", qw(-s -m immediate -D), "$scratch/data", 'stop';
+		chdir '/';
+		$? = $status;
+	}
+}
+
+# ends the script when the command fails; its output is shown only then
+sub run
+{
+	my (@command) = @_;
+	my $pid = open my $out, '-|';
+
+	die "fork: $!\n" unless defined $pid;
+	if (!$pid)
+	{
+		open STDIN,  '<',  '/dev/null' or die;
+		open STDERR, '>&', \*STDOUT    or die;
+		exec @command or die "$command[0]: $!\n";
+	}
+	my $text = do { local $/; <$out> } // '';
+	close $out;
+	die "$text\n$command[0] failed\n" if $? != 0;
+	return $text;
+}
+
+# the result of the last statement, without its line break
+sub sql
+{
+	my (@statements) = @_;
+	my $text = run("$bin/psql", qw(-X -q -A -t -v ON_ERROR_STOP=1), map { ('-c', $_) } @statements);
+
+	chomp $text;
+	return $text;
+}
+
+# a file in the scratch folder; its name
+sub file
+{
+	my ($name, $text) = @_;
+
+	open my $out, '>', "$scratch/$name" or die "$name: $!\n";
+	print $out $text;
+	close $out or die "$name: $!\n";
+	return "$scratch/$name";
+}
+
+# pgbench(options): transactions a second
+sub pgbench
+{
+	my (@options) = @_;
+	my $text = run("$bin/pgbench", '-n', @options);
+
+	die "$text\npgbench lost transactions\n" if $text =~ /number of failed transactions: [1-9]/;
+	$text =~ /^tps = ([\d.]+)/m or die "$text\npgbench says no tps\n";
+	return $1;
+}
+
+sub median
+{
+	my @sorted = sort { $a <=> $b } @_;
+	my $middle = int(@sorted / 2);
+
+	return @sorted % 2 ? $sorted[$middle] : ($sorted[ $middle - 1 ] + $sorted[$middle]) / 2;
+}
+
+# percentile([values], 0.99)
+sub percentile
+{
+	my ($values, $fraction) = @_;
+	my @sorted = sort { $a <=> $b } @$values;
+	my $index  = POSIX::ceil($fraction * @sorted) - 1;
+
+	return $sorted[ $index < 0 ? 0 : $index ];
+}
+
+# verdict(ok, text): one target, met or missed
+sub verdict
+{
+	my ($ok, $text) = @_;
+
+	$missed++ unless $ok;
+	printf "  %-6s %s\n", $ok ? 'met' : 'MISSED', $text;
+	return;
+}
+
+# the exit status: a missed target is a failure
+sub status
+{
+	return $missed ? 1 : 0;
+}
+
+1;

@@ -1,0 +1,167 @@
+#
+# README.md and docs/quickstart.md do what they say.
+#
+# Every ```sql block of a page is run, from top to bottom, each by a psql of its own in one database per page.  A block
+# without a language that follows it, with nothing but empty lines between, is what psql prints: it is compared.  A sql
+# block without such a block must not fail.  After the comment
+#	<!-- wait -->
+# a block is run again until it prints what is shown: workers take their time.
+#
+# Ids, times and the widths of columns do not count, nor does the line that says where in the source an error arose.
+# 127.0.0.1:8080 stands for the receiver.  A ```http block shows the beginning of the last request that it got.
+#
+use strict;
+use warnings;
+
+use IPC::Run ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use EvtTest;
+
+my $shown_address = '127.0.0.1:8080';
+
+my $node = new_node('readme', extension => 0);
+my $receiver = start_receiver();
+my ($real_address) = $receiver->url =~ m{//([^/]+)};
+
+run_page('README.md',          'readme');
+run_page('docs/quickstart.md', 'quickstart');
+
+$node->stop;
+done_testing();
+
+sub run_page
+{
+	my ($page, $database) = @_;
+	my @blocks = blocks_of($page);
+	my $run    = 0;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	foreach my $i (0 .. $#blocks)
+	{
+		my $block = $blocks[$i];
+		my $name  = "$page line $block->{line}";
+
+		if ($block->{language} eq 'sql')
+		{
+			my $next = $blocks[ $i + 1 ];
+			my $shown = $next && $next->{language} eq '' && $next->{adjacent} ? $next->{text} : undef;
+
+			run_block($database, $name, $block, $shown);
+			$run++;
+		}
+		elsif ($block->{language} eq 'http')
+		{
+			compare_request($name, $block->{text});
+		}
+	}
+	cmp_ok($run, '>', 5, "$page has SQL");
+	return;
+}
+
+sub run_block
+{
+	my ($database, $name, $block, $shown) = @_;
+	my $printed = '';
+
+	if (!defined $shown)
+	{
+		unlike(psql($database, $block->{text}), qr/^(?:ERROR|FATAL|PANIC):/m, "$name does not fail");
+		return;
+	}
+	if ($block->{wait})
+	{
+		# what it printed last is compared below, whether it came in time or not
+		eval {
+			poll_until($name,
+				sub { $printed = psql($database, $block->{text}); return normal($printed) eq normal($shown) }, 60);
+		};
+	}
+	else
+	{
+		$printed = psql($database, $block->{text});
+	}
+	is(normal($printed), normal($shown), "$name prints what is shown");
+	return;
+}
+
+# The lines of the block are the request line and some headers, in any order.
+sub compare_request
+{
+	my ($name, $text) = @_;
+	my @requests = $receiver->requests;
+	my $request = $requests[-1] or return fail("$name: no request came");
+	my %sent    = map { lc "$_: " . normal($request->{headers}{$_}) => 1 } keys %{ $request->{headers} };
+	my ($first, @headers) = split /\n/, $text;
+	my @missing = grep { $_ ne '' && !$sent{ lc normal($_) } } @headers;
+
+	like($first, qr/^\Q$request->{method} $request->{path}\E /, "$name: request line");
+	is("@missing", '', "$name: headers");
+	return;
+}
+
+# What psql prints, errors in their place among the rest.
+sub psql
+{
+	my ($database, $sql) = @_;
+	my $output = '';
+
+	$sql =~ s/\Q$shown_address\E/$real_address/g;
+	IPC::Run::run([ 'psql', '-X', '-v', 'VERBOSITY=verbose', '-d', $node->connstr($database) ],
+		'<', \$sql, '>&', \$output);
+	$output =~ s/\Q$real_address\E/$shown_address/g;
+	return $output;
+}
+
+sub normal
+{
+	my $text = shift;
+
+	$text =~ s/\Q$real_address\E/$shown_address/g;
+	$text =~ s/^LOCATION: .*\n//mg;
+	$text =~ s/\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b/UUID/g;
+	$text =~ s/\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)?/TIME/g;
+	$text =~ s/\b\d\d:\d\d:\d\d\.\d+/AGE/g;
+	$text =~ s/-{2,}/--/g;
+	$text =~ s/[ \t]+/ /g;
+	$text =~ s/ $//mg;
+	$text =~ s/\n*\z/\n/;
+	return $text;
+}
+
+# The fenced blocks of a page, in order: language, text, line; adjacent: nothing stands between it and the one before.
+sub blocks_of
+{
+	my $page = shift;
+	my @blocks;
+	my ($block, $adjacent, $wait, $line) = (undef, 0, 0, 0);
+
+	foreach (split /^/, slurp_file(test_tree() . "/$page"))
+	{
+		$line++;
+		if ($block && /^```\s*$/)
+		{
+			push @blocks, $block;
+			($block, $adjacent, $wait) = (undef, 1, 0);
+		}
+		elsif ($block)
+		{
+			$block->{text} .= $_;
+		}
+		elsif (/^```(\w*)\s*$/)
+		{
+			$block = { language => $1, text => '', line => $line, adjacent => $adjacent, wait => $wait };
+		}
+		elsif (/^<!-- wait -->\s*$/)
+		{
+			$wait = 1;
+		}
+		elsif (/\S/)
+		{
+			$adjacent = 0;
+		}
+	}
+	die "$page: a block is not closed\n" if $block;
+	return @blocks;
+}

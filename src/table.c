@@ -187,6 +187,8 @@ es_table_end(EsTable *table)
 	AfterTriggerEndQuery(way->estate);
 	ExecCloseIndices(way->result_rel);
 	ExecCloseResultRelations(way->estate);
+	/* slots of the AFTER triggers pin the table's descriptor */
+	ExecResetTupleTable(way->estate->es_tupleTable, false);
 	FreeExecutorState(way->estate);
 }
 

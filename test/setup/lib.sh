@@ -106,13 +106,15 @@ check_in_chroot()
 	shift 3
 	exec {lock}> "$root.lock"
 	flock "$lock"
-	rm -rf --one-file-system "$root/evtstore" "$root"/tmp/evtstore-*
+	rm -rf --one-file-system "$root/evtstore"
+	# of an earlier day; what failed a moment ago is still wanted
+	find "$root/tmp" -mindepth 1 -maxdepth 1 -name 'evtstore-*' -mmin +60 -exec rm -rf {} +
 	mkdir "$root/evtstore"
 	tar -C "$tree" --exclude=./.git -cf - . | tar -C "$root/evtstore" --no-same-owner -xf -
 	in_chroot "$root" env PG_CONFIG="$config" \
 		EVTSTORE_SUITES="${EVTSTORE_SUITES:-build regress isolation tap}" EVTSTORE_VALGRIND="${EVTSTORE_VALGRIND:-}" \
 		/evtstore/test/setup/check "$@" || status=$?
-	[ "$status" -eq 0 ] || say "the folders above are those of the chroot $root"
+	[ "$status" -eq 0 ] || say "(folders as in the chroot $root)"
 	exec {lock}>&-
 	return "$status"
 }

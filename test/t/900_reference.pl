@@ -1,8 +1,9 @@
 #
-# The reference against the catalog (docs/reference/functions.md, views.md).
+# The reference against the catalog (docs/reference/functions.md, types.md, views.md).
 #
 # Every function, procedure, aggregate, view and type of schema evtstore has a COMMENT and a heading "### name" in the
-# reference: views in views.md, the rest in functions.md.  A heading that is a name without an object is a fault too.
+# reference: views in views.md, types in types.md, the rest in functions.md.  A heading that is a name without an object
+# is a fault too.
 #
 # Functions: the first ```sql block below the heading holds the signature of each overload as the catalog has it, beginning
 # at the left margin; lines may be broken and the rest indented:
@@ -23,7 +24,7 @@ use EvtTest;
 
 my $node = new_node('reference');
 
-my %section   = (%{ sections('functions.md') }, %{ sections('views.md') });
+my %section   = (%{ sections('functions.md') }, %{ sections('types.md') }, %{ sections('views.md') });
 my %view_page = map { $_ => 1 } keys %{ sections('views.md') };
 
 my @routines = rows(q{

@@ -21,6 +21,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/elog.h"
@@ -63,6 +64,7 @@ static bool same_content(EsStream *stream, EsEvent *event, TupleTableSlot *slot)
 static void refuse_repeated_ids(EsEvent *events, int n);
 static void check_expectation(EsStream *stream, int64 expected, EsRequire require, int64 version);
 static void refuse_version(EsStream *stream, int64 expected, const char *required, int64 version) es_noreturn;
+static void make_answer_durable(void);
 static void insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version);
 static void quiet_conflicts(ErrorData *edata);
 
@@ -95,17 +97,22 @@ es_append(const char *tenant, const char *name, EsEvent *events, int n, int64 ex
 	version = es_stream_current_version(stream);
 
 	if (answer_duplicate(stream, events, n, expected, version, result))
+	{
+		make_answer_durable();
 		return;
+	}
 	check_expectation(stream, expected, require, version);
 	memset(result, 0, sizeof(*result));
 	result->version = version;
 	if (n == 0)
+	{
+		make_answer_durable();
 		return;
+	}
 
 	if (stream->id == 0)
 		es_stream_create(stream);
 	insert_events(table, stream, events, n, version);
-	es_stream_set_version(stream, version + n);
 
 	result->first_version = version + 1;
 	result->version = version + n;
@@ -284,6 +291,17 @@ refuse_version(EsStream *stream, int64 expected, const char *required, int64 ver
 			 errhint("Read the stream again and retry the whole transaction.")));
 }
 
+/*
+ * Who is told of events that others committed asynchronously may rely on them, as after a read: this transaction writes
+ * nothing, so its own commit would not flush them.
+ */
+static void
+make_answer_durable(void)
+{
+	es_feed_begin_stream_read();
+	es_feed_end_read();
+}
+
 static void
 insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version)
 {
@@ -298,6 +316,7 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 	{
 		EsEvent    *e = &events[i];
 
+		CHECK_FOR_INTERRUPTS();
 		e->position = positions[i];
 		e->version = version + 1 + i;
 		e->recorded_at = now;
@@ -321,6 +340,8 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 		values[ES_EVENT_METADATA] = e->metadata;
 		es_table_insert(table, values, nulls);
 	}
+	/* before AFTER triggers, which may append to the same stream */
+	es_stream_set_version(stream, version + n);
 	es_table_end(table);
 	CommandCounterIncrement();
 	if (n > 1)

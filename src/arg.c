@@ -15,8 +15,18 @@
 
 #include "arg.h"
 #include "compat.h"
+#include "guc.h"
 
 static void forget_row(Datum arg);
+
+PG_FUNCTION_INFO_V1(evtstore_tenant);
+
+/* evtstore_internal.tenant() */
+Datum
+evtstore_tenant(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(es_guc_tenant));
+}
 
 void
 es_arg_required(FunctionCallInfo fcinfo, int n, const char *arg)

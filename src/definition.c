@@ -71,6 +71,7 @@ static const char *namespace_of(const char *kind);
 static EsDefinition *find_any(const char *kind, const char *name);
 static EsDefinition *copy_row(uint64 row, MemoryContext context);
 static void refuse_other(const EsDefinition *existing, const char *kind, Jsonb *spec) es_noreturn;
+static void refuse_unseen(const EsDefinition *existing) es_noreturn;
 static void describe_difference(StringInfo buf, Jsonb *existing, Jsonb *given);
 
 bool
@@ -119,7 +120,8 @@ es_definition_alter(const char *kind, const char *name, Jsonb *spec)
 	values[0] = Int32GetDatum(existing->id);
 	values[1] = JsonbPGetDatum(spec);
 	es_spi_begin(&state);
-	es_spi_run(&update_plan, values, NULL, false, 0);
+	if (es_spi_run(&update_plan, values, NULL, false, 0) != 1)
+		refuse_unseen(existing);
 	es_spi_end(&state);
 	es_catalog_definitions_changed();
 }
@@ -135,7 +137,8 @@ es_definition_drop(const char *kind, const char *name)
 	existing = es_definition_get(kind, name);
 	values[0] = Int32GetDatum(existing->id);
 	es_spi_begin(&state);
-	es_spi_run(&delete_plan, values, NULL, false, 0);
+	if (es_spi_run(&delete_plan, values, NULL, false, 0) != 1)
+		refuse_unseen(existing);
 	es_spi_end(&state);
 	es_catalog_definitions_changed();
 	return existing->id;
@@ -282,6 +285,16 @@ refuse_other(const EsDefinition *existing, const char *kind, Jsonb *spec)
 			 strcmp(kind, "projection") == 0 ?
 			 errhint("Drop it first with evtstore.drop_projection(): its tables stay.") :
 			 errhint("Change it with evtstore.alter_%s(), or drop it first with evtstore.drop_%s().", kind, kind)));
+}
+
+/* the look-up sees the latest row, but a REPEATABLE READ transaction writes only what was there when it began */
+static void
+refuse_unseen(const EsDefinition *existing)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("%s \"%s\" was created after this transaction began", existing->kind, existing->name),
+			 errhint("Run the whole transaction again.")));
 }
 
 /* top-level keys that differ: {"key": [existing, given]} in words */

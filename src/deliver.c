@@ -368,6 +368,7 @@ call_function(Action *action)
 	argument = es_queue_delivery_datum(action->delivery);
 	start_function_timeout(action->endpoint->timeout_ms);
 	es_spi_run_foreign(function->plan, &argument, function->sql);
+	es_spi_check_constraints();
 	stop_function_timeout();
 	es_spi_unbecome(&state);
 	if (!es_queue_settle(action->delivery->receipt, ES_SETTLE_ACK, NULL, -1))

@@ -43,6 +43,7 @@ typedef struct Attributes
 	int			n;
 	const char *names[MAX_ATTRIBUTES];
 	const char *values[MAX_ATTRIBUTES]; /* UTF-8 */
+	bool		integer[MAX_ATTRIBUTES]; /* a JSON number in structured mode */
 } Attributes;
 
 /* metadata keys that are CloudEvents extensions of another name */
@@ -61,6 +62,7 @@ static void add_event(Attributes *attributes, const EsDelivery *delivery, const 
 static void add_message(Attributes *attributes, const EsDelivery *delivery, const char *queue, const char *source);
 static void add_extensions(Attributes *attributes, Jsonb *metadata);
 static void add(Attributes *attributes, const char *name, const char *value);
+static void add_integer(Attributes *attributes, const char *name, int64 value);
 static const char *attribute(const Attributes *attributes, const char *name);
 static void make_binary(const Attributes *attributes, const char *data, EsEnvelope *envelope);
 static void make_structured(const Attributes *attributes, const char *data, EsEnvelope *envelope);
@@ -113,8 +115,8 @@ add_event(Attributes *attributes, const EsDelivery *delivery, const char *source
 	add(attributes, "subject", delivery->stream);
 	add(attributes, "time", rfc3339(delivery->occurred_at));
 	add(attributes, "sequence", psprintf("%019lld", (long long) delivery->position));
-	add(attributes, "streamversion", psprintf(INT64_FORMAT, delivery->version));
-	add(attributes, "schemaversion", psprintf("%d", delivery->schema_version));
+	add_integer(attributes, "streamversion", delivery->version);
+	add_integer(attributes, "schemaversion", delivery->schema_version);
 	add(attributes, "partitionkey", delivery->key ? delivery->key : delivery->stream);
 	add(attributes, "recordedtime", rfc3339(delivery->recorded_at));
 }
@@ -154,6 +156,14 @@ add(Attributes *attributes, const char *name, const char *value)
 	attributes->n++;
 }
 
+/* the Integer of CloudEvents has 32 bits: what does not fit goes as a string */
+static void
+add_integer(Attributes *attributes, const char *name, int64 value)
+{
+	attributes->integer[attributes->n] = value == (int32) value;
+	add(attributes, name, psprintf(INT64_FORMAT, value));
+}
+
 static const char *
 attribute(const Attributes *attributes, const char *name)
 {
@@ -183,7 +193,12 @@ make_structured(const Attributes *attributes, const char *data, EsEnvelope *enve
 	EsJson	   *object = es_json_object();
 
 	for (int i = 0; i < attributes->n; i++)
-		es_json_string(object, attributes->names[i], attributes->values[i]);
+	{
+		if (attributes->integer[i])
+			es_json_raw(object, attributes->names[i], attributes->values[i]);
+		else
+			es_json_string(object, attributes->names[i], attributes->values[i]);
+	}
 	es_json_raw(object, "data", data);
 	envelope->body = es_json_print(object);
 	envelope->body_len = strlen(envelope->body);

@@ -13,9 +13,9 @@
  *
  * Runs in every process that appends or reads.  Shared: one StoreEntry per database and one Floor per backend.  A
  * floor is written by its backend alone; the entry's numbers are atomics; the lock protects which store an entry is
- * for and the leap of its sequence.  A backend that dies by FATAL takes its floor back in the abort of its
- * transaction; one that is killed takes the whole shared memory with it, and every transaction in flight, so an empty
- * array is the truth.
+ * for, the leap of its sequence, and heads against being raised by somebody who speaks of another store.  A backend
+ * that dies by FATAL takes its floor back in the abort of its transaction; one that is killed takes the whole shared
+ * memory with it, and every transaction in flight, so an empty array is the truth.
  */
 #include "postgres.h"
 
@@ -25,6 +25,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -61,14 +62,19 @@ typedef struct StoreEntry
 	Oid			sequence;
 	Oid			filenumber;
 
-	/* changes with the three above; a cached pointer is good while its number is equal */
+	/* changes with the three above; a cached pointer is good while its number is equal; 0: none, or it changes now */
 	pg_atomic_uint32 incarnation;
+	/* under the lock, exclusive: the incarnation whose database the launcher did not find last time */
+	uint32		missed;
 	/* 1: the server did not come up cleanly and no position was allocated since; under the lock to clear */
 	pg_atomic_uint32 needs_leap;
 
 	/* highest position known to be allocated; raised after each allocation */
 	pg_atomic_uint64 last_allocated;
-	/* highest head that anybody computed, for all readers and for readers of one category bit */
+	/*
+	 * Highest head that anybody computed, for all readers and for readers of one category bit.  Raised under the lock,
+	 * shared, so that nobody raises with what he computed about an earlier incarnation.
+	 */
 	pg_atomic_uint64 head;
 	pg_atomic_uint64 category_head[CATEGORY_BITS];
 
@@ -122,16 +128,23 @@ static FeedShared *shared(void);
 static Floor *floors(void);
 static StoreEntry *stores(void);
 static StoreEntry *attach_store(void);
+static void make_entry(Oid sequence);
 static StoreEntry *find_entry(Oid database);
+static Oid	filenumber_of(Oid sequence, LOCKMODE mode);
 static void fill_entry(StoreEntry *entry, Oid sequence, Oid filenumber, uint64 last);
+static uint64 compute_head(StoreEntry *store, uint64 categories);
+static bool share_head(StoreEntry *store, uint64 categories, uint64 *head);
+static pg_atomic_uint64 *category_maximum(StoreEntry *store, uint64 categories);
 static uint64 read_last_allocated(void);
 static uint64 highest_position_in_table(void);
 static void leap(StoreEntry *store, Oid sequence);
 static void publish_floor(StoreEntry *store, uint64 category_bit);
 static void clear_floor(void);
-static void check_position(StoreEntry *store, int64 position);
+static void refuse_position(int64 position, uint64 decided) es_noreturn;
 static void raise_to(pg_atomic_uint64 *maximum, uint64 value);
 static void make_durable(StoreEntry *store);
+static XLogRecPtr end_of_wal(void);
+static void stop_waiting(int code, Datum arg);
 static void xact_callback(XactEvent event, void *arg);
 static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
 static void exit_callback(int code, Datum arg);
@@ -172,6 +185,7 @@ es_feed_allocate(int n, int32 category_hash, int64 *positions)
 {
 	Oid			sequence = es_catalog()->position_seq;
 	StoreEntry *store;
+	uint64		decided;
 
 	/*
 	 * The lock that nextval takes, before looking at which incarnation of the sequence this is: from here to the end
@@ -184,10 +198,18 @@ es_feed_allocate(int n, int32 category_hash, int64 *positions)
 		leap(store, sequence);
 	publish_floor(store, es_feed_category_bit(category_hash));
 
+	/*
+	 * Read again now that the floor is up.  A reader that read last_allocated before us got no more than this, one that
+	 * reads it later sees our floor: no head can pass a position above it, whatever anybody does to the sequence.
+	 */
+	decided = Max(my_floor, pg_atomic_read_u64(&store->last_allocated));
 	for (int i = 0; i < n; i++)
 	{
 		positions[i] = nextval_internal(sequence, false);
-		check_position(store, positions[i]);
+		/* the proof needs a sequence that only grows; whoever set it back gets an error, not a feed with holes */
+		if (positions[i] <= 0 || (uint64) positions[i] <= decided)
+			refuse_position(positions[i], decided);
+		decided = positions[i];
 	}
 	raise_to(&store->last_allocated, positions[n - 1]);
 }
@@ -205,10 +227,20 @@ es_feed_begin_read(uint64 categories)
 		head = es_spi_run(&ledger_plan, NULL, NULL, true, 1) > 0 ? es_spi_int64(0, 0) : 0;
 		es_spi_end(&state);
 		PushActiveSnapshot(GetTransactionSnapshot());
+		/* the ledger's row may have been committed asynchronously too; what a standby shows is on the primary's disk */
+		if (!RecoveryInProgress())
+			make_durable(attach_store());
 		return head;
 	}
-	head = es_feed_head(categories);
-	PushActiveSnapshot(GetTransactionSnapshot());
+	for (;;)
+	{
+		head = es_feed_head(categories);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		/* a head says nothing about a snapshot of another incarnation */
+		if (pg_atomic_read_u32(&my_store->incarnation) == my_incarnation)
+			break;
+		PopActiveSnapshot();
+	}
 	make_durable(my_store);
 	return head;
 }
@@ -236,14 +268,30 @@ es_feed_uses_ledger(void)
 int64
 es_feed_head(uint64 categories)
 {
-	StoreEntry *store = attach_store();
+	StoreEntry *store;
+	uint64		head;
+
+	do
+	{
+		store = attach_store();
+		head = compute_head(store, categories);
+	} while (!share_head(store, categories, &head));
+	return head;
+}
+
+static uint64
+compute_head(StoreEntry *store, uint64 categories)
+{
 	uint32		store_index = store - stores();
 	Floor	   *floor = floors();
 	uint64		head = pg_atomic_read_u64(&store->last_allocated);
 	uint32		used;
 
-	/* whoever allocated what last_allocated covers published its floor before: seen below unless taken back */
-	pg_read_barrier();
+	/*
+	 * Whoever allocated what last_allocated covers published its floor before: seen below unless taken back.  A full
+	 * barrier pairs with the one of publish_floor on machines where writes reach processors in different order.
+	 */
+	pg_memory_barrier();
 	used = pg_atomic_read_u32(&shared()->floors_used);
 	for (uint32 i = 0; i < used; i++, floor++)
 	{
@@ -258,18 +306,45 @@ es_feed_head(uint64 categories)
 			continue;
 		head = Min(head, published - 1);
 	}
+	return head;
+}
 
-	if (categories == ES_FEED_ALL_CATEGORIES)
-		raise_to(&store->head, head);
-	else if (pg_popcount64(categories) == 1)
+/*
+ * Raises the shared maximum to *head and *head to the maximum: a writer that was preempted between reading and
+ * publishing lowers what we computed, not what was true.  False where the entry is of another incarnation by now.
+ */
+static bool
+share_head(StoreEntry *store, uint64 categories, uint64 *head)
+{
+	pg_atomic_uint64 *maximum = category_maximum(store, categories);
+	bool		same;
+
+	if (maximum != NULL && pg_atomic_read_u64(maximum) < *head)
 	{
-		pg_atomic_uint64 *maximum = &store->category_head[pg_rightmost_one_pos64(categories)];
-
-		raise_to(maximum, head);
-		head = pg_atomic_read_u64(maximum);
+		LWLockAcquire(&feed_locks[0].lock, LW_SHARED);
+		same = pg_atomic_read_u32(&store->incarnation) == my_incarnation;
+		if (same)
+			raise_to(maximum, *head);
+		LWLockRelease(&feed_locks[0].lock);
+		if (!same)
+			return false;
 	}
-	/* a writer that was preempted between reading and publishing lowers what we computed, not what was true */
-	return Max(head, pg_atomic_read_u64(&store->head));
+	if (maximum != NULL)
+		*head = Max(*head, pg_atomic_read_u64(maximum));
+	*head = Max(*head, pg_atomic_read_u64(&store->head));
+
+	/* fill_entry takes the number away before it changes anything: all that was read is of our incarnation */
+	pg_read_barrier();
+	return pg_atomic_read_u32(&store->incarnation) == my_incarnation;
+}
+
+/* where readers of these categories share their maximum; NULL: readers of several, not all, share none */
+static pg_atomic_uint64 *
+category_maximum(StoreEntry *store, uint64 categories)
+{
+	if (categories == ES_FEED_ALL_CATEGORIES)
+		return &store->head;
+	return pg_popcount64(categories) == 1 ? &store->category_head[pg_rightmost_one_pos64(categories)] : NULL;
 }
 
 bool
@@ -283,7 +358,8 @@ es_feed_wait(int64 up_to, long timeout_ms)
 	if (wait_event == 0)
 		wait_event = es_wait_event("EvtstoreHead");
 	pg_atomic_fetch_add_u32(&store->waiters, 1);
-	PG_TRY();
+	/* a terminated backend leaves by FATAL, which no PG_FINALLY sees */
+	PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(store));
 	{
 		ConditionVariablePrepareToSleep(&store->moved);
 		while (!(reached = es_feed_head(ES_FEED_ALL_CATEGORIES) >= up_to))
@@ -296,12 +372,17 @@ es_feed_wait(int64 up_to, long timeout_ms)
 		}
 		ConditionVariableCancelSleep();
 	}
-	PG_FINALLY();
-	{
-		pg_atomic_fetch_sub_u32(&store->waiters, 1);
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(store));
+	stop_waiting(0, PointerGetDatum(store));
 	return reached;
+}
+
+static void
+stop_waiting(int code, Datum arg)
+{
+	StoreEntry *store = (StoreEntry *) DatumGetPointer(arg);
+
+	pg_atomic_fetch_sub_u32(&store->waiters, 1);
 }
 
 EsFloor *
@@ -348,6 +429,10 @@ es_feed_oldest_appender(int *pid)
 	return oldest;
 }
 
+/*
+ * A database that is missing twice in a row is gone.  One that is missing once may be younger than the list, and have
+ * appenders in flight; its entry is older than the next list.
+ */
 void
 es_feed_forget_databases(List *existing)
 {
@@ -356,7 +441,11 @@ es_feed_forget_databases(List *existing)
 	{
 		StoreEntry *entry = &stores()[i];
 
-		if (OidIsValid(entry->database) && !list_member_oid(existing, entry->database))
+		if (!OidIsValid(entry->database) || list_member_oid(existing, entry->database))
+			entry->missed = 0;
+		else if (entry->missed != pg_atomic_read_u32(&entry->incarnation))
+			entry->missed = pg_atomic_read_u32(&entry->incarnation);
+		else
 		{
 			entry->database = InvalidOid;
 			pg_atomic_write_u32(&entry->incarnation, 0);
@@ -427,51 +516,75 @@ stores(void)
 /*
  * The entry of this database's store, made on first use after the server started or after the sequence was replaced.
  *
- * An allocation passes through here first, so while the entry does not name the sequence's present incarnation nobody
- * has allocated from it, and what read_last_allocated() found before the lock still holds under it.  Floors of an
- * earlier incarnation cannot be in flight: replacing a sequence takes a lock that conflicts with that of nextval.
+ * What a reader sees here of the sequence may be replaced the moment after; then the incarnation is another, and he
+ * comes again.
  */
 static StoreEntry *
 attach_store(void)
 {
 	Oid			sequence;
 	Oid			filenumber;
-	Relation	rel;
 	StoreEntry *entry;
-	uint64		last;
 
 	if (my_store != NULL && my_generation == es_catalog_generation() &&
 		pg_atomic_read_u32(&my_store->incarnation) == my_incarnation)
 		return my_store;
 
-	sequence = es_catalog()->position_seq;
-	rel = relation_open(sequence, AccessShareLock);
-	filenumber = es_rel_filenumber(rel);
-	relation_close(rel, AccessShareLock);
-
-	LWLockAcquire(&feed_locks[0].lock, LW_SHARED);
-	entry = find_entry(MyDatabaseId);
-	if (entry == NULL || entry->sequence != sequence || entry->filenumber != filenumber)
+	for (;;)
 	{
-		LWLockRelease(&feed_locks[0].lock);
-		last = read_last_allocated();
-		LWLockAcquire(&feed_locks[0].lock, LW_EXCLUSIVE);
+		sequence = es_catalog()->position_seq;
+		filenumber = filenumber_of(sequence, AccessShareLock);
+		LWLockAcquire(&feed_locks[0].lock, LW_SHARED);
 		entry = find_entry(MyDatabaseId);
-		if (entry == NULL)
-			entry = find_entry(InvalidOid);
-		if (entry == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("more than %d databases of this cluster use evtstore", es_guc_max_databases),
-					 errhint("Raise evtstore.max_databases and restart the server.")));
-		if (entry->database != MyDatabaseId || entry->sequence != sequence || entry->filenumber != filenumber)
-			fill_entry(entry, sequence, filenumber, last);
+		if (entry != NULL && entry->sequence == sequence && entry->filenumber == filenumber)
+			break;
+		LWLockRelease(&feed_locks[0].lock);
+		make_entry(sequence);
 	}
 	my_store = entry;
 	my_incarnation = pg_atomic_read_u32(&entry->incarnation);
 	my_generation = es_catalog_generation();
 	LWLockRelease(&feed_locks[0].lock);
 	return my_store;
+}
+
+/*
+ * Under the lock of nextval, which conflicts with that of whoever replaces the sequence: what is seen of it is committed
+ * or our own, and no floor of an earlier incarnation is in flight, but our own.  An allocation attaches first, so while
+ * the entry does not name the present incarnation nobody has allocated from it, and what read_last_allocated() finds
+ * still holds under the feed's lock.
+ */
+static void
+make_entry(Oid sequence)
+{
+	Oid			filenumber = filenumber_of(sequence, RowExclusiveLock);
+	uint64		last = read_last_allocated();
+	StoreEntry *entry;
+
+	LWLockAcquire(&feed_locks[0].lock, LW_EXCLUSIVE);
+	entry = find_entry(MyDatabaseId);
+	if (entry == NULL)
+		entry = find_entry(InvalidOid);
+	if (entry == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("more than %d databases of this cluster use evtstore", es_guc_max_databases),
+				 errhint("Raise evtstore.max_databases and restart the server.")));
+	if (entry->database != MyDatabaseId || entry->sequence != sequence || entry->filenumber != filenumber)
+		fill_entry(entry, sequence, filenumber, last);
+	LWLockRelease(&feed_locks[0].lock);
+	UnlockRelationOid(sequence, RowExclusiveLock);
+}
+
+/* keeps the lock where it is not AccessShareLock */
+static Oid
+filenumber_of(Oid sequence, LOCKMODE mode)
+{
+	Relation	rel = relation_open(sequence, mode);
+	Oid			filenumber = es_rel_filenumber(rel);
+
+	relation_close(rel, mode == AccessShareLock ? mode : NoLock);
+	return filenumber;
 }
 
 /* Locks: the feed's, held */
@@ -488,9 +601,12 @@ find_entry(Oid database)
 static void
 fill_entry(StoreEntry *entry, Oid sequence, Oid filenumber, uint64 last)
 {
+	pg_atomic_write_u32(&entry->incarnation, 0);
+	pg_write_barrier();
 	entry->database = MyDatabaseId;
 	entry->sequence = sequence;
 	entry->filenumber = filenumber;
+	entry->missed = 0;
 	pg_atomic_write_u64(&entry->last_allocated, last);
 	pg_atomic_write_u64(&entry->head, 0);
 	for (int b = 0; b < CATEGORY_BITS; b++)
@@ -518,17 +634,20 @@ read_last_allocated(void)
 	return Max(last, highest_position_in_table());
 }
 
-/* the last entry of the primary key, whether its transaction is over or not */
+/* the last row of the primary key, committed or in flight; a position that was rolled back is nobody's */
 static uint64
 highest_position_in_table(void)
 {
 	Relation	rel = table_open(es_catalog()->event, AccessShareLock);
 	Relation	index = index_open(es_catalog()->event_pkey, AccessShareLock);
-	IndexScanDesc scan = es_index_beginscan(rel, index, SnapshotAny, 0);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SnapshotData dirty;
+	IndexScanDesc scan;
 	uint64		highest = 0;
 	bool		isnull;
 
+	InitDirtySnapshot(dirty);
+	scan = es_index_beginscan(rel, index, &dirty, 0);
 	index_rescan(scan, NULL, 0, NULL, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
 		highest = DatumGetInt64(slot_getattr(slot, 1, &isnull));
@@ -541,13 +660,14 @@ highest_position_in_table(void)
 
 /*
  * After an unclean start the sequence may be behind what was handed out: its WAL record may have been lost with an
- * asynchronous or aborted append.  What can be lost is what fits into the WAL buffers; the leap is longer, and flushed
- * before anybody gets a position above it.
+ * asynchronous or aborted append.  What can be lost is what fits into the WAL buffers and, where the machine went down,
+ * into one WAL segment: each is flushed when it is full.  A position takes more than 64 bytes of WAL.  The leap is
+ * longer, and flushed before anybody gets a position above it.
  */
 static void
 leap(StoreEntry *store, Oid sequence)
 {
-	int64		distance = Max(MIN_LEAP, (int64) XLOGbuffers * XLOG_BLCKSZ / 64);
+	int64		distance = Max(MIN_LEAP, ((int64) XLOGbuffers * XLOG_BLCKSZ + wal_segment_size) / 64);
 
 	LWLockAcquire(&feed_locks[0].lock, LW_EXCLUSIVE);
 	if (pg_atomic_read_u32(&store->needs_leap) != 0)
@@ -561,7 +681,7 @@ leap(StoreEntry *store, Oid sequence)
 		SetUserIdAndSecContext(es_catalog()->owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
 		DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(target));
 		SetUserIdAndSecContext(userid, sec_context);
-		XLogFlush(GetXLogInsertRecPtr());
+		XLogFlush(XactLastRecEnd);
 		raise_to(&store->last_allocated, target);
 		pg_atomic_write_u32(&store->needs_leap, 0);
 	}
@@ -571,6 +691,7 @@ leap(StoreEntry *store, Oid sequence)
 static void
 publish_floor(StoreEntry *store, uint64 category_bit)
 {
+	static bool registered = false;
 	Floor	   *floor = &floors()[es_my_procno()];
 	uint64		bits;
 
@@ -585,7 +706,7 @@ publish_floor(StoreEntry *store, uint64 category_bit)
 		return;
 	}
 
-	if (floor->pid != MyProcPid)
+	if (!registered)
 	{
 		uint32		used = pg_atomic_read_u32(&shared()->floors_used);
 		uint32		mine = es_my_procno() + 1;
@@ -594,6 +715,7 @@ publish_floor(StoreEntry *store, uint64 category_bit)
 			;
 		floor->pid = MyProcPid;
 		on_shmem_exit(exit_callback, (Datum) 0);
+		registered = true;
 	}
 	my_level = GetCurrentTransactionNestLevel();
 	floor->since = GetCurrentTransactionStartTimestamp();
@@ -620,19 +742,15 @@ clear_floor(void)
 		ConditionVariableBroadcast(&my_store->moved);
 }
 
-/* the proof needs a sequence that only grows; whoever set it back gets an error, not a feed with holes */
 static void
-check_position(StoreEntry *store, int64 position)
+refuse_position(int64 position, uint64 decided)
 {
-	if (position > 0 && (uint64) position > my_floor && (uint64) position > pg_atomic_read_u64(&store->head))
-		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("sequence evtstore_internal.position_seq went back to " INT64_FORMAT, position),
-			 errdetail("Positions up to " UINT64_FORMAT " are decided already.",
-					   Max(my_floor, pg_atomic_read_u64(&store->head))),
+			 errdetail("Positions up to " UINT64_FORMAT " are given out already.", decided),
 			 errhint("Set it above them: SELECT setval('evtstore_internal.position_seq', " UINT64_FORMAT ");",
-					 Max(my_floor, pg_atomic_read_u64(&store->head)) + 1)));
+					 decided + 1)));
 }
 
 static void
@@ -656,7 +774,7 @@ make_durable(StoreEntry *store)
 
 	pg_memory_barrier();
 	if (pg_atomic_read_u32(&store->async_in_flight) > 0)
-		upto = GetXLogInsertRecPtr();
+		upto = end_of_wal();
 	else
 	{
 		pg_read_barrier();
@@ -664,6 +782,22 @@ make_durable(StoreEntry *store)
 	}
 	if (upto != InvalidXLogRecPtr)
 		XLogFlush(upto);
+}
+
+/*
+ * The end of what was inserted into WAL.  Where that is the end of a page, the insert position is behind the header of
+ * the next page, which is not there yet: flushing up to it would be an error.
+ */
+static XLogRecPtr
+end_of_wal(void)
+{
+	XLogRecPtr	ptr = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(ptr, wal_segment_size) == SizeOfXLogLongPHD)
+		return ptr - SizeOfXLogLongPHD;
+	if (ptr % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		return ptr - SizeOfXLogShortPHD;
+	return ptr;
 }
 
 static void

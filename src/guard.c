@@ -2,20 +2,22 @@
  * guard.c
  *		Hooks and triggers that protect the store and keep the workers out of the way.
  *
- * Runs in every backend.  Three guards:
+ * Runs in every backend.
  *
- * Commands that fail while anybody is connected to a database (DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE
- * RENAME and SET TABLESPACE) find no worker of ours: before the command takes its lock on the database the workers are
- * stopped and kept out to the end of the transaction (es_request_forbid).  So are they for DROP EXTENSION and ALTER
- * EXTENSION, whose locks they would wait for or deadlock with.  Only who may run the command can stop the workers by it;
- * the server checks again and properly.
+ * Commands that fail while anybody is connected to a database (DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER
+ * DATABASE RENAME and SET TABLESPACE) find no worker of ours: before the command takes its lock on the database the
+ * workers are stopped and kept out to the end of the transaction (es_request_forbid).  So are they for DROP EXTENSION
+ * and ALTER EXTENSION, whose locks they would wait for or deadlock with.  Only who may run the command can stop the
+ * workers by it; the server checks again and properly.
  *
  * The launcher is told, at commit, of every change that decides whether a database has workers: of the extension, of
  * databases, of settings of databases and of the role that workers run as.
  *
- * Events are immutable and are not dropped by accident: a statement trigger refuses UPDATE, DELETE and TRUNCATE below
- * superuser, and dropping the table (DROP EXTENSION, DROP OWNED, DROP SCHEMA ... CASCADE) is refused while it holds events
- * and evtstore.allow_drop is off.
+ * The scheduler is told of the first append (note_append).
+ *
+ * Events are immutable and are not dropped by accident: a statement trigger refuses direct writes below superuser,
+ * and dropping the table (DROP EXTENSION, DROP OWNED, DROP SCHEMA ... CASCADE) is refused while it holds events and
+ * evtstore.allow_drop is off.
  */
 #include "postgres.h"
 
@@ -43,10 +45,13 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "append.h"
+#include "catalog.h"
 #include "compat.h"
 #include "evtstore.h"
 #include "guard.h"
 #include "guc.h"
+#include "registry.h"
 #include "request.h"
 
 PG_FUNCTION_INFO_V1(evtstore_guard_immutable);
@@ -54,6 +59,7 @@ PG_FUNCTION_INFO_V1(evtstore_guard_immutable);
 static ProcessUtility_hook_type previous_utility = NULL;
 static object_access_hook_type previous_object_access = NULL;
 
+static void note_append(EsStream *stream, EsEvent *events, int n);
 static void guard_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 						  ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc);
 static pg_noinline Oid database_to_empty(Node *stmt, bool top_level);
@@ -72,13 +78,14 @@ void
 es_guard_init(void)
 {
 	es_request_init();
+	es_append_register_hook(note_append);
 	previous_utility = ProcessUtility_hook;
 	ProcessUtility_hook = guard_utility;
 	previous_object_access = object_access_hook;
 	object_access_hook = guard_object;
 }
 
-/* trigger on UPDATE, DELETE and TRUNCATE, for each statement: even pg_write_all_data has to stop here */
+/* trigger on each statement that writes: even pg_write_all_data has to stop here */
 Datum
 evtstore_guard_immutable(PG_FUNCTION_ARGS)
 {
@@ -91,10 +98,28 @@ evtstore_guard_immutable(PG_FUNCTION_ARGS)
 	if (!superuser())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("events are immutable: table \"%s\" takes no UPDATE, DELETE or TRUNCATE",
+				 errmsg("table \"%s\" is written by the functions of evtstore only",
 						RelationGetRelationName(trigger->tg_relation)),
-				 errhint("Append an event that corrects the earlier one.")));
+				 errdetail("Events are immutable, and definitions run as their owner."),
+				 errhint("Call evtstore.append() or the create, alter and drop functions.")));
 	PG_RETURN_POINTER(NULL);
+}
+
+/* ---- appends ---- */
+
+/*
+ * Tells the scheduler, once per session, that this store is in use.  Until somebody appends or defines something it
+ * could be in the middle of a restore, where a row of the scheduler's would collide with the one that is about to be
+ * copied.
+ */
+static void
+note_append(EsStream *stream, EsEvent *events, int n)
+{
+	static Oid	noted = InvalidOid;
+	Oid			extension = es_catalog()->extension;
+
+	if (noted != extension && es_registry_note_append(extension))
+		noted = extension;
 }
 
 /* ---- commands ---- */

@@ -2,8 +2,8 @@
  * health.c
  *		evtstore.health() and the rows of evtstore.workers.
  *
- * Runs in backends; reads copies of the worker registry, the identity row and the floors.  Writes nothing.  Each check is
- * one row: what was looked at, whether it is well, what was found, and what to do about it.
+ * Runs in backends; reads copies of the worker registry, the identity row and the floors.  Writes nothing.  Each
+ * check is one row: what was looked at, whether it is well, what was found, and what to do about it.
  */
 #include "postgres.h"
 
@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "evtstore.h"
 #include "feed.h"
@@ -170,7 +171,7 @@ why_no_scheduler(const EsDatabaseRow *database, bool known, const char **hint)
 		return psprintf("it failed %d times in a row, the next starts at %s", database->failures,
 						timestamptz_to_str(database->next_start));
 	}
-	if (es_registry_exhausted() != 0)
+	if (es_registry_exhausted())
 	{
 		*hint = psprintf("Raise max_worker_processes, now %d, and restart the server.", max_worker_processes);
 		return "the server has no worker slot left";
@@ -182,7 +183,7 @@ static void
 check_worker_slots(ReturnSetInfo *rsinfo)
 {
 	int			used = count_background_workers();
-	bool		ok = es_registry_exhausted() == 0 && used < max_worker_processes;
+	bool		ok = !es_registry_exhausted() && used < max_worker_processes;
 
 	add_check(rsinfo, "worker_slots", ok,
 			  psprintf("%d of %d worker processes of the server are in use", used, max_worker_processes),
@@ -245,12 +246,16 @@ static void
 check_appender(ReturnSetInfo *rsinfo)
 {
 	int			pid = 0;
-	int64		age = es_feed_oldest_appender(&pid);
+	int64		age = 0;
+
+	/* where nobody appended yet the feed is left alone: a restore may be under way (scheduler.c) */
+	if (es_registry_appended(es_catalog()->extension))
+		age = es_feed_oldest_appender(&pid);
 
 	if (age >= OLD_APPENDER)
 		add_check(rsinfo, "appender", false,
-				  psprintf("process %d appended events and has not ended its transaction for " INT64_FORMAT " s: it holds the head",
-						   pid, age / 1000),
+				  psprintf("process %d holds the head: it appended events in a transaction that is " INT64_FORMAT
+						   " s old", pid, age / 1000),
 				  "SELECT * FROM evtstore.why_behind();");
 	else
 		add_check(rsinfo, "appender", true, "no old transaction holds the head", NULL);

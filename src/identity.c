@@ -8,17 +8,17 @@
  *		system identifier	differs after dump and restore into another cluster, and after pg_upgrade
  *		database oid		differs after CREATE DATABASE ... TEMPLATE and restore into another database
  *		extension oid		differs after DROP and CREATE EXTENSION, so also after a restore into the same database
- *		location			differs for a copy of the data directory: its real path and the inode of PG_VERSION, a file
+ *		location			differs for a copy of the data directory: real path and inode of PG_VERSION, a file
  *							that initdb writes and nobody ever rewrites
  *
- * The row is written by the first definition, not by CREATE EXTENSION: a restore runs CREATE EXTENSION, then copies the
- * rows, then sets the sequences, and must find no row in its way; until the row of the original arrives there is none, and
- * without a row nothing is delivered.  So no worker starts between CREATE EXTENSION and the last COPY, whatever the
- * order in which tables are restored.
+ * The row is written by the first definition, not by CREATE EXTENSION: a restore runs CREATE EXTENSION, then copies
+ * the rows, then sets the sequences, and must find no row in its way; until the row of the original arrives there is
+ * none, and without a row nothing is delivered.  So no worker starts between CREATE EXTENSION and the last COPY,
+ * whatever the order in which tables are restored.
  *
  * A promoted standby is the same system at another location: the row follows, but only when this server came up as a
- * standby and everything else is equal.  What cannot be told apart is a snapshot of a whole volume that is mounted at the
- * same path: there evtstore.enabled = off belongs into the configuration before the start.
+ * standby and everything else is equal.  What cannot be told apart is a snapshot of a whole volume that is mounted at
+ * the same path: there evtstore.enabled = off belongs into the configuration before the start.
  *
  * Runs in the scheduler, in delivery workers and in backends.  The row is read under the latest snapshot and changed
  * transactionally; changes are told like those of definitions.
@@ -62,7 +62,8 @@ static EsPlan find_plan = {
 };
 
 static EsPlan establish_plan = {
-	.sql = "INSERT INTO evtstore_internal.identity (system_identifier, database_oid, extension_oid, location, recorded_at)"
+	.sql = "INSERT INTO evtstore_internal.identity (system_identifier, database_oid, extension_oid, location,"
+	" recorded_at)"
 	" VALUES ($1, $2, $3, $4, now()) ON CONFLICT (singleton) DO NOTHING",
 	.nargs = NPARTS,
 	.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
@@ -76,9 +77,10 @@ static EsPlan move_plan = {
 };
 
 static EsPlan resume_plan = {
-	.sql = "INSERT INTO evtstore_internal.identity AS i (system_identifier, database_oid, extension_oid, location, recorded_at)"
-	" VALUES ($1, $2, $3, $4, now()) ON CONFLICT (singleton) DO UPDATE SET system_identifier = excluded.system_identifier,"
-	" database_oid = excluded.database_oid, extension_oid = excluded.extension_oid, location = excluded.location,"
+	.sql = "INSERT INTO evtstore_internal.identity (system_identifier, database_oid, extension_oid, location,"
+	" recorded_at) VALUES ($1, $2, $3, $4, now()) ON CONFLICT (singleton) DO UPDATE"
+	" SET system_identifier = excluded.system_identifier, database_oid = excluded.database_oid,"
+	" extension_oid = excluded.extension_oid, location = excluded.location,"
 	" recorded_at = excluded.recorded_at",
 	.nargs = NPARTS,
 	.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID},

@@ -2,14 +2,15 @@
  * launcher.c
  *		The launcher finds the databases of the cluster and keeps one scheduler in each that has the extension.
  *
- * One static background worker, registered when the library is preloaded, started when recovery is over: so never on a
- * standby, at once after a promotion, and not at all under pg_upgrade.  It connects to no database; it reads pg_database.
- * Any error ends it with exit code 1, and the postmaster starts it again a second later; all that it knows is in
- * the registry (registry.c), so nothing is lost and nothing is started twice.
+ * One static background worker, registered when the library is preloaded, started when recovery is over: so never on
+ * a standby, at once after a promotion, and not at all under pg_upgrade.  It connects to no database; it reads
+ * pg_database. Any error ends it with exit code 1, and the postmaster starts it again a second later; all that it
+ * knows is in the registry (registry.c), so nothing is lost and nothing is started twice.
  *
- * It sleeps until somebody sets its latch: a scheduler that ended, a session that committed CREATE, ALTER or DROP of a
- * database or of the extension, SIGHUP.  A slow rescan is the safety net.  A database in which the extension is absent or
- * switched off costs one short session, once: its scheduler reports and ends, and is not started again until told.
+ * It sleeps until somebody sets its latch: a scheduler that ended, a session that committed CREATE, ALTER or DROP of
+ * a database or of the extension, SIGHUP.  A slow rescan is the safety net.  A database in which the extension is
+ * absent or switched off costs one short session, once: its scheduler reports and ends, and is not started again
+ * until told.
  */
 #include "postgres.h"
 
@@ -32,8 +33,6 @@
 #include "registry.h"
 
 #define RESCAN_INTERVAL (5 * 60 * USECS_PER_SEC)
-/* nobody tells us when another worker of the server gives its slot back */
-#define NO_SLOT_INTERVAL (5 * USECS_PER_SEC)
 
 /* minor releases before August 2023 did not mark databases whose DROP was interrupted */
 #ifndef DATCONNLIMIT_INVALID_DB
@@ -157,7 +156,7 @@ start_schedulers(void)
 		if (!es_registry_start(ES_WORKER_SCHEDULER, database))
 		{
 			say_exhausted();
-			return GetCurrentTimestamp() + NO_SLOT_INTERVAL;
+			return es_registry_retry_start(GetCurrentTimestamp());
 		}
 	}
 	return next;
@@ -167,14 +166,12 @@ start_schedulers(void)
 static void
 say_exhausted(void)
 {
-	static TimestampTz said = 0;
-	TimestampTz since = es_registry_exhausted();
+	static bool said = false;
 
-	if (since == said)
-		return;
-	said = since;
-	ereport(LOG,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("no worker slot is left for an evtstore scheduler"),
-			 errhint("Raise max_worker_processes, now %d, and restart the server.", max_worker_processes)));
+	if (es_registry_exhausted() && !said)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no worker slot is left for an evtstore scheduler"),
+				 errhint("Raise max_worker_processes, now %d, and restart the server.", max_worker_processes)));
+	said = es_registry_exhausted();
 }

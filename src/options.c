@@ -179,7 +179,7 @@ refuse_unknown(const EsOption *allowed, const char *key, int len, const char *wh
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown key \"%.*s\" in %s", len, key, what),
-			 errhint("Known keys: %s.", known.data)));
+			 known.len == 0 ? errhint("No key is known here.") : errhint("Known keys: %s.", known.data)));
 }
 
 static void

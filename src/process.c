@@ -2,18 +2,25 @@
  * process.c
  *		What the launcher, schedulers and delivery workers do alike.
  *
- * How a worker ends.  SIGTERM sets es_process_stop and the latch: a sleeping worker ends at once, one that talks to the
- * outside returns from its transport at the next look at the flag and settles what it has.  That is a request only, and a
- * handler in SQL or a lock wait does not look at it.  So while a worker works, a timer ticks once a second; at the third
- * tick after the SIGTERM it turns the request into the server's own termination (ProcDiePending), which interrupts SQL,
- * lock waits and waits for synchronous replication.  The transaction rolls back; its messages come back when the
- * lease ends.  Before the worker is connected SIGTERM terminates at once: there is nothing to finish, and it may be
- * waiting for the lock of the very command that wants it gone.
+ * How a worker ends.  SIGTERM sets es_process_stop and the latch: a sleeping worker ends at once, one that talks to
+ * the outside returns from its transport at the next look at the flag and settles what it has.  That is a request only,
+ * and a handler in SQL or a lock wait does not look at it.  So the signal handler also starts a timer, whose signal
+ * three seconds later (SIGUSR2) is the server's own termination (ProcDiePending): it interrupts SQL, lock waits and
+ * waits for synchronous replication.  The transaction rolls back; messages that were leased in an
+ * earlier one come back when the lease ends.  Before the worker is connected the first SIGTERM terminates: there is
+ * nothing to finish, and it may be waiting for the lock of the very command that wants it gone.
+ *
+ * The timer is the kernel's and not one of the server's time-outs, because those cannot be started in a signal handler,
+ * and one that ticks all the time would wake the worker all the time.
  *
  * Exit codes: 0 when a worker was told to go or has nothing to do here, 1 after an error (the registry counts it).  The
  * launcher always exits with 1: the postmaster takes 0 of a static worker for "never again".
  */
 #include "postgres.h"
+
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "access/xact.h"
 #include "commands/dbcommands.h"
@@ -32,23 +39,27 @@
 #include "utils/memutils.h"
 #include "utils/ps_status.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "process.h"
 
-#define TICK 1000 /* ms */
-#define GRACE_TICKS 3
+#define GRACE 3 /* s */
+
+/* not everywhere: without it the first SIGTERM terminates */
+#if defined(_POSIX_TIMERS) && _POSIX_TIMERS > 0
+#define ES_HAVE_TIMER
+#endif
 
 volatile sig_atomic_t es_process_stop = false;
 
 static EsWorkerKind my_kind;
 static NameData database_name;
 static volatile sig_atomic_t connected = false;
-static volatile int overdue_ticks = 0;
-static TimeoutId tick_timeout;
-static bool ticking = false;
+static volatile sig_atomic_t have_grace_timer = false;
+#ifdef ES_HAVE_TIMER
+static timer_t grace_timer;
+#endif
 
 /*
  * What a database's or role's settings must not change for a worker: it writes, at READ COMMITTED, for all tenants.
@@ -76,7 +87,8 @@ static const struct
 
 static void connect_database(Oid database);
 static void handle_sigterm(SIGNAL_ARGS);
-static void handle_tick(void);
+static void handle_grace_over(SIGNAL_ARGS);
+static void make_grace_timer(void);
 static void request_die(void);
 
 void
@@ -87,13 +99,14 @@ es_process_begin(EsWorkerKind kind)
 	my_kind = kind;
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, handle_sigterm);
+	pqsignal(SIGUSR2, handle_grace_over);
 	BackgroundWorkerUnblockSignals();
 
 	if (!es_registry_attach(kind, &database))
 		proc_exit(0);
 
 	connect_database(database);
-	tick_timeout = RegisterTimeout(USER_TIMEOUT, handle_tick);
+	make_grace_timer();
 	/* a SIGTERM that came while connecting has made CHECK_FOR_INTERRUPTS fatal already */
 	connected = true;
 	CHECK_FOR_INTERRUPTS();
@@ -145,24 +158,6 @@ es_process_show(const char *queue)
 	len = Min(len, (int) sizeof(name) - 1);
 	name[pg_mbcliplen(name, len, NAMEDATALEN - 1)] = '\0';
 	pgstat_report_appname(name);
-}
-
-void
-es_process_busy(void)
-{
-	if (!ticking)
-		enable_timeout_every(tick_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TICK), TICK);
-	ticking = true;
-	es_registry_set_state(ES_STATE_BUSY);
-}
-
-void
-es_process_idle(void)
-{
-	if (ticking)
-		disable_timeout(tick_timeout, false);
-	ticking = false;
-	es_registry_set_state(ES_STATE_IDLE);
 }
 
 bool
@@ -255,26 +250,49 @@ es_process_ms_until(TimestampTz now, TimestampTz at)
 }
 
 static void
+make_grace_timer(void)
+{
+#ifdef ES_HAVE_TIMER
+	struct sigevent event = {0};
+
+	event.sigev_notify = SIGEV_SIGNAL;
+	event.sigev_signo = SIGUSR2;
+	if (timer_create(CLOCK_MONOTONIC, &event, &grace_timer) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYSTEM_ERROR),
+				 errmsg("could not create a timer: %m")));
+	have_grace_timer = true;
+#endif
+}
+
+/* may come more than once: who wants nobody here asks each second (request.c) */
+static void
 handle_sigterm(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
-	es_process_stop = true;
-	if (!connected)
+	if (!have_grace_timer || !connected)
 		request_die();
+#ifdef ES_HAVE_TIMER
+	else if (!es_process_stop)
+	{
+		struct itimerspec grace = {.it_value = {.tv_sec = GRACE}};
+
+		(void) timer_settime(grace_timer, 0, &grace, NULL);
+	}
+#endif
+	es_process_stop = true;
 	SetLatch(MyLatch);
 	errno = save_errno;
 }
 
-/* runs in the SIGALRM handler */
 static void
-handle_tick(void)
+handle_grace_over(SIGNAL_ARGS)
 {
-	if (!es_process_stop)
-		return;
-	overdue_ticks++;
-	if (overdue_ticks >= GRACE_TICKS)
-		request_die();
+	int			save_errno = errno;
+
+	request_die();
+	errno = save_errno;
 }
 
 static void

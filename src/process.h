@@ -22,10 +22,6 @@ extern const char *es_process_database(void);
 /* application_name: kind, database and queue (NULL: none) */
 extern void es_process_show(const char *queue);
 
-/* around work: limits how long a SIGTERM is only a request (process.c) */
-extern void es_process_busy(void);
-extern void es_process_idle(void);
-
 /* sleeps on the latch, with no transaction open; true when the latch was set */
 extern bool es_process_sleep(long ms);
 /* reads the configuration again if SIGHUP asked for it; true when it did */

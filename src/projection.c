@@ -7,10 +7,10 @@
  * latest snapshot, because an append must know each projection that is committed by then, even if its own transaction
  * began earlier.  A cache given up while handlers further up the stack use it lives to the end of the transaction.
  *
- * create_projection locks the event table against writers (ShareRowExclusiveLock) before it writes the definition and
- * applies the history, all in its own transaction: every event is either in that history, or appended by a transaction
- * that waits for the lock and then reads the invalidation.  None is missed, none applied twice.  A crash takes the
- * definition and its effects together.
+ * create_projection writes the definition, locks the event table against writers (ShareRowExclusiveLock) and applies
+ * the history, all in its own transaction: every event is either in that history, or appended by a transaction that
+ * waits for the lock and then reads the invalidation.  None is missed, none applied twice.  An equal definition that
+ * exists takes no lock on the table.  A crash takes the definition and its effects together.
  */
 #include "postgres.h"
 
@@ -108,10 +108,9 @@ evtstore_create_projection(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable("create_projection");
 	check_handlers(es_options_object(spec, "handlers"));
-	es_definition_lock("projection", name);
-	LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);
 	if (es_definition_create("projection", name, spec, &id))
 	{
+		LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);
 		es_identity_establish();
 		apply_history(name);
 	}
@@ -440,10 +439,12 @@ handler_fault(JsonbValue *value)
 
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
-		if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		/* who catches it rolls back one subtransaction, its own: ours must be gone */
+		if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(edata);
+		MemoryContextSwitchTo(caller);
 		fault = psprintf("%s", edata->message);
 	}
 	PG_END_TRY();

@@ -5,13 +5,13 @@
  * Three tables under one LWLock (registry_area.h).
  *
  *		slots		one per worker of ours; there are max_worker_processes, which is the most the server can run
- *		databases	one per database that could have workers: what is known of it and when to start the next scheduler
+ *		databases	one per database that could have workers: what is known of it, when the next scheduler may start
  *		forbids		one per backend: the database in which that backend wants no worker right now
  *
  * Who writes what.  The launcher fills databases from pg_database and reserves slots for schedulers; a scheduler
- * reserves slots for the delivery workers of its database; a worker takes the slot that was reserved for it, writes its
- * own state there and frees it when it exits; backends write forbids and what they want looked at again.  The lock is held
- * for a walk over small arrays, never across I/O, waiting, or the start of a process.
+ * reserves slots for the delivery workers of its database; a worker takes the slot that was reserved for it, writes
+ * its own state there and frees it when it exits; backends write forbids and what they want looked at again.  The
+ * lock is held for a walk over small arrays, never across I/O, waiting, or the start of a process.
  *
  * A slot is freed by an on_shmem_exit callback that is registered before the worker connects: the server runs such
  * callbacks in reverse order, so a free slot means that the worker has left the proc array, which is what those wait
@@ -40,6 +40,10 @@
 #define ABSENT_DATABASES 1000
 /* a process that has not come up after this time never will */
 #define RESERVATION_TIME (30 * USECS_PER_SEC)
+/* how long there must be no worker slot to be worth a word, and how often to try until then and afterwards */
+#define SHORTAGE_TIME (5 * USECS_PER_SEC)
+#define RETRY_SOON (200 * 1000)
+#define RETRY_LATER (5 * USECS_PER_SEC)
 
 /* what is handed to a new process */
 typedef struct StartMessage
@@ -230,11 +234,10 @@ es_registry_count(int deliveries, int failures)
 }
 
 int
-es_registry_missing_workers(int wanted, TimestampTz now)
+es_registry_missing_workers(int wanted, TimestampTz *next)
 {
 	EsRegistryDatabase *db;
 	int			have = 0;
-	bool		may_start;
 
 	LWLockAcquire(ES_REGISTRY_LOCK, LW_EXCLUSIVE);
 	for (int i = 0; i < es_registry->nslots; i++)
@@ -247,9 +250,9 @@ es_registry_missing_workers(int wanted, TimestampTz now)
 			SetLatch(&es_proc_by_number(slot->procno)->procLatch);
 	}
 	db = es_registry_find_database(MyDatabaseId);
-	may_start = db != NULL && db->delivery.next_start <= now;
+	*next = db != NULL ? db->delivery.next_start : 0;
 	LWLockRelease(ES_REGISTRY_LOCK);
-	return may_start ? Max(wanted - have, 0) : 0;
+	return Max(wanted - have, 0);
 }
 
 int
@@ -281,10 +284,18 @@ es_registry_workers(EsWorkerRow **rows)
 	return n;
 }
 
-TimestampTz
+bool
 es_registry_exhausted(void)
 {
-	return es_registry->exhausted;
+	TimestampTz since = es_registry->exhausted;
+
+	return since != 0 && GetCurrentTimestamp() - since >= SHORTAGE_TIME;
+}
+
+TimestampTz
+es_registry_retry_start(TimestampTz now)
+{
+	return now + (es_registry_exhausted() ? RETRY_LATER : RETRY_SOON);
 }
 
 bool
@@ -326,13 +337,17 @@ es_registry_slots(void)
 EsRegistryDatabase *
 es_registry_databases(void)
 {
-	return (EsRegistryDatabase *) ((char *) es_registry_slots() + MAXALIGN(sizeof(EsRegistrySlot) * es_registry->nslots));
+	Size		behind = MAXALIGN(sizeof(EsRegistrySlot) * es_registry->nslots);
+
+	return (EsRegistryDatabase *) ((char *) es_registry_slots() + behind);
 }
 
 Oid *
 es_registry_forbids(void)
 {
-	return (Oid *) ((char *) es_registry_databases() + MAXALIGN(sizeof(EsRegistryDatabase) * es_registry->ndatabases));
+	Size		behind = MAXALIGN(sizeof(EsRegistryDatabase) * es_registry->ndatabases);
+
+	return (Oid *) ((char *) es_registry_databases() + behind);
 }
 
 void

@@ -63,6 +63,10 @@ typedef struct EsFoundDatabase
 extern void es_registry_init(void);
 extern const char *es_registry_kind_name(EsWorkerKind kind);
 
+/* somebody appends to the store of this extension, here and now: it is not being restored */
+extern bool es_registry_note_append(Oid extension); /* false: nobody would know, try again */
+extern bool es_registry_appended(Oid extension);
+
 /* request.c, for the sessions */
 /* this backend wants no worker in the database; one database at a time */
 extern void es_registry_set_forbidden(Oid database);
@@ -85,6 +89,8 @@ extern void es_registry_expire(TimestampTz now);
 
 /* launcher and scheduler: starts a worker in the database; false when the server has no worker slot left */
 extern bool es_registry_start(EsWorkerKind kind, Oid database);
+/* after a start that failed: when to try again */
+extern TimestampTz es_registry_retry_start(TimestampTz now);
 
 /* every worker */
 /* takes the slot reserved for this process; false: it was meant for another time, or nobody may be there: exit 0 */
@@ -98,8 +104,11 @@ extern void es_registry_report(EsDatabaseState state);
 /* scheduler: true for the first one of this database since the server came up */
 extern bool es_registry_needs_recovery(void);
 extern void es_registry_recovered(void);
-/* scheduler: how many delivery workers to start now to have wanted ones; dismisses those above */
-extern int es_registry_missing_workers(int wanted, TimestampTz now);
+/*
+ * scheduler: how many delivery workers are missing; dismisses those above wanted.  They may be started from *next on
+ * (0: now), which is later after failures.
+ */
+extern int es_registry_missing_workers(int wanted, TimestampTz *next);
 
 /* delivery worker */
 extern void es_registry_count(int deliveries, int failures);
@@ -107,8 +116,12 @@ extern void es_registry_count(int deliveries, int failures);
 /* health and views */
 extern int es_registry_workers(EsWorkerRow **rows);
 extern bool es_registry_database(Oid database, EsDatabaseRow *row);
-/* since when the server has no worker slot for us, and since when databases do not fit the registry; 0: fine */
-extern TimestampTz es_registry_exhausted(void);
+/*
+ * The server has had no worker slot for us for a while.  A moment without is normal: the postmaster gives a slot back
+ * only after it has heard of the end of a worker.
+ */
+extern bool es_registry_exhausted(void);
+/* databases do not fit the registry */
 extern bool es_registry_full(void);
 
 #endif

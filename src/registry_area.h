@@ -41,6 +41,7 @@ typedef struct EsRegistryDatabase
 	EsDatabaseState state;
 	uint32 look;	/* raised by each request to look again */
 	bool recovered; /* leases of the incarnation before this one were given back */
+	Oid appended;	/* the extension (it may be dropped and made again) in which somebody appended since the start */
 	EsRegistryPace scheduler;
 	EsRegistryPace delivery;
 } EsRegistryDatabase;

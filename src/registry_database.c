@@ -2,12 +2,13 @@
  * registry_database.c
  *		The worker registry in shared memory: what is known of each database, and who wants no worker there.
  *
- * A database is unknown until a scheduler has looked at it, then absent (no extension), disabled (evtstore.enabled is off)
- * or running (a scheduler belongs there).  Absent and disabled ones get no session of ours until somebody says look again.
+ * A database is unknown until a scheduler has looked at it, then absent (no extension), disabled (evtstore.enabled is
+ * off) or running (a scheduler belongs there).  Absent and disabled ones get no session of ours until somebody says
+ * look again.
  *
- * Reports of schedulers carry the database's look counter as it was when the scheduler attached.  If somebody asked for
- * another look meanwhile the report is old and the database stays what it was, so that no request is lost between a look
- * and its answer.
+ * Reports of schedulers carry the database's look counter as it was when the scheduler attached.  If somebody asked
+ * for another look meanwhile the report is old and the database stays what it was, so that no request is lost between
+ * a look and its answer.
  *
  * The launcher, schedulers and backends call this; registry.c says which of them writes what.  All of it is under the
  * registry's lock, and made anew after a crash: then every database is unknown and its leases are to be recovered.
@@ -233,6 +234,32 @@ es_registry_recovered(void)
 	if (db != NULL)
 		db->recovered = true;
 	LWLockRelease(ES_REGISTRY_LOCK);
+}
+
+bool
+es_registry_note_append(Oid extension)
+{
+	EsRegistryDatabase *db;
+
+	LWLockAcquire(ES_REGISTRY_LOCK, LW_EXCLUSIVE);
+	db = es_registry_find_database(MyDatabaseId);
+	if (db != NULL)
+		db->appended = extension;
+	LWLockRelease(ES_REGISTRY_LOCK);
+	return db != NULL;
+}
+
+bool
+es_registry_appended(Oid extension)
+{
+	EsRegistryDatabase *db;
+	bool		appended;
+
+	LWLockAcquire(ES_REGISTRY_LOCK, LW_SHARED);
+	db = es_registry_find_database(MyDatabaseId);
+	appended = db != NULL && db->appended == extension;
+	LWLockRelease(ES_REGISTRY_LOCK);
+	return appended;
 }
 
 bool

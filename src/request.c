@@ -2,14 +2,14 @@
  * request.c
  *		What sessions ask of the workers.
  *
- * Runs in backends.  Requests to look again are collected by the transaction and sent when it has committed, so that the
- * launcher never looks too early; a rollback forgets them.  PREPARE TRANSACTION is refused where a request concerns this
- * database, because no session of ours is there when it commits.
+ * Runs in backends.  Requests to look again are collected by the transaction and sent when it has committed, so that
+ * the launcher never looks too early; a rollback forgets them.  PREPARE TRANSACTION is refused where a request
+ * concerns this database, because no session of ours is there when it commits.
  *
- * A request to keep out of a database takes effect at once, and ends with the transaction, the session, or before.  The
- * order is: say so in the registry, then signal, then wait.  A worker that attaches does so under the registry's lock, so
- * it either was there to be signalled or sees that it is not wanted and ends before it connects.  The caller takes its
- * lock on the database only afterwards: no worker can wait for that lock while we wait for the worker.
+ * A request to keep out of a database takes effect at once, and ends with the transaction, the session, or before.
+ * The order is: say so in the registry, then signal, then wait.  A worker that attaches does so under the registry's
+ * lock, so it either was there to be signalled or sees that it is not wanted and ends before it connects.  The caller
+ * takes its lock on the database only afterwards: no worker can wait for that lock while we wait for the worker.
  *
  * State is the backend's own.  A killed backend takes shared memory with it, and with it what it had forbidden.
  */
@@ -134,8 +134,8 @@ refuse_prepare(void)
 		if (looks[i] == MyDatabaseId)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot prepare a transaction that changed extension evtstore or settings of this database"),
-					 errhint("Use COMMIT: the workers are told at commit, and a prepared transaction has no session then.")));
+					 errmsg("cannot prepare a transaction that changed evtstore or settings of this database"),
+					 errhint("Use COMMIT: that is when the workers are told.")));
 	}
 }
 

@@ -1,6 +1,6 @@
 /*
  * scheduler.c
- *		The scheduler of one database: recovery, delivery workers, messages that become ready by time, the ledger of heads.
+ *		The scheduler of one database: recovery, delivery workers, what becomes ready by time, the ledger of heads.
  *
  * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
  * First it looks: where the extension is absent or switched off it reports that and ends.  Then, where this database is
@@ -8,9 +8,9 @@
  * only then starts delivery workers, as long as there is a queue with an endpoint.  In a copy it starts none.
  *
  * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
- * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end.  A pass
- * over an idle store writes nothing and reads next to nothing; the ledger gets a row at most once a second and only when
- * the head moved.
+ * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end.  A
+ * pass over an idle store writes nothing and reads next to nothing; the ledger gets a row at most once a second and
+ * only when the head moved, and not while the store could be in the middle of a restore (in_use).
  *
  * Holds no lock and no transaction while it sleeps.  It keeps nothing of its own: after an error it exits with 1, the
  * launcher starts the next one, and delivery workers go on meanwhile.  Killed, it takes the server through crash
@@ -39,24 +39,24 @@
 
 #define MIN_PASS_INTERVAL (100 * 1000) /* µs */
 #define LEDGER_INTERVAL USECS_PER_SEC
-/* nobody tells us when another worker of the server gives its slot back */
-#define NO_SLOT_INTERVAL (5 * USECS_PER_SEC)
 
 /* what the scheduler knows of its database */
 typedef struct Store
 {
 	uint64 generation; /* of the catalog, when identity and queues were read; 0: never */
+	Oid extension;
 	EsIdentity identity;
 	bool has_pushed_queues;
 	TimestampTz next_due;	 /* by es_clock_now(); 0: no message waits for time */
 	TimestampTz next_ledger; /* not before then */
-	TimestampTz next_start;	 /* of delivery workers, after a shortage of slots */
+	TimestampTz next_start;	 /* of delivery workers that are missing; 0: none is */
 } Store;
 
 static void pass(Store *store);
 static void look(Store *store);
 static void say_copy(const char *detail);
 static void recover(void);
+static bool in_use(const Store *store);
 static void look_at_time(Store *store);
 static void start_workers(Store *store);
 static void leave(EsDatabaseState state);
@@ -89,13 +89,15 @@ es_scheduler_main(Datum arg)
 		if (now >= next_pass)
 		{
 			MemoryContextSwitchTo(context);
-			es_process_busy();
+			es_registry_set_state(ES_STATE_BUSY);
 			pass(&store);
-			es_process_idle();
+			es_registry_set_state(ES_STATE_IDLE);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(context);
 			now = last_pass = GetCurrentTimestamp();
 			next_pass = now + (TimestampTz) es_guc_poll_interval * 1000;
+			if (store.next_start != 0)
+				next_pass = Min(next_pass, store.next_start);
 		}
 
 		woken = es_process_sleep(Min(es_process_ms_until(now, next_pass),
@@ -134,6 +136,7 @@ look(Store *store)
 		bool		first = store->generation == 0;
 
 		store->generation = es_catalog_generation();
+		store->extension = es_catalog()->extension;
 		if (first)
 			es_identity_follow_promotion();
 		store->identity = es_identity_check(&detail);
@@ -172,8 +175,18 @@ recover(void)
 	es_registry_recovered();
 	if (recovered > 0)
 		ereport(LOG,
-				(errmsg("messages of database \"%s\" given back that workers held when the server went down: " INT64_FORMAT,
+				(errmsg("messages of database \"%s\" given back that dead workers held: " INT64_FORMAT,
 						es_process_database(), recovered)));
+}
+
+/*
+ * Only then the feed is looked at and the ledger written: a store that nobody has used since the server came up may
+ * be in the middle of a restore, which has copied events, and not yet the rows and numbers that go with them.
+ */
+static bool
+in_use(const Store *store)
+{
+	return store->identity == ES_IDENTITY_HERE || es_registry_appended(store->extension);
 }
 
 /* the ledger, and when the next message becomes ready */
@@ -181,7 +194,7 @@ static void
 look_at_time(Store *store)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		ledger = now >= store->next_ledger;
+	bool		ledger = now >= store->next_ledger && in_use(store);
 	bool		due = store->identity == ES_IDENTITY_HERE && store->has_pushed_queues;
 
 	store->next_due = 0;
@@ -208,30 +221,30 @@ look_at_time(Store *store)
 static void
 start_workers(Store *store)
 {
+	static TimestampTz not_before = 0; /* after a shortage of slots */
 	static bool said = false;
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next;
 	int			missing;
 
+	store->next_start = 0;
 	if (store->identity == ES_IDENTITY_HERE && !store->has_pushed_queues)
 		return;
-	missing = es_registry_missing_workers(store->identity == ES_IDENTITY_HERE ? es_guc_delivery_workers : 0, now);
-	if (missing == 0 || now < store->next_start)
-		return;
-	while (missing > 0 && es_registry_start(ES_WORKER_DELIVERY, MyDatabaseId))
+	missing = es_registry_missing_workers(store->identity == ES_IDENTITY_HERE ? es_guc_delivery_workers : 0, &next);
+	next = Max(next, not_before);
+	while (missing > 0 && now >= next && es_registry_start(ES_WORKER_DELIVERY, MyDatabaseId))
 		missing--;
-	if (missing == 0)
-	{
-		said = false;
-		return;
-	}
-	store->next_start = now + NO_SLOT_INTERVAL;
-	if (!said)
+	if (missing > 0 && now >= next)
+		next = not_before = es_registry_retry_start(now);
+	if (missing > 0)
+		store->next_start = next;
+	if (missing > 0 && es_registry_exhausted() && !said)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no worker slot is left for %d of %d evtstore delivery workers of database \"%s\"",
 						missing, es_guc_delivery_workers, es_process_database()),
 				 errhint("Raise max_worker_processes, now %d, and restart the server.", max_worker_processes)));
-	said = true;
+	said = missing > 0 && es_registry_exhausted();
 }
 
 static void

@@ -579,6 +579,8 @@ refuse_stale(const Receipt *stale, int n)
 			 errdetail_internal("%s", detail.data),
 			 strcmp(reason, "settled") == 0 ?
 			 errhint("It was settled before. Do not settle a message twice.") :
+			 strcmp(reason, "claimed_again") == 0 ?
+			 errhint("The message was given back or its lease ran out, and somebody else has it. Undo or ignore the work.") :
 			 errhint("Its lease ran out while the work went on. Undo or ignore the work; take a longer lease, or call "
 					 "evtstore.extend() in time.")));
 }

@@ -4,14 +4,15 @@
  *
  * SQL of ours runs as the owner of our tables, whoever called, under search_path pg_catalog: nobody's operators or
  * functions can slip in.  SQL and functions of others run as their owner, under the search_path that they were defined
- * with.  Both are undone by es_spi_end / es_spi_unbecome or, on an error, by the abort of the (sub)transaction, which
- * restores the current user, settings and SPI's stack.
+ * with and pg_temp at its end.  Both are undone by es_spi_end / es_spi_unbecome or, on an error, by the abort of the
+ * (sub)transaction, which restores the current user, settings and SPI's stack.
  *
  * Plans are saved per backend; the server's plan cache keeps them valid.  Nothing is shared, a crash leaves nothing.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -28,6 +29,7 @@
 #define OWN_SEARCH_PATH "pg_catalog, pg_temp"
 
 static void enter(EsSpiState *state, Oid role, const char *search_path, int extra_context);
+static char *temporary_last(const char *search_path);
 static void leave(EsSpiState *state);
 static void prepare(EsPlan *plan);
 static void check_result(int result, const char *sql);
@@ -135,6 +137,14 @@ es_spi_run_foreign(SPIPlanPtr plan, Datum *values, const char *sql)
 }
 
 void
+es_spi_check_constraints(void)
+{
+	ConstraintsSetStmt *all_immediate = makeNode(ConstraintsSetStmt);
+
+	AfterTriggerSetState(all_immediate);
+}
+
+void
 es_spi_free_plan(SPIPlanPtr plan)
 {
 	SPI_freeplan(plan);
@@ -156,7 +166,7 @@ es_spi_become(EsSpiState *state, const char *role, const char *search_path)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("owner \"%s\" of the handler does not exist", role),
 				 errhint("Create the role again, or drop the definition and create it as another role.")));
-	enter(state, roleid, search_path, roleid != GetUserId() ? SECURITY_RESTRICTED_OPERATION : 0);
+	enter(state, roleid, temporary_last(search_path), roleid != GetUserId() ? SECURITY_RESTRICTED_OPERATION : 0);
 }
 
 void
@@ -182,6 +192,18 @@ enter(EsSpiState *state, Oid role, const char *search_path, int extra_context)
 		SetUserIdAndSecContext(role, state->sec_context | SECURITY_LOCAL_USERID_CHANGE | extra_context);
 	state->guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Where a search_path does not name pg_temp, temporary tables come first.  The session is another's: with a temporary
+ * table of the same name, and a trigger on it, it would run its code as the role.
+ */
+static char *
+temporary_last(const char *search_path)
+{
+	if (search_path[strspn(search_path, " \t\n\r\f\v")] == '\0')
+		return pstrdup("pg_temp");
+	return psprintf("%s, pg_temp", search_path);
 }
 
 static void

@@ -55,6 +55,8 @@ extern void es_spi_unbecome(EsSpiState *state);
 /* between become and unbecome: one statement of somebody else, prepared once (saved) and run */
 extern SPIPlanPtr es_spi_prepare_foreign(const char *sql, int nargs, Oid *argtypes);
 extern void es_spi_run_foreign(SPIPlanPtr plan, Datum *values, const char *sql);
+/* runs what its effects deferred to the commit, so that an error belongs to this statement and not to the transaction */
+extern void es_spi_check_constraints(void);
 extern void es_spi_free_plan(SPIPlanPtr plan);
 /* false where the text was several statements */
 extern bool es_spi_plan_is_single(SPIPlanPtr plan);

@@ -3,9 +3,10 @@
  *		Direct writes to our own tables, without parser, planner and executor.
  *
  * Runs in backends and workers, inside their transactions.  Relations are opened once per transaction, locked
- * RowExclusive and owned by the top transaction's resource owner, so that a rolled-back savepoint does not close them
- * under us; they are closed before the transaction ends (pre-commit) or given up with it (abort).  What was built for
- * them lives in a context of the transaction's lifetime.  A crash leaves what a crash of an INSERT leaves.
+ * RowExclusive and owned by the top transaction's resource owner, so that the end of a statement or savepoint does not
+ * close them under us; they are closed before the transaction ends (pre-commit) or given up with it (abort), or with the
+ * savepoint in which they were opened.  What was built for them lives in a context of the transaction's lifetime.  A
+ * crash leaves what a crash of an INSERT leaves.
  *
  * Usual tables take the short way: form the tuple, insert it, insert its index entries.  A table that somebody gave
  * triggers, constraints, or columns of its own takes the long way, which does what the executor's INSERT does.
@@ -18,6 +19,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
@@ -56,10 +58,12 @@ struct EsTable
 	Relation	rel;			/* NULL: not open in this transaction */
 	EsTableId	which;
 	uint64		generation;		/* of the catalog when it was opened */
+	SubTransactionId subid;		/* in which it was opened */
 	int			own_natts;
 	int			nindexes;
 	Relation	indexes[ES_TABLE_MAX_INDEXES];
 	IndexInfo  *infos[ES_TABLE_MAX_INDEXES];
+	AttrNumber	not_null[ES_TABLE_MAX_INDEXES];	/* a partial index WHERE this column IS NOT NULL; 0: none */
 	TupleTableSlot *slot;
 	TupleTableSlot *scan_slot;
 	bool		needs_long_way;
@@ -71,7 +75,11 @@ static MemoryContext table_context = NULL;
 
 static void open_table(EsTable *table, EsTableId which, Oid relid);
 static void open_indexes(EsTable *table);
+static AttrNumber not_null_column(IndexInfo *info);
 static bool needs_long_way(EsTable *table);
+static bool is_guard(const Trigger *trigger);
+static bool has_user_triggers(const TriggerDesc *triggers);
+static void disable_guard(TriggerDesc *triggers);
 static void close_table(EsTable *table);
 static void insert_index_entries(EsTable *table);
 static ExprState **prepare_defaults(EsTable *table, EState *estate);
@@ -148,6 +156,7 @@ void
 es_table_begin(EsTable *table)
 {
 	MemoryContext old_context;
+	EState	   *estate;
 	LongWay    *way;
 
 	if (!table->needs_long_way)
@@ -158,12 +167,16 @@ es_table_begin(EsTable *table)
 				 errmsg("a BEFORE trigger on table \"%s\" writes to that table", RelationGetRelationName(table->rel)),
 				 errhint("Write from an AFTER trigger.")));
 
+	/* all of it goes with the executor state: a transaction may run very many batches */
 	old_context = MemoryContextSwitchTo(TopTransactionContext);
+	estate = CreateExecutorState();
+	MemoryContextSwitchTo(estate->es_query_cxt);
 	way = palloc0(sizeof(LongWay));
 	way->subid = GetCurrentSubTransactionId();
-	way->estate = CreateExecutorState();
+	way->estate = estate;
 	way->result_rel = makeNode(ResultRelInfo);
 	InitResultRelInfo(way->result_rel, table->rel, 0, NULL, 0);
+	disable_guard(way->result_rel->ri_TrigDesc);
 	ExecOpenIndices(way->result_rel, false);
 	way->defaults = prepare_defaults(table, way->estate);
 	AfterTriggerBeginQuery();
@@ -180,6 +193,9 @@ es_table_end(EsTable *table)
 {
 	LongWay    *way = table->long_way;
 
+	/* what an index keeps over the inserts of one command, such as pinned buffers, belongs to the command's owner */
+	for (int i = 0; i < table->nindexes; i++)
+		es_index_insert_cleanup(table->indexes[i], table->infos[i]);
 	if (way == NULL)
 		return;
 	table->long_way = NULL;
@@ -213,17 +229,23 @@ open_table(EsTable *table, EsTableId which, Oid relid)
 		table->own_natts = own_columns[which];
 		table->rel = table_open(relid, RowExclusiveLock);
 		table->generation = es_catalog_generation();
+		table->subid = GetCurrentSubTransactionId();
 		open_indexes(table);
 		table->slot = table_slot_create(table->rel, NULL);
 		table->scan_slot = table_slot_create(table->rel, NULL);
 		table->needs_long_way = needs_long_way(table);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
+		/* the transaction may live on after a savepoint, and must not find a table that is half open */
+		close_table(table);
 		CurrentResourceOwner = old_owner;
 		MemoryContextSwitchTo(old_context);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	CurrentResourceOwner = old_owner;
+	MemoryContextSwitchTo(old_context);
 }
 
 static void
@@ -239,11 +261,28 @@ open_indexes(EsTable *table)
 				 errhint("Drop indexes that were added to it.")));
 	foreach(lc, oids)
 	{
-		table->indexes[table->nindexes] = index_open(lfirst_oid(lc), RowExclusiveLock);
-		table->infos[table->nindexes] = BuildIndexInfo(table->indexes[table->nindexes]);
+		int			i = table->nindexes;
+
+		table->indexes[i] = index_open(lfirst_oid(lc), RowExclusiveLock);
 		table->nindexes++;
+		table->infos[i] = BuildIndexInfo(table->indexes[i]);
+		table->not_null[i] = not_null_column(table->infos[i]);
 	}
 	list_free(oids);
+}
+
+/* the column of a predicate "column IS NOT NULL", which insert_index_entries checks without the executor; else 0 */
+static AttrNumber
+not_null_column(IndexInfo *info)
+{
+	NullTest   *test;
+
+	if (list_length(info->ii_Predicate) != 1 || !IsA(linitial(info->ii_Predicate), NullTest))
+		return 0;
+	test = linitial_node(NullTest, info->ii_Predicate);
+	if (test->nulltesttype != IS_NOT_NULL || !IsA(test->arg, Var))
+		return 0;
+	return ((Var *) test->arg)->varattno;
 }
 
 /* somebody gave the table columns, constraints, triggers or indexes that only the executor can serve */
@@ -252,7 +291,6 @@ needs_long_way(EsTable *table)
 {
 	Relation	rel = table->rel;
 	TupleConstr *constr = rel->rd_att->constr;
-	TriggerDesc *triggers = rel->trigdesc;
 
 	for (int i = 0; i < table->nindexes; i++)
 	{
@@ -260,33 +298,64 @@ needs_long_way(EsTable *table)
 
 		if (info->ii_Expressions != NIL || info->ii_ExclusionOps != NULL || !table->indexes[i]->rd_index->indimmediate)
 			return true;
-		/* our own partial index is on IS NOT NULL of its columns: insert_index_entries knows */
-		if (info->ii_Predicate != NIL && table->which != ES_TABLE_MESSAGE)
+		if (info->ii_Predicate != NIL && table->not_null[i] <= 0)
 			return true;
 	}
 	if (rel->rd_att->natts != table->own_natts)
 		return true;
 	if (constr != NULL && (constr->num_check > 0 || constr->has_generated_stored))
 		return true;
-	return triggers != NULL &&
-		(triggers->trig_insert_before_row || triggers->trig_insert_after_row ||
-		 triggers->trig_insert_before_statement || triggers->trig_insert_after_statement ||
-		 triggers->trig_insert_new_table);
+	return has_user_triggers(rel->trigdesc);
 }
 
+/* our own guard refuses other people's statements, and this is none: it does not count, and must not fire */
+static bool
+is_guard(const Trigger *trigger)
+{
+	return strcmp(trigger->tgname, "guard_immutable") == 0;
+}
+
+static bool
+has_user_triggers(const TriggerDesc *triggers)
+{
+	if (triggers == NULL)
+		return false;
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (TRIGGER_FOR_INSERT(trigger->tgtype) && !is_guard(trigger))
+			return true;
+	}
+	return false;
+}
+
+/* in the long way's own copy of the descriptor */
+static void
+disable_guard(TriggerDesc *triggers)
+{
+	if (triggers == NULL)
+		return;
+	for (int i = 0; i < triggers->numtriggers; i++)
+		if (is_guard(&triggers->triggers[i]))
+			triggers->triggers[i].tgenabled = TRIGGER_DISABLED;
+}
+
+/* also one that open_table did not finish */
 static void
 close_table(EsTable *table)
 {
 	ResourceOwner old_owner = CurrentResourceOwner;
 
+	if (table->rel == NULL)
+		return;
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	ExecDropSingleTupleTableSlot(table->slot);
-	ExecDropSingleTupleTableSlot(table->scan_slot);
+	if (table->slot != NULL)
+		ExecDropSingleTupleTableSlot(table->slot);
+	if (table->scan_slot != NULL)
+		ExecDropSingleTupleTableSlot(table->scan_slot);
 	for (int i = 0; i < table->nindexes; i++)
-	{
-		es_index_insert_cleanup(table->indexes[i], table->infos[i]);
 		index_close(table->indexes[i], NoLock);
-	}
 	table_close(table->rel, NoLock);
 	CurrentResourceOwner = old_owner;
 	table->rel = NULL;
@@ -303,9 +372,7 @@ insert_index_entries(EsTable *table)
 	{
 		Relation	index = table->indexes[i];
 		IndexInfo  *info = table->infos[i];
-		bool		any_null = false;
-
-		if (!info->ii_ReadyForInserts)
+		if (!info->ii_ReadyForInserts || (table->not_null[i] > 0 && slot->tts_isnull[table->not_null[i] - 1]))
 			continue;
 		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
 		{
@@ -313,10 +380,7 @@ insert_index_entries(EsTable *table)
 
 			values[k] = slot->tts_values[attno];
 			nulls[k] = slot->tts_isnull[attno];
-			any_null |= nulls[k];
 		}
-		if (info->ii_Predicate != NIL && any_null)
-			continue;
 		index_insert(index, values, nulls, &slot->tts_tid, table->rel,
 					 index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
 	}
@@ -418,8 +482,9 @@ xact_callback(XactEvent event, void *arg)
 }
 
 /*
- * Relations outlive a savepoint, a batch that failed in it does not; nor does the pin of a scan that failed in it, which
- * the savepoint's resource owner releases: it is forgotten here.
+ * Relations outlive a savepoint, unless they were opened in it: then they may have been made in it.  A batch that failed
+ * in it is over.  Pins of a scan or of an index that failed in it are released by its resource owner: they are forgotten
+ * here.
  */
 static void
 subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
@@ -437,5 +502,9 @@ subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId pa
 			((BufferHeapTupleTableSlot *) tables[t].scan_slot)->buffer = InvalidBuffer;
 			ExecClearTuple(tables[t].scan_slot);
 		}
+		for (int i = 0; i < tables[t].nindexes; i++)
+			tables[t].infos[i]->ii_AmCache = NULL;
+		if (tables[t].subid >= subid)
+			close_table(&tables[t]);
 	}
 }

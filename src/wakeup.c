@@ -11,9 +11,9 @@
  *		worker: idle := 1; barrier; look for work (new snapshot); none: sleep on the latch
  *		committer: commit becomes visible; barrier; idle = 1?  then idle := 0, set the latch
  *
- * Either the committer sees idle = 1 and sets the latch, which a later sleep finds set, or the worker's look comes after
- * the commit became visible and finds the work.  The committer takes the flag with an exchange, so that a burst of
- * commits wakes different workers, and nobody pays for the latch of a worker that is awake already.
+ * Either the committer sees idle = 1 and sets the latch, which a later sleep finds set, or the worker's look comes
+ * after the commit became visible and finds the work.  The committer takes the flag with an exchange, so that a burst
+ * of commits wakes different workers, and nobody pays for the latch of a worker that is awake already.
  *
  * Slots are taken and given back under the part's lock; committers read them without it.  At worst they set the latch
  * of a process that took over the proc number, which every latch loop survives.  A crash makes the area anew.  PREPARE

@@ -90,7 +90,7 @@ es_worker_main(Datum arg)
 
 	while (may_go_on(&worker))
 	{
-		es_process_busy();
+		es_registry_set_state(ES_STATE_BUSY);
 		refresh(&worker);
 		if (serve(&worker, false) > 0)
 		{
@@ -283,7 +283,7 @@ nap(Worker *worker)
 		worker->done = true;
 		return;
 	}
-	es_process_idle();
+	es_registry_set_state(ES_STATE_IDLE);
 	nudge(worker);
 	/* an empty turn after a wake-up may mean a message with a delay: the scheduler should know its time */
 	if (may_go_on(worker) && es_process_sleep(nap_ms(worker)))

@@ -12,7 +12,7 @@ RETURNS SETOF evtstore.event
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_read_category';
 COMMENT ON FUNCTION evtstore.read_category IS
 'Events of all streams of a category (the text before the first ''-'' of a stream''s name) in order of position, never past the head.
-Waits for nobody: an appender in flight in another category does not hold it back.';
+An appender in flight holds it back only if it writes to this category, or to one of those that share its bit (1 of 64).';
 
 CREATE OR REPLACE FUNCTION evtstore.read_all(
     after_position bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false)

@@ -5,7 +5,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_proje
 COMMENT ON FUNCTION evtstore.create_projection IS
 'Defines a read model. handlers: {"Type": "one SQL statement with $1 of type evtstore.event" | {"fn": "schema.function"}}, "*" for every
 other type. mode ''sync'': a projection trigger, in the append''s transaction, able to refuse it; events that exist already are applied
-first. Errors: ST009 invalid handler, 42710 another definition of that name.';
+first. mode ''async'' is not in this version (0A000). Errors: ST009 invalid handler, 42710 another definition of that name.';
 
 CREATE OR REPLACE FUNCTION evtstore.drop_projection(name text)
 RETURNS void

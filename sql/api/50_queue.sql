@@ -84,12 +84,12 @@ CREATE OR REPLACE VIEW evtstore.queue_status AS
                min(m.enqueued_at) AS oldest
         FROM evtstore_internal.message m
         WHERE m.queue_id = d.id
-          AND pg_catalog.current_setting('evtstore.tenant') IN ('', m.tenant)) m
+          AND (SELECT evtstore_internal.tenant()) IN ('', m.tenant)) m
     CROSS JOIN LATERAL (
         SELECT count(*) AS dead
         FROM evtstore_internal.dead_letter l
         WHERE l.source_id = d.id
-          AND pg_catalog.current_setting('evtstore.tenant') IN ('', l.tenant)) l
+          AND (SELECT evtstore_internal.tenant()) IN ('', l.tenant)) l
     WHERE d.kind = 'queue';
 COMMENT ON VIEW evtstore.queue_status IS
     'messages per queue: ready (those that wait for an older one of their key included), delayed (delay or retry backoff), in_flight
@@ -100,5 +100,5 @@ CREATE OR REPLACE VIEW evtstore.dead_letters AS
            l.failed_at, l.history, l.body, l.headers, l.stream, l.version, l.position, l.cause
     FROM evtstore_internal.dead_letter l
     LEFT JOIN evtstore_internal.definition d ON d.id = l.source_id
-    WHERE pg_catalog.current_setting('evtstore.tenant') IN ('', l.tenant);
+    WHERE (SELECT evtstore_internal.tenant()) IN ('', l.tenant);
 COMMENT ON VIEW evtstore.dead_letters IS 'what was given up after its retry policy ended; cause: attempts spent, rejected, lease expired';

@@ -3,7 +3,7 @@ CREATE OR REPLACE VIEW evtstore.events AS
            e.occurred_at, e.recorded_at
     FROM evtstore_internal.event e
     LEFT JOIN evtstore_internal.stream s ON s.id = e.stream_id
-    WHERE pg_catalog.current_setting('evtstore.tenant') = '' OR e.tenant = pg_catalog.current_setting('evtstore.tenant');
+    WHERE (SELECT evtstore_internal.tenant()) IN ('', e.tenant);
 COMMENT ON VIEW evtstore.events IS
     'every committed event, raw, for ad-hoc SQL; not a feed: a position may still appear below one that you saw (use read_all)';
 
@@ -13,5 +13,5 @@ CREATE OR REPLACE VIEW evtstore.streams AS
     CROSS JOIN LATERAL (
         SELECT e.version, e.recorded_at FROM evtstore_internal.event e
         WHERE e.stream_id = s.id ORDER BY e.version DESC LIMIT 1) v
-    WHERE pg_catalog.current_setting('evtstore.tenant') = '' OR s.tenant = pg_catalog.current_setting('evtstore.tenant');
+    WHERE (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
 COMMENT ON VIEW evtstore.streams IS 'one row per stream with its version';

@@ -9,7 +9,7 @@ GRANT EXECUTE ON FUNCTION
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view
-GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.worker_slots TO evtstore_reader;
+GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant, evtstore_internal.worker_slots TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.queue_status, evtstore.dead_letters,
     evtstore.workers
 TO evtstore_reader;

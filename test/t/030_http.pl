@@ -405,7 +405,7 @@ subtest 'functions inside the database' => sub {
 	make_queue_only('inside', 2);
 	send_message('inside', '{"n": 1}', q{, key => 'k'});
 	wait_empty('inside');
-	is(sql('SELECT * FROM shop.effect'), 'shop|shop, pg_catalog|{"n": 1}|k',
+	is(sql('SELECT * FROM shop.effect'), 'shop|shop, pg_catalog, pg_temp|{"n": 1}|k',
 		'runs as its owner under the search_path of its creation');
 
 	# neighbours of a failing one are not touched by it

@@ -1,0 +1,103 @@
+--
+-- What the isolation specs of feed, append and projection share, because a spec cannot include another file: readers that
+-- remember their last position and poll, and the check that nobody lost an event, got one twice or out of order.
+-- test/setup/fresh_database loads it into the database of every isolation spec; specs begin with CALL t.reset().
+--
+CREATE SCHEMA t;
+
+-- 'all' and 'late' (who polls rarely) read_all; 'one' the same, an event at a time; 'a' and 'b' read_category
+CREATE TABLE t.reader (name text PRIMARY KEY, at bigint);
+CREATE TABLE t.seen (n serial, reader text, id uuid, stream text, version bigint);
+CREATE TABLE t.clock (at timestamptz);
+
+CREATE PROCEDURE t.reset() LANGUAGE plpgsql SET client_min_messages = warning AS $$
+BEGIN
+    TRUNCATE evtstore_internal.event, evtstore_internal.stream, t.reader, t.seen, t.clock;
+    DROP TABLE IF EXISTS t.other, t.head, t.projected;
+    PERFORM evtstore.drop_projection(name) FROM evtstore.projection_status;
+    INSERT INTO t.reader SELECT name, evtstore.head_position() FROM unnest(ARRAY['all', 'late', 'one', 'a', 'b']) name;
+    INSERT INTO t.clock VALUES (clock_timestamp());
+END $$;
+
+-- one poll: what was given, kept in t.seen
+CREATE FUNCTION t.poll(reader_name text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    e evtstore.event; r t.reader; given text[] := '{}'; more boolean;
+BEGIN
+    SELECT * INTO STRICT r FROM t.reader WHERE name = reader_name FOR UPDATE;
+    LOOP
+        more := false;
+        FOR e IN EXECUTE CASE r.name WHEN 'one' THEN 'SELECT * FROM evtstore.read_all($1, 1)'
+                                     WHEN 'a' THEN 'SELECT * FROM evtstore.read_category(''a'', $1)'
+                                     WHEN 'b' THEN 'SELECT * FROM evtstore.read_category(''b'', $1)'
+                                     ELSE 'SELECT * FROM evtstore.read_all($1)' END USING r.at LOOP
+            given := given || format('%s/%s', e.stream, e.version);
+            INSERT INTO t.seen (reader, id, stream, version) VALUES (r.name, e.id, e.stream, e.version);
+            r.at := e.position;
+            more := r.name = 'one';
+        END LOOP;
+        EXIT WHEN NOT more;
+    END LOOP;
+    UPDATE t.reader SET at = r.at WHERE name = r.name;
+    RETURN array_to_string(given, ' ');
+END $$;
+
+-- what went wrong, for whom; no row when all is over and everybody has polled
+CREATE FUNCTION t.faults() RETURNS TABLE (reader text, fault text, what text) LANGUAGE sql AS $$
+    SELECT r.name, 'lost', format('%s/%s', e.stream, e.version)
+    FROM t.reader r, evtstore.events e
+    WHERE (r.name NOT IN ('a', 'b') OR e.stream LIKE r.name || '-%')
+      AND NOT EXISTS (SELECT FROM t.seen s WHERE s.reader = r.name AND s.id = e.id)
+    UNION ALL
+    SELECT s.reader, 'twice', format('%s/%s', s.stream, s.version)
+    FROM t.seen s GROUP BY s.reader, s.stream, s.version HAVING count(*) > 1
+    UNION ALL
+    SELECT s.reader, 'taken back', format('%s/%s', s.stream, s.version)
+    FROM t.seen s WHERE NOT EXISTS (SELECT FROM evtstore.events e WHERE e.id = s.id)
+    UNION ALL
+    SELECT s.reader, 'order', format('%s/%s after %s', s.stream, s.version, s.before)
+    FROM (SELECT *, lag(version) OVER (PARTITION BY seen.reader, stream ORDER BY n) AS before FROM t.seen) s
+    WHERE s.before > s.version
+    ORDER BY 1, 2, 3
+$$;
+
+-- the version, or how the append failed
+CREATE FUNCTION t.try_append(stream text, expected bigint DEFAULT NULL, id uuid DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    state text; detail text;
+BEGIN
+    RETURN (evtstore.append(stream, 'T', '{}', expected_version => expected, id => id)).version;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, detail = PG_EXCEPTION_DETAIL;
+    RETURN state || CASE WHEN state = 'ST001' THEN ' ' || detail ELSE '' END;
+END $$;
+
+-- does what the HINT of a failing append says
+CREATE FUNCTION t.follow_hint(stream text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    hint text;
+BEGIN
+    PERFORM evtstore.append(stream, 'T', '{}');
+    RETURN 'appended';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+    EXECUTE (regexp_match(hint, 'SELECT[^;]*'))[1];
+    RETURN 'repaired';
+END $$;
+
+CREATE FUNCTION t.last_position() RETURNS bigint LANGUAGE sql AS 'SELECT last_value FROM evtstore_internal.position_seq';
+
+-- until so many sessions sleep in wait_for_head
+CREATE FUNCTION t.wait_asleep(sleepers int) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + interval '60s';
+BEGIN
+    WHILE sleepers <> (SELECT count(*) FROM pg_stat_activity
+                       WHERE query LIKE '%wait_for_head%' AND wait_event_type = 'Extension' AND backend_type = 'client backend') LOOP
+        IF clock_timestamp() > deadline THEN
+            RAISE EXCEPTION 'nobody sleeps';
+        END IF;
+        PERFORM pg_stat_clear_snapshot();
+    END LOOP;
+    RETURN sleepers;
+END $$;

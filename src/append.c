@@ -66,6 +66,7 @@ static void check_expectation(EsStream *stream, int64 expected, EsRequire requir
 static void refuse_version(EsStream *stream, int64 expected, const char *required, int64 version) es_noreturn;
 static void make_answer_durable(void);
 static void insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version);
+static void take_changes(EsEvent *event, TupleTableSlot *row);
 static void quiet_conflicts(ErrorData *edata);
 
 void
@@ -339,6 +340,7 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 		values[ES_EVENT_DATA] = e->data;
 		values[ES_EVENT_METADATA] = e->metadata;
 		es_table_insert(table, values, nulls);
+		take_changes(e, es_table_changed_row(table));
 	}
 	/* before AFTER triggers, which may append to the same stream */
 	es_stream_set_version(stream, version + n);
@@ -346,6 +348,23 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 	CommandCounterIncrement();
 	if (n > 1)
 		pfree(positions);
+}
+
+/* projections and rules get what is in the table, not what a BEFORE trigger took away */
+static void
+take_changes(EsEvent *event, TupleTableSlot *row)
+{
+	if (row == NULL)
+		return;
+	slot_getallattrs(row);
+	event->schema_version = DatumGetInt32(row->tts_values[ES_EVENT_SCHEMA_VERSION]);
+	event->id = *DatumGetUUIDP(row->tts_values[ES_EVENT_ID]);
+	event->occurred_at = DatumGetTimestampTz(row->tts_values[ES_EVENT_OCCURRED_AT]);
+	event->recorded_at = DatumGetTimestampTz(row->tts_values[ES_EVENT_RECORDED_AT]);
+	event->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_TYPE]));
+	event->tags = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_TAGS]));
+	event->data = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_DATA]));
+	event->metadata = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_METADATA]));
 }
 
 static void

@@ -68,6 +68,8 @@ typedef struct StoreEntry
 	uint32		missed;
 	/* 1: the server did not come up cleanly and no position was allocated since; under the lock to clear */
 	pg_atomic_uint32 needs_leap;
+	/* 1: nobody allocated since the entry was made, so the sequence itself is asked: a restore may have set it */
+	pg_atomic_uint32 untouched;
 
 	/* highest position known to be allocated; raised after each allocation */
 	pg_atomic_uint64 last_allocated;
@@ -136,6 +138,7 @@ static uint64 compute_head(StoreEntry *store, uint64 categories);
 static bool share_head(StoreEntry *store, uint64 categories, uint64 *head);
 static pg_atomic_uint64 *category_maximum(StoreEntry *store, uint64 categories);
 static uint64 read_last_allocated(void);
+static uint64 read_sequence(void);
 static uint64 highest_position_in_table(void);
 static void leap(StoreEntry *store, Oid sequence);
 static void publish_floor(StoreEntry *store, uint64 category_bit);
@@ -212,6 +215,8 @@ es_feed_allocate(int n, int32 category_hash, int64 *positions)
 		decided = positions[i];
 	}
 	raise_to(&store->last_allocated, positions[n - 1]);
+	if (pg_atomic_read_u32(&store->untouched) != 0)
+		pg_atomic_write_u32(&store->untouched, 0);
 }
 
 int64
@@ -274,6 +279,8 @@ es_feed_head(uint64 categories)
 	do
 	{
 		store = attach_store();
+		if (pg_atomic_read_u32(&store->untouched) != 0)
+			raise_to(&store->last_allocated, read_sequence());
 		head = compute_head(store, categories);
 	} while (!share_head(store, categories, &head));
 	return head;
@@ -484,6 +491,7 @@ feed_init(void *area)
 
 		pg_atomic_init_u32(&entry->incarnation, 0);
 		pg_atomic_init_u32(&entry->needs_leap, 0);
+		pg_atomic_init_u32(&entry->untouched, 0);
 		pg_atomic_init_u64(&entry->last_allocated, 0);
 		pg_atomic_init_u64(&entry->head, 0);
 		for (int b = 0; b < CATEGORY_BITS; b++)
@@ -612,17 +620,26 @@ fill_entry(StoreEntry *entry, Oid sequence, Oid filenumber, uint64 last)
 	for (int b = 0; b < CATEGORY_BITS; b++)
 		pg_atomic_write_u64(&entry->category_head[b], 0);
 	pg_atomic_write_u32(&entry->needs_leap, es_shmem_clean_start() ? 0 : 1);
+	pg_atomic_write_u32(&entry->untouched, 1);
 	pg_write_barrier();
 	pg_atomic_write_u32(&entry->incarnation, shared()->next_incarnation++);
 }
 
-/*
- * What the sequence handed out last, once per start.  is_called matters: in a fresh sequence, and after the setval that
- * a dump ends with, last_value is the next position, not the last.  The table is asked too: a sequence that somebody
- * set back must not make positions below existing events look like news.
- */
+/* the table is asked too: a sequence that somebody set back must not make positions below existing events look new */
 static uint64
 read_last_allocated(void)
+{
+	return Max(read_sequence(), highest_position_in_table());
+}
+
+/*
+ * What the sequence handed out last: once per start, and for readers until the first allocation, because a restore that
+ * runs meanwhile ends with setval.  Whatever it says was allocated by somebody whose floor was up before, so it is as
+ * good as last_allocated, only dearer.  is_called matters: in a fresh sequence, and after the setval that
+ * a dump ends with, last_value is the next position, not the last.
+ */
+static uint64
+read_sequence(void)
 {
 	EsSpiState	state;
 	uint64		last;
@@ -631,7 +648,7 @@ read_last_allocated(void)
 	es_spi_run(&sequence_plan, NULL, NULL, true, 1);
 	last = es_spi_int64(0, 0);
 	es_spi_end(&state);
-	return Max(last, highest_position_in_table());
+	return last;
 }
 
 /* the last row of the primary key, committed or in flight; a position that was rolled back is nobody's */

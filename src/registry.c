@@ -203,7 +203,7 @@ es_registry_attach(EsWorkerKind kind, Oid *database)
 bool
 es_registry_told_to_leave(void)
 {
-	return pg_atomic_read_u32(&es_registry_slots()[my_slot].leave) != 0;
+	return my_slot >= 0 && pg_atomic_read_u32(&es_registry_slots()[my_slot].leave) != 0;
 }
 
 void
@@ -411,7 +411,11 @@ reserve(EsWorkerKind kind, Oid database, uint32 *generation)
 	int			found = -1;
 
 	LWLockAcquire(ES_REGISTRY_LOCK, LW_EXCLUSIVE);
-	for (int i = 0; i < es_registry->nslots && found < 0; i++)
+	/*
+	 * Who is asked to leave starts nobody: all of its database were asked at that moment, under this lock, and a worker
+	 * that came later would have been missed.
+	 */
+	for (int i = 0; i < es_registry->nslots && found < 0 && !es_registry_told_to_leave(); i++)
 	{
 		EsRegistrySlot *slot = &es_registry_slots()[i];
 

@@ -37,6 +37,7 @@ typedef struct StartState
 static EsShmemPart parts[MAX_PARTS];
 static int nparts = 0;
 static StartState *start_state = NULL;
+static bool was_standby = false;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -138,8 +139,10 @@ record_start(StartState *state)
 
 	state->clean_start = crc_ok && control->state == DB_SHUTDOWNED;
 	pfree(control);
-	state->started_as_standby = stat("standby.signal", &st) == 0;
-	if (state->started_as_standby)
+	/* kept by the postmaster over crash restarts: the file goes away with the promotion, before anybody could act on it */
+	was_standby |= stat("standby.signal", &st) == 0;
+	state->started_as_standby = was_standby;
+	if (was_standby)
 		state->clean_start = false;
 	if (!pg_strong_random(&state->incarnation, sizeof(state->incarnation)))
 		ereport(ERROR,

@@ -152,6 +152,14 @@ es_table_insert(EsTable *table, const Datum *values, const bool *nulls)
 	insert_index_entries(table);
 }
 
+TupleTableSlot *
+es_table_changed_row(EsTable *table)
+{
+	TriggerDesc *triggers = table->long_way == NULL ? NULL : table->long_way->result_rel->ri_TrigDesc;
+
+	return triggers != NULL && triggers->trig_insert_before_row ? table->slot : NULL;
+}
+
 void
 es_table_begin(EsTable *table)
 {

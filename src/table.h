@@ -36,6 +36,8 @@ extern Relation es_table_index(EsTable *table, Oid indexoid);
  * would: constraints, defaults of columns that somebody added, user triggers.
  */
 extern void es_table_insert(EsTable *table, const Datum *values, const bool *nulls);
+/* the row just inserted, where BEFORE triggers may have changed it; else NULL.  Good until the next insert */
+extern TupleTableSlot *es_table_changed_row(EsTable *table);
 /* around a batch of inserts: statement triggers and queued AFTER triggers */
 extern void es_table_begin(EsTable *table);
 extern void es_table_end(EsTable *table);

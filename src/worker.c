@@ -86,6 +86,8 @@ es_worker_main(Datum arg)
 	es_process_begin(ES_WORKER_DELIVERY);
 	es_wakeup_attach();
 	worker.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore delivery", ALLOCSET_DEFAULT_SIZES);
+	/* what may have changed since the scheduler asked for this worker */
+	worker.done = !es_guc_enabled;
 	worker.definitions = AllocSetContextCreate(TopMemoryContext, "evtstore delivery queues", ALLOCSET_DEFAULT_SIZES);
 
 	while (may_go_on(&worker))

@@ -4,8 +4,8 @@ package Bench;
 # Bench.pm: what the benchmarks share: a private cluster with fsync on, psql, pgbench, medians, the verdict.
 #
 # The server is that of PG_CONFIG, or of the pg_config in the path, with evtstore installed into it.  As root everything
-# runs as postgres.  The cluster lies in a scratch folder (BENCH_PARENT=/var/tmp for another disk), speaks on a socket in
-# there only, and is gone at the end, however that comes.
+# runs as postgres.  The cluster lies in a scratch folder (BENCH_PARENT=/var/tmp for another disk), speaks on a socket
+# in there only, and is gone at the end, however that comes.
 #
 use strict;
 use warnings;

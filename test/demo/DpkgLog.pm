@@ -61,8 +61,8 @@ sub lines
 }
 
 #
-# Where a machine has no log: a small invented one, of packages that are installed, upgraded and partly removed.  Returns
-# its lines, and what dpkg-query would say at the end of that history.
+# Where a machine has no log: a small invented one, of packages that are installed, upgraded and partly removed.
+# Returns its lines, and what dpkg-query would say at the end of that history.
 #
 sub invented
 {
@@ -82,7 +82,7 @@ sub invented
 
 	foreach my $step (1 .. 5)
 	{
-		foreach my $n (1 .. 60)
+		foreach my $n (1 .. 150)
 		{
 			my $package = "invented-$n";
 			my $old     = $at{$package} // '<none>';
@@ -106,8 +106,8 @@ sub invented
 }
 
 #
-# Events of the lines that are about a package, in order: { n, stream, type, id, occurred_at, data (JSON text) }; and how
-# many lines are not.
+# Events of the lines that are about a package, in order: { n, stream, type, id, occurred_at, data (JSON text) }; and
+# how many lines are not.
 #
 sub events
 {

@@ -55,8 +55,10 @@ sub query
 		while (defined(my $line = readline $self->{out}))
 		{
 			chomp $line;
-			if ($line =~ /^\Q$MARK\E (\w{5}) ?(.*)/)
+			if ($line =~ /^\Q$MARK\E (\S*) ?(.*)/)
 			{
+				# psql may live on without its connection, and has no state to tell then; 57P..: the server shuts down
+				last if $1 eq '' || $1 =~ /^57P/;
 				# the message is that of the last error, however long ago
 				return ($1, $1 eq '00000' ? '' : $2, @rows);
 			}

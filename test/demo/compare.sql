@@ -1,5 +1,5 @@
 -- Compares what came out with what went in.  Prints rows of kind (check, figure), name, value, ok.
--- psql variable: record, the file that the receiver wrote.
+-- psql variables: record, the file that the receiver wrote; authority, who filled demo.dpkg.
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
 
@@ -26,14 +26,15 @@ CREATE TEMP TABLE result (n int GENERATED ALWAYS AS IDENTITY, kind text, name te
 
 -- in: the log is in the store
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'every line of the log is one event, with its own content and time',
+SELECT 'check', 'in: each line of the log is one event, with its content and time',
        format('%s lines, %s missing or different', count(*), count(*) FILTER (WHERE NOT same)), bool_and(same)
-FROM (SELECT (l.stream, l.type, l.occurred_at, l.data) IS NOT DISTINCT FROM (e.stream, e.type, e.occurred_at, e.data) AS same
+FROM (SELECT (l.stream, l.type, l.occurred_at, l.data)
+             IS NOT DISTINCT FROM (e.stream, e.type, e.occurred_at, e.data) AS same
       FROM demo.log_line l
       LEFT JOIN event e USING (id)) x;
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'each stream has the lines of its package in their order, versions 1, 2, 3 ... without a gap',
+SELECT 'check', 'in: streams keep the order of the log, versions have no gap',
        format('%s streams, %s wrong', count(*), count(*) FILTER (WHERE NOT fits)), bool_and(fits)
 FROM (SELECT min(version) = 1 AND max(version) = count(*) AND coalesce(bool_and(in_order), true) AS fits
       FROM (SELECT e.stream, e.version,
@@ -45,8 +46,8 @@ FROM (SELECT min(version) = 1 AND max(version) = count(*) AND coalesce(bool_and(
       GROUP BY stream) y;
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'nothing else is in the store than the log and what the rival and the count added',
-       format('%s events, %s of the log, %s of the rival, %s of the count', count(*), count(l.n),
+SELECT 'check', 'in: nothing else but what the rival and the count appended',
+       format('%s events: %s of the log, %s of the rival, %s counted', count(*), count(l.n),
               count(*) FILTER (WHERE e.type = 'PackageReviewed'), count(*) FILTER (WHERE e.type = 'PackageCounted')),
        count(*) = count(l.n) + count(*) FILTER (WHERE e.type IN ('PackageReviewed', 'PackageCounted'))
 FROM event e
@@ -71,7 +72,7 @@ CREATE TEMP TABLE replayed AS
                GROUP BY package, arch) u USING (package, arch);
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'the projection is what its events say',
+SELECT 'check', 'read model: it is what its events say',
        format('%s packages, %s different', count(*), count(*) FILTER (WHERE NOT same)), coalesce(bool_and(same), false)
 FROM (SELECT (p.version, p.status, p.since, p.stream_version, p.upgrades)
              IS NOT DISTINCT FROM (r.version, r.status, r.since, r.stream_version, r.upgrades) AS same
@@ -81,7 +82,8 @@ FROM (SELECT (p.version, p.status, p.since, p.stream_version, p.upgrades)
 -- A package's log is complete when it begins with an installation from nothing.  One that changed its architecture
 -- leaves its old name behind without a word in the log.
 CREATE TEMP TABLE package AS
-    SELECT p.package, p.arch, p.version, p.status, d.version AS dpkg_version, coalesce(d.status, 'not-installed') AS dpkg_status,
+    SELECT p.package, p.arch, p.version, p.status,
+           d.version AS dpkg_version, coalesce(d.status, 'not-installed') AS dpkg_status,
            CASE WHEN p.arch = '' THEN 'no architecture in the log'
                 WHEN NOT (f.type = 'InstallBegun' AND f.data->>'from' IS NULL) THEN 'installed before the log begins'
                 WHEN d.package IS NULL AND EXISTS (SELECT FROM demo.dpkg o WHERE o.package = p.package)
@@ -96,8 +98,9 @@ ALTER TABLE package ADD agrees boolean;
 UPDATE package SET agrees = status = dpkg_status AND (status = 'not-installed' OR version = dpkg_version);
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'the projection agrees with dpkg-query',
-       format('%s packages compared, %s different', count(*), count(*) FILTER (WHERE NOT agrees)), coalesce(bool_and(agrees), false)
+SELECT 'check', 'read model: it agrees with ' || :'authority',
+       format('%s packages compared, %s different', count(*), count(*) FILTER (WHERE NOT agrees)),
+       coalesce(bool_and(agrees), false)
 FROM package
 WHERE excluded IS NULL;
 
@@ -108,20 +111,20 @@ WHERE excluded IS NOT NULL
 GROUP BY excluded;
 
 INSERT INTO result (kind, name, value)
-SELECT 'figure', '  not compared: known to dpkg-query, not in the log', count(*)::text
+SELECT 'figure', '  not compared: not in the log', count(*)::text
 FROM demo.dpkg d
 WHERE NOT EXISTS (SELECT FROM public.package_status p WHERE p.package = d.package AND p.arch = d.arch)
 HAVING count(*) > 0;
 
 -- out: the receiver's record is the store
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'nothing is lost: the receiver has every event',
+SELECT 'check', 'out: nothing is lost, the receiver has every event',
        format('%s events, %s missing', count(*), count(*) FILTER (WHERE a.id IS NULL)), bool_and(a.id IS NOT NULL)
 FROM event e
 LEFT JOIN arrival a USING (id);
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'all that it received is in the store, each time with the same content',
+SELECT 'check', 'out: all that it got is in the store, each time with this content',
        format('%s requests, %s unknown or different', count(*), count(*) FILTER (WHERE NOT same)), bool_and(same)
 FROM (SELECT (r.stream, r.version, r.line->'ce'->>'type', r.line->'body', r.line->'ce'->>'sequence')
              IS NOT DISTINCT FROM (e.stream, e.version, e.type, e.data, lpad(e.position::text, 19, '0')) AS same
@@ -129,18 +132,20 @@ FROM (SELECT (r.stream, r.version, r.line->'ce'->>'type', r.line->'body', r.line
       LEFT JOIN event e USING (id)) x;
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'order is kept in each stream',
-       format('%s events, %s before their predecessor', count(*), count(*) FILTER (WHERE NOT in_order)), bool_and(in_order)
+SELECT 'check', 'out: the order of each stream is kept',
+       format('%s events, %s before their predecessor', count(*), count(*) FILTER (WHERE NOT in_order)),
+       bool_and(in_order)
 FROM (SELECT row_number() OVER (PARTITION BY e.stream ORDER BY a.n) = e.version AS in_order
       FROM arrival a
       JOIN event e USING (id)) x;
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'no message was given up', format('%s dead letters', count(*)), count(*) = 0
+SELECT 'check', 'out: no message was given up', format('%s dead letters', count(*)), count(*) = 0
 FROM evtstore.dead_letters;
 
 INSERT INTO result (kind, name, value, ok)
-SELECT 'check', 'the store is well', coalesce(string_agg(check_name || ': ' || detail, '; ') FILTER (WHERE NOT ok), 'evtstore.health()'),
+SELECT 'check', 'the store is well',
+       coalesce(string_agg(check_name || ': ' || detail, '; ') FILTER (WHERE NOT ok), 'evtstore.health()'),
        bool_and(ok)
 FROM evtstore.health();
 
@@ -162,12 +167,12 @@ WHERE n > first_n;
 INSERT INTO result (kind, name, value)
 SELECT 'figure', 'append to receiver, ' || part,
        format('p50 %s ms, p99 %s ms', round(p50::numeric, 1), round(p99::numeric, 1))
-FROM (SELECT part, percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS p50, percentile_cont(0.99) WITHIN GROUP (ORDER BY ms) AS p99
-      FROM (SELECT extract(epoch FROM a.received_at - e.recorded_at) * 1000 AS ms, e.type
+FROM (SELECT part, percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS p50,
+             percentile_cont(0.99) WITHIN GROUP (ORDER BY ms) AS p99
+      FROM (SELECT extract(epoch FROM a.received_at - e.recorded_at) * 1000 AS ms,
+                   CASE WHEN e.type = 'PackageCounted' THEN 'steady load, all up' ELSE 'import and outages' END AS part
             FROM event e
             JOIN arrival a USING (id)) x
-      CROSS JOIN LATERAL unnest(CASE WHEN type = 'PackageCounted' THEN ARRAY['steady load, all up']
-                                     ELSE ARRAY['import and outages'] END) AS part
       GROUP BY part) y
 ORDER BY part;
 

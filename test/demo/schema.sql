@@ -40,7 +40,8 @@ SELECT evtstore.create_projection('package_status', jsonb_build_object(
 -- out: rule -> queue -> worker -> receiver; patient enough for a receiver that is away for minutes
 SELECT evtstore.create_endpoint('receiver', :'url', '{"timeout": "5s", "max_in_flight": 32}') \g /dev/null
 SELECT evtstore.create_queue('packages', '{"endpoint": "receiver",
-    "retry": {"max_attempts": 1000, "initial": "100ms", "multiplier": 2, "max_delay": "1s", "jitter": 0.2}}') \g /dev/null
+    "retry": {"max_attempts": 1000, "initial": "100ms", "multiplier": 2, "max_delay": "1s", "jitter": 0.2}}')
+\g /dev/null
 SELECT evtstore.create_rule('packages', '{"categories": ["package"]}', 'queue:packages') \g /dev/null
 
 -- what there is to import, and what the machine itself says about its packages

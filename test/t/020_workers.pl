@@ -267,5 +267,16 @@ $node->wait_for_log(qr/no worker slot is left for 2 of 2 evtstore delivery worke
 ok(1, 'a server without a free worker slot: the log says so');
 is(sql(q{SELECT ok FROM evtstore.health() WHERE check_name = 'worker_slots'}), 'f', 'health() says so');
 
+# many databases are looked at without using up the slots
+$node->append_conf('postgresql.conf', "max_worker_processes = 6\n");
+sql("CREATE DATABASE empty$_") foreach 1 .. 12;
+$log = -s $node->logfile;
+$node->restart;
+wait_workers('delivery worker', 2);
+poll_until('the look at every database', sub {
+	return sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'evtstore scheduler'}) == 1;
+});
+unlike(slurp_file($node->logfile, $log), qr/no worker slot is left/, 'a cluster of many databases, and a few worker slots');
+
 $node->stop;
 done_testing();

@@ -76,6 +76,7 @@ $primary->safe_psql('postgres', <<'EOS');
 EOS
 send_three($primary);
 wait_got($primary, 3);
+poll_sql($primary, 'SELECT max(position) = evtstore.head_position() FROM evtstore_internal.head');
 is(delivery_check($primary), 't|', 'the original delivers');
 my $position = $primary->safe_psql('postgres', 'SELECT evtstore.head_position()');
 
@@ -107,7 +108,8 @@ $other->command_ok([ 'pg_restore', '--exit-on-error', '-d', $other->connstr('pos
 	'pg_restore, with a scheduler that looks fifty times a second meanwhile');
 delivers_nothing($other);
 is(got($other), 6, 'the restore delivered nothing');
-is($other->safe_psql('postgres', q{SELECT evtstore.stream_version('cart-1')}), 5, 'the events are there');
+is($other->safe_psql('postgres', q{SELECT evtstore.stream_version('cart-1'), count(*), max(position) <= evtstore.head_position()
+	FROM evtstore.read_all()}), '5|5|t', 'the events are there, and the head covers them');
 cmp_ok($other->safe_psql('postgres', q{SELECT position FROM evtstore.append('cart-1', 'Closed', '{}', expected_version => 5)}),
 	'>', $position, 'appends go on above them');
 $other->safe_psql('postgres', 'SELECT evtstore.resume_delivery()');

@@ -41,6 +41,9 @@ use Time::HiRes qw(time);
 
 our @EXPORT = qw(new_node session sqlstate poll_until poll_sql worker_pid kill9 crash start_receiver test_tree);
 
+# The superuser of every cluster, whatever the name of the user who runs the test.
+$ENV{PGUSER} = 'postgres';
+
 my $tree = abs_path(dirname(__FILE__) . '/../../..');
 
 # The folder of the checkout.
@@ -59,7 +62,8 @@ sub new_node
 	my ($name, %option) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init(%{ $option{init} // {} });
+	my %init = %{ $option{init} // {} };
+	$node->init(%init, extra => [ '-U', $ENV{PGUSER}, @{ $init{extra} // [] } ]);
 	$node->append_conf('postgresql.conf', slurp_file("$tree/test/evtstore.conf"));
 	# receivers of tests listen on loopback
 	$node->append_conf('postgresql.conf', "evtstore.allowed_networks = '127.0.0.0/8'\n");

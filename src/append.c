@@ -10,7 +10,7 @@
  *	3. its version is read: no other transaction has one in flight, so it is the version, whatever our snapshot;
  *	4. expectation and idempotency are checked; every refusal happens before anything was allocated;
  *	5. positions are allocated (feed.c publishes the floor first): with the lock held, so that their order is causal;
- *	6. rows go in, then hooks run: sync projections, then rules.
+ *	6. rows go in, then hooks run: rules, then sync projections.
  *
  * A crash at any line leaves nothing but a gap in the positions: rows become visible at commit.  Losing a race is an
  * error of class ST, whose log line is left out: it is the normal life of optimistic concurrency.
@@ -61,11 +61,13 @@ static bool answer_duplicate(EsStream *stream, EsEvent *events, int n, int64 exp
 							 EsAppendResult *result);
 static Known find_known(EsStream *stream, EsEvent *event);
 static bool same_content(EsStream *stream, EsEvent *event, TupleTableSlot *slot);
+static void refuse_known_id(const EsEvent *event) es_noreturn;
 static void refuse_repeated_ids(EsEvent *events, int n);
 static void check_expectation(EsStream *stream, int64 expected, EsRequire require, int64 version);
 static void refuse_version(EsStream *stream, int64 expected, const char *required, int64 version) es_noreturn;
 static void make_answer_durable(void);
 static void insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version);
+static void insert_with_id(EsTable *table, const EsEvent *event, const Datum *values, const bool *nulls);
 static void take_changes(EsEvent *event, TupleTableSlot *row);
 static void quiet_conflicts(ErrorData *edata);
 
@@ -189,11 +191,7 @@ find_known(EsStream *stream, EsEvent *event)
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		if (!same_content(stream, event, slot))
-			ereport(ERROR,
-					(errcode(ES_ERRCODE_ID_CONFLICT),
-					 errmsg("event id %s exists with other content", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&event->id)))),
-					 errdetail("{\"id\":\"%s\"}", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&event->id)))),
-					 errhint("Give each event an id of its own; to retry, repeat stream, type, schema_version, data and tags exactly.")));
+			refuse_known_id(event);
 		known.found = true;
 		known.position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
 		known.version = DatumGetInt64(slot_getattr(slot, ES_EVENT_VERSION + 1, &isnull));
@@ -219,6 +217,18 @@ same_content(EsStream *stream, EsEvent *event, TupleTableSlot *slot)
 	if (!DatumGetBool(DirectFunctionCall2(jsonb_eq, slot_getattr(slot, ES_EVENT_DATA + 1, &isnull), event->data)))
 		return false;
 	return es_event_same_tags(slot_getattr(slot, ES_EVENT_TAGS + 1, &isnull), event->tags);
+}
+
+static void
+refuse_known_id(const EsEvent *event)
+{
+	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&event->id)));
+
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_ID_CONFLICT),
+			 errmsg("event id %s exists with other content", id),
+			 errdetail("{\"id\":\"%s\"}", id),
+			 errhint("Give each event an id of its own; to retry, repeat stream, type, schema_version, data and tags exactly.")));
 }
 
 static int
@@ -339,7 +349,10 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 		values[ES_EVENT_TAGS] = e->tags;
 		values[ES_EVENT_DATA] = e->data;
 		values[ES_EVENT_METADATA] = e->metadata;
-		es_table_insert(table, values, nulls);
+		if (e->has_id)
+			insert_with_id(table, e, values, nulls);
+		else
+			es_table_insert(table, values, nulls);
 		take_changes(e, es_table_changed_row(table));
 	}
 	/* before AFTER triggers, which may append to the same stream */
@@ -348,6 +361,31 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 	CommandCounterIncrement();
 	if (n > 1)
 		pfree(positions);
+}
+
+/* the id may be in another stream, in a transaction that was in flight when we looked: its lock is not ours */
+static void
+insert_with_id(EsTable *table, const EsEvent *event, const Datum *values, const bool *nulls)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		es_table_insert(table, values, nulls);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		if (edata->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || edata->constraint_name == NULL ||
+			strcmp(edata->constraint_name, "event_id_key") != 0)
+			PG_RE_THROW();
+		FlushErrorState();
+		refuse_known_id(event);
+	}
+	PG_END_TRY();
 }
 
 /* projections and rules get what is in the table, not what a BEFORE trigger took away */

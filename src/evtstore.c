@@ -52,9 +52,12 @@ _PG_init(void)
 	es_append_init();
 	es_queue_init();
 
-	/* the order of these two is the order in which an append runs them */
-	es_projection_init();
+	/*
+	 * The order of these two is the order in which an append runs them: what a projection's handler appends to the same
+	 * stream must not reach a queue before the events that the handler was called for.
+	 */
 	es_rule_init();
+	es_projection_init();
 
 	es_registry_init();
 	es_guard_init();

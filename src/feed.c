@@ -74,8 +74,8 @@ typedef struct StoreEntry
 	/* highest position known to be allocated; raised after each allocation */
 	pg_atomic_uint64 last_allocated;
 	/*
-	 * Highest head that anybody computed, for all readers and for readers of one category bit.  Raised under the lock,
-	 * shared, so that nobody raises with what he computed about an earlier incarnation.
+	 * Highest head that anybody computed, for all readers and for readers of one category bit.  Readers raise these, and
+	 * last_allocated, under the lock, shared, so that nobody raises with what he knows of an earlier incarnation.
 	 */
 	pg_atomic_uint64 head;
 	pg_atomic_uint64 category_head[CATEGORY_BITS];
@@ -136,6 +136,7 @@ static Oid	filenumber_of(Oid sequence, LOCKMODE mode);
 static void fill_entry(StoreEntry *entry, Oid sequence, Oid filenumber, uint64 last);
 static uint64 compute_head(StoreEntry *store, uint64 categories);
 static bool share_head(StoreEntry *store, uint64 categories, uint64 *head);
+static bool raise_shared(StoreEntry *store, pg_atomic_uint64 *maximum, uint64 value);
 static pg_atomic_uint64 *category_maximum(StoreEntry *store, uint64 categories);
 static uint64 read_last_allocated(void);
 static uint64 read_sequence(void);
@@ -273,17 +274,18 @@ es_feed_uses_ledger(void)
 int64
 es_feed_head(uint64 categories)
 {
-	StoreEntry *store;
-	uint64		head;
-
-	do
+	for (;;)
 	{
-		store = attach_store();
-		if (pg_atomic_read_u32(&store->untouched) != 0)
-			raise_to(&store->last_allocated, read_sequence());
+		StoreEntry *store = attach_store();
+		uint64		head;
+
+		if (pg_atomic_read_u32(&store->untouched) != 0 &&
+			!raise_shared(store, &store->last_allocated, read_sequence()))
+			continue;
 		head = compute_head(store, categories);
-	} while (!share_head(store, categories, &head));
-	return head;
+		if (share_head(store, categories, &head))
+			return head;
+	}
 }
 
 static uint64
@@ -324,18 +326,9 @@ static bool
 share_head(StoreEntry *store, uint64 categories, uint64 *head)
 {
 	pg_atomic_uint64 *maximum = category_maximum(store, categories);
-	bool		same;
 
-	if (maximum != NULL && pg_atomic_read_u64(maximum) < *head)
-	{
-		LWLockAcquire(&feed_locks[0].lock, LW_SHARED);
-		same = pg_atomic_read_u32(&store->incarnation) == my_incarnation;
-		if (same)
-			raise_to(maximum, *head);
-		LWLockRelease(&feed_locks[0].lock);
-		if (!same)
-			return false;
-	}
+	if (maximum != NULL && pg_atomic_read_u64(maximum) < *head && !raise_shared(store, maximum, *head))
+		return false;
 	if (maximum != NULL)
 		*head = Max(*head, pg_atomic_read_u64(maximum));
 	*head = Max(*head, pg_atomic_read_u64(&store->head));
@@ -343,6 +336,20 @@ share_head(StoreEntry *store, uint64 categories, uint64 *head)
 	/* fill_entry takes the number away before it changes anything: all that was read is of our incarnation */
 	pg_read_barrier();
 	return pg_atomic_read_u32(&store->incarnation) == my_incarnation;
+}
+
+/* raises what readers share, unless the entry is of another incarnation by now; fill_entry waits for the lock */
+static bool
+raise_shared(StoreEntry *store, pg_atomic_uint64 *maximum, uint64 value)
+{
+	bool		same;
+
+	LWLockAcquire(&feed_locks[0].lock, LW_SHARED);
+	same = pg_atomic_read_u32(&store->incarnation) == my_incarnation;
+	if (same)
+		raise_to(maximum, value);
+	LWLockRelease(&feed_locks[0].lock);
+	return same;
 }
 
 /* where readers of these categories share their maximum; NULL: readers of several, not all, share none */

@@ -35,18 +35,21 @@ PG_FUNCTION_INFO_V1(evtstore_create_rule);
 PG_FUNCTION_INFO_V1(evtstore_alter_rule);
 PG_FUNCTION_INFO_V1(evtstore_drop_rule);
 
-typedef struct Rule
+/* a queue and the filters of all rules that send to it */
+typedef struct Target
 {
-	EsFilter   *filter;
 	char	   *queue;
-} Rule;
+	List	   *filters;		/* EsFilter, in order of the rules' creation */
+} Target;
 
 static MemoryContext cache_context = NULL;
-static List *rules = NIL;
+static List *targets = NIL;
 static uint64 cache_generation = 0;
 
 static void on_append(EsStream *stream, EsEvent *events, int n);
-static void send_matching(Rule *rule, EsStream *stream, EsEvent *events, int n);
+static void send_matching(Target *target, EsStream *stream, EsEvent *events, int n);
+static void fill_message(EsMessage *message, const EsEvent *event);
+static Target *find_target(List *list, const char *queue);
 static void refresh_cache(void);
 static Jsonb *build_spec(Jsonb *filter, const char *target);
 static const char *target_queue(const char *target);
@@ -127,45 +130,55 @@ on_append(EsStream *stream, EsEvent *events, int n)
 
 	if (cache_generation != es_catalog_generation())
 		refresh_cache();
-	foreach(lc, rules)
+	foreach(lc, targets)
 		send_matching(lfirst(lc), stream, events, n);
 }
 
-/* sending runs no SQL of others, so the cache cannot be rebuilt under us */
+/*
+ * Queue by queue, each event in order: two rules to one queue must not send a stream's events past each other.  An event
+ * that two of them select is sent twice.  Sending runs no SQL of others, so the cache cannot be rebuilt under us.
+ */
 static void
-send_matching(Rule *rule, EsStream *stream, EsEvent *events, int n)
+send_matching(Target *target, EsStream *stream, EsEvent *events, int n)
 {
 	EsMessage  *messages = NULL;
 	int			count = 0;
 
 	for (int i = 0; i < n; i++)
 	{
-		EsEvent    *e = &events[i];
-		EsMessage  *m;
+		ListCell   *lc;
 
-		if (!es_filter_matches(rule->filter, stream, e))
-			continue;
-		if (messages == NULL)
-			messages = palloc0((n - i) * sizeof(EsMessage));
-		m = &messages[count++];
-		m->body = e->data;
-		m->headers = e->metadata;
-		m->key = e->stream;
-		m->stream = e->stream;
-		m->type = e->type;
-		m->tags = e->tags;
-		m->position = e->position;
-		m->version = e->version;
-		m->schema_version = e->schema_version;
-		m->event_id = e->id;
-		m->occurred_at = e->occurred_at;
-		m->recorded_at = e->recorded_at;
+		foreach(lc, target->filters)
+		{
+			if (!es_filter_matches(lfirst(lc), stream, &events[i]))
+				continue;
+			if (messages == NULL)
+				messages = palloc0((n - i) * list_length(target->filters) * sizeof(EsMessage));
+			fill_message(&messages[count++], &events[i]);
+		}
 	}
 	if (count > 0)
 	{
-		es_queue_send(es_queue_get(rule->queue), messages, count, NULL);
+		es_queue_send(es_queue_get(target->queue), messages, count, NULL);
 		pfree(messages);
 	}
+}
+
+static void
+fill_message(EsMessage *message, const EsEvent *event)
+{
+	message->body = event->data;
+	message->headers = event->metadata;
+	message->key = event->stream;
+	message->stream = event->stream;
+	message->type = event->type;
+	message->tags = event->tags;
+	message->position = event->position;
+	message->version = event->version;
+	message->schema_version = event->schema_version;
+	message->event_id = event->id;
+	message->occurred_at = event->occurred_at;
+	message->recorded_at = event->recorded_at;
 }
 
 static void
@@ -180,19 +193,36 @@ refresh_cache(void)
 	foreach(lc, es_definition_list("rule"))
 	{
 		EsDefinition *definition = lfirst(lc);
-		Rule	   *rule = palloc0(sizeof(Rule));
+		const char *queue = target_queue(es_options_string(definition->spec, "target", ""));
+		Target	   *target = find_target(loaded, queue);
 
-		rule->filter = es_filter_parse(es_options_object(definition->spec, "filter"), "filter");
-		rule->queue = pstrdup(target_queue(es_options_string(definition->spec, "target", "")));
-		loaded = lappend(loaded, rule);
+		if (target == NULL)
+		{
+			target = palloc0(sizeof(Target));
+			target->queue = pstrdup(queue);
+			loaded = lappend(loaded, target);
+		}
+		target->filters = lappend(target->filters,
+								  es_filter_parse(es_options_object(definition->spec, "filter"), "filter"));
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(fresh, CacheMemoryContext);
 	if (cache_context != NULL)
 		MemoryContextDelete(cache_context);
 	cache_context = fresh;
-	rules = loaded;
+	targets = loaded;
 	cache_generation = generation;
+}
+
+static Target *
+find_target(List *list, const char *queue)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+		if (strcmp(((Target *) lfirst(lc))->queue, queue) == 0)
+			return lfirst(lc);
+	return NULL;
 }
 
 /* checks both parts; the queue stays locked against drop_queue until the rule is committed */

@@ -88,7 +88,7 @@ static MemoStream *find_memo(uint64 hash, const char *tenant, const char *name);
 static MemoStream *add_memo(uint64 hash, const char *tenant, const char *name);
 static void prepare_ids(void);
 static int64 look_up_id(const char *tenant, const char *name);
-static int64 look_up_version(int64 stream_id);
+static int64 look_up_version(int64 stream_id, int64 from);
 static void xact_callback(XactEvent event, void *arg);
 static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
 
@@ -179,7 +179,12 @@ es_stream_current_version(EsStream *stream)
 	if (stream->id == 0)
 		return 0;
 	if (memo->version_epoch != version_epoch)
-		es_stream_set_version(stream, look_up_version(stream->id));
+	{
+		/* what an earlier transaction left is where the search begins, if it is still there */
+		int64		version = memo->version > 0 ? look_up_version(stream->id, memo->version) : 0;
+
+		es_stream_set_version(stream, version > 0 ? version : look_up_version(stream->id, 1));
+	}
 	return memo->version;
 }
 
@@ -344,23 +349,25 @@ look_up_id(const char *tenant, const char *name)
 }
 
 /*
- * The newest version that is committed or our own.  Under the stream's lock no other transaction has one in flight, so
- * this is the version, whatever snapshot the transaction has.
+ * The newest version at or above from that is committed or our own; 0 where there is none.  Under the stream's lock no
+ * other transaction has one in flight, so this is the version, whatever snapshot the transaction has.  A scan takes in
+ * all entries of a leaf page that fit its keys before it returns the first: a good from leaves it a handful.
  */
 static int64
-look_up_version(int64 stream_id)
+look_up_version(int64 stream_id, int64 from)
 {
 	EsTable    *table = es_table_open(ES_TABLE_EVENT, es_catalog()->event);
 	Relation	index = es_table_index(table, es_catalog()->event_stream_version);
 	TupleTableSlot *slot = es_table_scan_slot(table);
-	ScanKeyData key;
+	ScanKeyData keys[2];
 	IndexScanDesc scan;
 	int64		version = 0;
 	bool		isnull;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_id));
-	scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_id));
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from));
+	scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 2);
+	index_rescan(scan, keys, 2, NULL, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
 		version = DatumGetInt64(slot_getattr(slot, 3, &isnull));
 	index_endscan(scan);

@@ -45,7 +45,7 @@ sub start_psql
 	local $ENV{PGOPTIONS} = $option{options} if defined $option{options};
 	my $run = IPC::Run::start(
 		[ 'psql', '-XAtq', '-d', $node->connstr($option{database} // 'postgres'), '-f', "$name.sql" ],
-		'<', \undef, '>', "$name.out", '2>', "$name.err");
+		'<', '/dev/null', '>', "$name.out", '2>', "$name.err");
 	return bless { run => $run, out => "$name.out", err => "$name.err" }, 'EvtFeed::Psql';
 }
 

@@ -3,12 +3,13 @@
  *		Which events go to which queue: sync rules, in the append's transaction.
  *
  * Runs in the appender's backend.  Each backend caches the rules; the cache is built from the latest snapshot when an
- * append finds it stale.  A rule applies to every append that begins after its commit.  The message and the event
+ * append finds it stale, and the one given up lives to the end of the transaction.  A rule applies to every append that begins after its commit.  The message and the event
  * commit together or not at all; the stream is the message's key, so that a stream's messages go out in order: the
  * stream's lock is held, which makes the order of ids the order of commits.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -43,12 +44,14 @@ typedef struct Target
 } Target;
 
 static MemoryContext cache_context = NULL;
+static MemoryContext retired_context = NULL;	/* parent of caches given up in this transaction */
 static List *targets = NIL;
 static uint64 cache_generation = 0;
 
 static void on_append(EsStream *stream, EsEvent *events, int n);
 static void send_matching(Target *target, EsStream *stream, EsEvent *events, int n);
 static void fill_message(EsMessage *message, const EsEvent *event);
+static void xact_callback(XactEvent event, void *arg);
 static Target *find_target(List *list, const char *queue);
 static void refresh_cache(void);
 static Jsonb *build_spec(Jsonb *filter, const char *target);
@@ -58,6 +61,7 @@ void
 es_rule_init(void)
 {
 	es_append_register_hook(on_append);
+	RegisterXactCallback(xact_callback, NULL);
 }
 
 /* evtstore.create_rule(name, filter, target, transform, mode) */
@@ -136,7 +140,7 @@ on_append(EsStream *stream, EsEvent *events, int n)
 
 /*
  * Queue by queue, each event in order: two rules to one queue must not send a stream's events past each other.  An event
- * that two of them select is sent twice.  Sending runs no SQL of others, so the cache cannot be rebuilt under us.
+ * that two of them select is sent twice.
  */
 static void
 send_matching(Target *target, EsStream *stream, EsEvent *events, int n)
@@ -207,11 +211,25 @@ refresh_cache(void)
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(fresh, CacheMemoryContext);
+	/* an append further up the stack may be in the middle of the old one: a trigger on messages can append */
 	if (cache_context != NULL)
-		MemoryContextDelete(cache_context);
+	{
+		if (retired_context == NULL)
+			retired_context = AllocSetContextCreate(TopMemoryContext, "evtstore retired rules", ALLOCSET_SMALL_SIZES);
+		MemoryContextSetParent(cache_context, retired_context);
+	}
 	cache_context = fresh;
 	targets = loaded;
 	cache_generation = generation;
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (retired_context == NULL || (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE))
+		return;
+	MemoryContextDelete(retired_context);
+	retired_context = NULL;
 }
 
 static Target *

@@ -142,7 +142,8 @@ record_start(StartState *state)
 	/* kept by the postmaster over crash restarts: the file goes away with the promotion, before anybody could act on it */
 	was_standby |= stat("standby.signal", &st) == 0;
 	state->started_as_standby = was_standby;
-	if (was_standby)
+	/* a backup taken cold says that it was shut down, but it is older than what was handed out since */
+	if (was_standby || stat("recovery.signal", &st) == 0)
 		state->clean_start = false;
 	if (!pg_strong_random(&state->incarnation, sizeof(state->incarnation)))
 		ereport(ERROR,

@@ -8,15 +8,13 @@ CREATE SCHEMA t;
 -- 'all' and 'late' (who polls rarely) read_all; 'one' the same, an event at a time; 'a' and 'b' read_category
 CREATE TABLE t.reader (name text PRIMARY KEY, at bigint);
 CREATE TABLE t.seen (n serial, reader text, id uuid, stream text, version bigint);
-CREATE TABLE t.clock (at timestamptz);
 
 CREATE PROCEDURE t.reset() LANGUAGE plpgsql SET client_min_messages = warning AS $$
 BEGIN
-    TRUNCATE evtstore_internal.event, evtstore_internal.stream, t.reader, t.seen, t.clock;
+    TRUNCATE evtstore_internal.event, evtstore_internal.stream, t.reader, t.seen;
     DROP TABLE IF EXISTS t.other, t.head, t.projected;
     PERFORM evtstore.drop_projection(name) FROM evtstore.projection_status;
     INSERT INTO t.reader SELECT name, evtstore.head_position() FROM unnest(ARRAY['all', 'late', 'one', 'a', 'b']) name;
-    INSERT INTO t.clock VALUES (clock_timestamp());
 END $$;
 
 -- one poll: what was given, kept in t.seen
@@ -83,21 +81,4 @@ EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
     EXECUTE (regexp_match(hint, 'SELECT[^;]*'))[1];
     RETURN 'repaired';
-END $$;
-
-CREATE FUNCTION t.last_position() RETURNS bigint LANGUAGE sql AS 'SELECT last_value FROM evtstore_internal.position_seq';
-
--- until so many sessions sleep in wait_for_head
-CREATE FUNCTION t.wait_asleep(sleepers int) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    deadline timestamptz := clock_timestamp() + interval '60s';
-BEGIN
-    WHILE sleepers <> (SELECT count(*) FROM pg_stat_activity
-                       WHERE query LIKE '%wait_for_head%' AND wait_event_type = 'Extension' AND backend_type = 'client backend') LOOP
-        IF clock_timestamp() > deadline THEN
-            RAISE EXCEPTION 'nobody sleeps';
-        END IF;
-        PERFORM pg_stat_clear_snapshot();
-    END LOOP;
-    RETURN sleepers;
 END $$;

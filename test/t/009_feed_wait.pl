@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $node = new_node('main', conf => "log_statement = none\n");
+my $node = new_node('main', conf => "log_statement = none\nmax_prepared_transactions = 5\n");
 my ($slow, $slow2, $waiter, $waiter2) = map { session($node) } 1 .. 4;
 
 sub sql { return $node->safe_psql('postgres', shift) }
@@ -28,12 +28,12 @@ sub asleep
 		"SELECT count(*) = $n FROM pg_stat_activity WHERE query LIKE 'CALL%wait_for_head%' AND wait_event_type = 'Extension'");
 }
 
-# Lets a session wait for a position, with two minutes' time; until it sleeps.
+# Lets a session wait for a position, half a minute at most; until it sleeps.
 sub begin_wait
 {
 	my ($session, $position, $n) = @_;
 
-	$session->query_until(qr/waits/, "\\echo waits\nCALL evtstore.wait_for_head($position, '2min');\n\\echo awake\n");
+	$session->query_until(qr/waits/, "\\echo waits\nCALL evtstore.wait_for_head($position, '30s');\n\\echo awake\n");
 	asleep($n // 1);
 	return;
 }
@@ -44,7 +44,8 @@ sub woken
 	my ($what, $session, $position, $since) = @_;
 
 	$session->query_until(qr/awake/, '');
-	cmp_ok(time - $since, '<', 60, "$what: woken at once");
+	# the next ones would take as long
+	cmp_ok(time - $since, '<', 20, "$what: woken at once") or die "nobody is woken\n";
 	is($session->{stderr}, '', "$what: without an error");
 	is($session->query_safe("SELECT count(*) FROM evtstore.read_all($position - 1) WHERE position = $position"), 1, "$what: and it can be read");
 	return;

@@ -1,0 +1,372 @@
+#
+# The mutants of test/mutation/run: a mechanism taken out, and the tests that have to notice.
+#
+# change: text of the file as it stands (once), and what stands there instead; several pairs.
+# harmless: not a fault, but the delay that another mutant needs: nobody may notice.
+#
+# What a race needs two processors within a few instructions for is widened by a delay (DELAY), in the mutant and in a
+# harmless twin that keeps the right order, so that it is the order that kills and not the delay.
+#
+use strict;
+use warnings;
+
+# some half of a millisecond, one time in eight
+my $DELAY = 'do { if (random() % 8 == 0) pg_usleep(500); } while (0)';
+
+return [
+	# ---- feed.c: writers ----
+	{
+		name   => 'no floor is published',
+		file   => 'feed.c',
+		change => [ 'pg_atomic_write_u64(&floor->floor, my_floor + 1);', ';' ],
+		tests  => 'feed_appenders feed_savepoint 005_feed_storm',
+	},
+	{
+		name   => 'floor published after the allocation',
+		file   => 'feed.c',
+		change => [
+			"\tpublish_floor(store, es_feed_category_bit(category_hash));\n", "\tmy_floor = pg_atomic_read_u64(&store->last_allocated);\n",
+			"\traise_to(&store->last_allocated, positions[n - 1]);\n",
+			"\t$DELAY;\n\tpublish_floor(store, es_feed_category_bit(category_hash));\n\traise_to(&store->last_allocated, positions[n - 1]);\n"
+		],
+		tests => '005_feed_storm',
+	},
+	{
+		name     => 'the delay of the one before, in the right order',
+		file     => 'feed.c',
+		harmless => 1,
+		change   => [ "\traise_to(&store->last_allocated, positions[n - 1]);\n", "\t$DELAY;\n\traise_to(&store->last_allocated, positions[n - 1]);\n" ],
+		tests    => '005_feed_storm',
+	},
+	{
+		name   => 'floor taken back before the commit is visible',
+		file   => 'feed.c',
+		change => [ "\t\tcase XACT_EVENT_PRE_COMMIT:\n", "\t\tcase XACT_EVENT_PRE_COMMIT:\n\t\t\tclear_floor();\n" ],
+		tests  => '008_feed_outside 005_feed_storm',
+	},
+	{
+		name   => 'floor not freed at ROLLBACK TO',
+		file   => 'feed.c',
+		change => [ 'if (event == SUBXACT_EVENT_ABORT_SUB && my_level >= level)', 'if (false)' ],
+		tests  => 'feed_savepoint 009_feed_wait',
+	},
+	{
+		name   => 'floor freed by any ROLLBACK TO',
+		file   => 'feed.c',
+		change => [ 'if (event == SUBXACT_EVENT_ABORT_SUB && my_level >= level)', 'if (event == SUBXACT_EVENT_ABORT_SUB)' ],
+		tests  => 'feed_savepoint',
+	},
+	{
+		name   => 'a released savepoint keeps its floor',
+		file   => 'feed.c',
+		change => [ 'my_level = level - 1;', ';' ],
+		tests  => 'feed_savepoint',
+	},
+	{
+		name   => 'nobody is woken',
+		file   => 'feed.c',
+		change => [ 'ConditionVariableBroadcast(&my_store->moved);', ';' ],
+		tests  => '009_feed_wait',
+	},
+	{
+		name   => 'rollbacks do not wake',
+		file   => 'feed.c',
+		change => [
+			"\t\t\tclear_floor();\n\t\t\tbreak;\n",
+			"\t\t\tif (event == XACT_EVENT_COMMIT)\n\t\t\t\tclear_floor();\n\t\t\tmy_level = 0;\n"
+			  . "\t\t\tpg_atomic_write_u64(&floors()[es_my_procno()].floor, 0);\n\t\t\tbreak;\n"
+		],
+		tests => '009_feed_wait',
+	},
+	{
+		name   => 'the bit of a second category is not set',
+		file   => 'feed.c',
+		change => [ 'if ((bits & category_bit) == 0)', 'if (false)' ],
+		tests  => 'feed_appenders 005_feed_storm',
+	},
+	{
+		name   => 'positions are not checked',
+		file   => 'feed.c',
+		change => [ 'if (positions[i] <= 0 || (uint64) positions[i] <= decided)', 'if (false)' ],
+		tests  => 'feed_sequence',
+	},
+	{
+		name   => 'positions are checked against the own floor only',
+		file   => 'feed.c',
+		change => [ 'decided = Max(my_floor, pg_atomic_read_u64(&store->last_allocated));', 'decided = my_floor;' ],
+		tests  => 'feed_sequence',
+	},
+	{
+		name   => 'PREPARE TRANSACTION is not refused',
+		file   => 'feed.c',
+		change => [ 'case XACT_EVENT_PRE_PREPARE:', "case XACT_EVENT_PRE_PREPARE:\n\t\t\tbreak;" ],
+		tests  => '008_feed_outside',
+	},
+	# ---- feed.c: readers ----
+	{
+		name   => 'floors read before the last position',
+		file   => 'feed.c',
+		change => [
+			"\tuint64		head = pg_atomic_read_u64(&store->last_allocated);\n\tuint32		used;", "\tuint64		head = PG_UINT64_MAX;\n\tuint32		used;",
+			"\t\thead = Min(head, published - 1);\n\t}\n\treturn head;\n", "\t\thead = Min(head, published - 1);\n\t}\n\t$DELAY;\n\treturn Min(head, pg_atomic_read_u64(&store->last_allocated));\n"
+		],
+		tests => '005_feed_storm',
+	},
+	{
+		name     => 'the delay of the one before, in the right order',
+		file     => 'feed.c',
+		harmless => 1,
+		change   => [ "\t\thead = Min(head, published - 1);\n\t}\n\treturn head;\n", "\t\thead = Min(head, published - 1);\n\t}\n\t$DELAY;\n\treturn head;\n" ],
+		tests    => '005_feed_storm',
+	},
+	{
+		name   => 'snapshot before the head',
+		file   => 'feed.c',
+		change => [
+			"\t\thead = es_feed_head(categories);\n\t\tPushActiveSnapshot(GetTransactionSnapshot());\n",
+			"\t\tPushActiveSnapshot(GetTransactionSnapshot());\n\t\t$DELAY;\n\t\thead = es_feed_head(categories);\n"
+		],
+		tests => '005_feed_storm',
+	},
+	{
+		name     => 'the delay of the one before, in the right order',
+		file     => 'feed.c',
+		harmless => 1,
+		change   => [
+			"\t\thead = es_feed_head(categories);\n\t\tPushActiveSnapshot(GetTransactionSnapshot());\n",
+			"\t\thead = es_feed_head(categories);\n\t\t$DELAY;\n\t\tPushActiveSnapshot(GetTransactionSnapshot());\n"
+		],
+		tests => '005_feed_storm',
+	},
+	{
+		name   => 'the snapshot of the statement',
+		file   => 'feed.c',
+		change => [
+			"\t\thead = es_feed_head(categories);\n\t\tPushActiveSnapshot(GetTransactionSnapshot());\n",
+			"\t\thead = es_feed_head(categories);\n\t\tPushActiveSnapshot(GetActiveSnapshot());\n"
+		],
+		tests => 'feed_snapshot',
+	},
+	{
+		name   => 'the highest head is not kept',
+		file   => 'feed.c',
+		change => [
+			"\tif (maximum != NULL)\n\t\t*head = Max(*head, pg_atomic_read_u64(maximum));\n", '',
+			"\t*head = Max(*head, pg_atomic_read_u64(&store->head));\n",                        ''
+		],
+		tests => '010_feed_preempted',
+	},
+	{
+		name   => 'floors of other stores count',
+		file   => 'feed.c',
+		change => [ "\t\tif (pg_atomic_read_u32(&floor->store) != store_index)\n\t\t\tcontinue;\n\t\tif ((pg", "\t\tif ((pg" ],
+		tests  => '008_feed_outside',
+	},
+	{
+		name   => 'what is handed out is not flushed',
+		file   => 'feed.c',
+		change => [ "\tif (upto != InvalidXLogRecPtr)\n\t\tXLogFlush(upto);", "\t(void) upto;" ],
+		tests  => '002_feed_crash',
+	},
+	{
+		name   => 'REPEATABLE READ takes the head of the moment',
+		file   => 'feed.c',
+		change => [ 'return RecoveryInProgress() || IsolationUsesXactSnapshot();', 'return RecoveryInProgress();' ],
+		tests  => '006_repeatable_read',
+	},
+	{
+		name   => 'a standby takes its head from shared memory',
+		file   => 'feed.c',
+		change => [ 'return RecoveryInProgress() || IsolationUsesXactSnapshot();', 'return IsolationUsesXactSnapshot();' ],
+		tests  => '007_standby_reads',
+	},
+	{
+		name   => 'the ledger waits for nobody',
+		file   => 'head.c',
+		change => [ 'int64		head = es_feed_head(ES_FEED_ALL_CATEGORIES);', 'int64		head = es_feed_head(0);' ],
+		tests  => '006_repeatable_read 007_standby_reads',
+	},
+	# ---- feed.c: the store's entry ----
+	{
+		name   => 'is_called is ignored',
+		file   => 'feed.c',
+		change => [ 'SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM', 'SELECT last_value FROM' ],
+		tests  => 'read 003_dump_restore',
+	},
+	{
+		name   => 'no leap after a crash',
+		file   => 'feed.c',
+		change => [ 'pg_atomic_write_u32(&entry->needs_leap, es_shmem_clean_start() ? 0 : 1);', 'pg_atomic_write_u32(&entry->needs_leap, 0);' ],
+		tests  => '002_feed_crash 007_standby_reads',
+	},
+	{
+		name   => 'a leap after every start',
+		file   => 'feed.c',
+		change => [ 'pg_atomic_write_u32(&entry->needs_leap, es_shmem_clean_start() ? 0 : 1);', 'pg_atomic_write_u32(&entry->needs_leap, 1);' ],
+		tests  => '002_feed_crash',
+	},
+	{
+		name   => 'heads of a replaced sequence are kept',
+		file   => 'feed.c',
+		change => [
+			"\tpg_atomic_write_u64(&entry->head, 0);\n\tfor (int b = 0; b < CATEGORY_BITS; b++)\n\t\tpg_atomic_write_u64(&entry->category_head[b], 0);\n\tpg_atomic_write_u32(&entry->needs_leap",
+			"\tpg_atomic_write_u32(&entry->needs_leap"
+		],
+		tests => 'feed_sequence',
+	},
+	{
+		name   => 'a replaced sequence is not noticed',
+		file   => 'feed.c',
+		change => [
+			'if (entry != NULL && entry->sequence == sequence && entry->filenumber == filenumber)', 'if (entry != NULL)',
+		],
+		tests => 'feed_sequence privileges',
+	},
+	{
+		name   => 'the sequence is not asked again during a restore',
+		file   => 'feed.c',
+		change => [ 'pg_atomic_write_u32(&entry->untouched, 1);', 'pg_atomic_write_u32(&entry->untouched, 0);' ],
+		tests  => '003_dump_restore',
+	},
+	# ---- streams and appends ----
+	{
+		name   => 'the stream is not locked',
+		file   => 'stream.c',
+		change => [ "\tes_lock(ES_LOCK_STREAM, es_stream_hash(tenant, name, strlen(name)));\n", '' ],
+		tests  => 'append_race append_isolation',
+	},
+	{
+		name   => 'the version is that of the snapshot',
+		file   => 'stream.c',
+		change => [
+			'scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 1);',
+			'scan = es_index_beginscan(es_table_relation(table), index, GetTransactionSnapshot(), 1);'
+		],
+		tests => 'append_isolation',
+	},
+	{
+		name   => 'the stream is that of the snapshot',
+		file   => 'stream.c',
+		change => [
+			'scan = es_index_beginscan(rel, index, SnapshotSelf, 2);',
+			'scan = es_index_beginscan(rel, index, GetTransactionSnapshot(), 2);'
+		],
+		tests => 'append_isolation append',
+	},
+	{
+		name   => 'versions are remembered over ROLLBACK TO',
+		file   => 'stream.c',
+		change => [ "\tif (event != SUBXACT_EVENT_ABORT_SUB)\n\t\treturn;\n\tversion_epoch++;\n", "\tif (event != SUBXACT_EVENT_ABORT_SUB)\n\t\treturn;\n" ],
+		tests  => 'append idempotency',
+	},
+	{
+		name   => 'versions are remembered over transactions',
+		file   => 'stream.c',
+		change => [ "\t\treturn;\n\tversion_epoch++;\n\tif (event != XACT_EVENT_COMMIT", "\t\treturn;\n\tif (event != XACT_EVENT_COMMIT" ],
+		tests  => 'append append_race',
+	},
+	{
+		name   => 'streams are remembered though rolled back',
+		file   => 'stream.c',
+		change => [ "\tmade_any = true;\n", '' ],
+		tests  => 'append',
+	},
+	{
+		name   => 'the expected version is not checked',
+		file   => 'append.c',
+		change => [ 'if (expected != ES_EXPECT_ANY && expected != version)', 'if (false)' ],
+		tests  => 'append append_race',
+	},
+	{
+		name   => 'an id with other content passes for the same event',
+		file   => 'append.c',
+		change => [ 'if (!same_content(stream, event, slot))', 'if (false)' ],
+		tests  => 'idempotency',
+	},
+	{
+		name   => 'known events are not looked for',
+		file   => 'append.c',
+		change => [ "\tif (!any_id)\n\t\treturn false;\n", "\treturn false;\n" ],
+		tests  => 'idempotency append_race',
+	},
+	{
+		name   => 'the category is not checked behind its hash',
+		file   => 'read.c',
+		change => [ 'es_stream_category_hash(es_guc_tenant, category, strlen(category));', 'es_stream_category_hash(es_guc_tenant, category, 1);' ],
+		tests  => 'read stream_names',
+	},
+	{
+		name   => 'reads do not stop at the head',
+		file   => 'read.c',
+		change => [ "\tadd_key(&walk, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(head));\n", "\t(void) head;\n" ],
+		tests  => 'feed_appenders read',
+	},
+	{
+		name   => 'reads of a category do not stop at the head',
+		file   => 'read.c',
+		change => [ "\tadd_key(&walk, 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(head));\n", "\t(void) head;\n" ],
+		tests  => 'feed_appenders read',
+	},
+	# ---- direct table writes ----
+	{
+		name   => 'the pin of a failed scan is kept',
+		file   => 'table.c',
+		change => [ "((BufferHeapTupleTableSlot *) tables[t].scan_slot)->buffer = InvalidBuffer;\n\t\t\tExecClearTuple(tables[t].scan_slot);", ';' ],
+		tests  => 'idempotency',
+	},
+	{
+		name   => 'slots of AFTER triggers are not given back',
+		file   => 'table.c',
+		change => [ "\tExecResetTupleTable(way->estate->es_tupleTable, false);\n", '' ],
+		tests  => 'triggers',
+	},
+	{
+		name   => 'triggers, constraints and columns of others are passed over',
+		file   => 'table.c',
+		change => [ 'table->needs_long_way = needs_long_way(table);', '(void) needs_long_way; table->needs_long_way = false;' ],
+		tests  => 'triggers',
+	},
+	# ---- projections and guards ----
+	{
+		name   => 'create_projection does not lock out appenders',
+		file   => 'projection.c',
+		change => [ 'LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);', ';' ],
+		tests  => 'projection_create',
+	},
+	{
+		name   => 'definitions are those of the snapshot',
+		file   => 'definition.c',
+		change => [ 'n = es_spi_run_latest(&list_plan, values, NULL);', 'n = es_spi_run(&list_plan, values, NULL, true, 0);' ],
+		tests  => 'projection_create projection',
+	},
+	{
+		name   => 'history is not applied',
+		file   => 'projection.c',
+		change => [ 'es_read_history(apply_event, projection);', '(void) apply_event;' ],
+		tests  => 'projection projection_create',
+	},
+	{
+		name   => 'handlers run as the appender',
+		file   => 'projection.c',
+		change => [ 'es_spi_become(&state, projection->owner, projection->search_path);', 'es_spi_become(&state, GetUserNameFromId(GetUserId(), false), projection->search_path);' ],
+		tests  => 'projection',
+	},
+	{
+		name   => 'handlers may change the session',
+		file   => 'spi.c',
+		change => [ 'roleid != GetUserId() ? SECURITY_RESTRICTED_OPERATION : 0', '0' ],
+		tests  => 'projection',
+	},
+	{
+		name   => 'events can be changed by pg_write_all_data',
+		file   => 'guard.c',
+		change => [ "\tif (!superuser())\n", "\tif (false)\n" ],
+		tests  => 'privileges',
+	},
+	{
+		name   => 'DROP EXTENSION is not refused',
+		file   => 'guard.c',
+		change => [ 'if (!es_guc_allow_drop && holds_rows(relid))', 'if (false && holds_rows(relid))' ],
+		tests  => 'privileges',
+	},
+];

@@ -7,19 +7,6 @@
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 
--- runs a statement that must fail and shows how
-CREATE FUNCTION fails(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    state text; message text; detail text; hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''));
-END $$;
-
 SELECT * FROM evtstore.append_events('order-1', '[{"type": "OrderPlaced", "data": {"total": 10}}, {"type": "OrderPaid", "data": null}]');
 SELECT * FROM evtstore.append_events('order-1', '[{"type": "OrderShipped", "data": []}]', 2);
 SELECT (evtstore.append_events('order-1', '[{"type": "A", "data": 1}, {"type": "B", "data": 2}, {"type": "C", "data": 3}]')).*;

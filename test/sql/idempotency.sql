@@ -5,18 +5,6 @@
 \pset format unaligned
 \pset null '(null)'
 
--- runs a statement that must fail and shows how
-CREATE FUNCTION fails(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    state text; message text; detail text; hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''));
-END $$;
 -- event n: an id, a type and data of its own
 CREATE FUNCTION event(n int) RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_build_object('type', 'T' || n, 'data', n, 'id', format('00000000-0000-7000-8000-%s', lpad(n::text, 12, '0'))) $$;

@@ -6,19 +6,6 @@
 \pset format unaligned
 \pset null '(null)'
 
--- runs a statement that must fail and shows how
-CREATE FUNCTION fails(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    state text; message text; detail text; hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''));
-END $$;
-
 -- what a consumer does with one message: receipt of the next one, '' when nothing is ready
 CREATE FUNCTION next_receipt(queue text) RETURNS text LANGUAGE sql AS $$
     SELECT coalesce((SELECT receipt FROM evtstore.receive(queue)), '') $$;

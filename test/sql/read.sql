@@ -5,19 +5,6 @@
 \pset format unaligned
 \pset null '(null)'
 
--- runs a statement that must fail and shows how
-CREATE FUNCTION fails(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    state text; message text; detail text; hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''));
-END $$;
-
 -- an empty store
 SELECT evtstore.head_position(), evtstore.stream_version('a-1'), evtstore.get_event('00000000-0000-7000-8000-000000000001');
 SELECT count(*) FROM evtstore.read_all();

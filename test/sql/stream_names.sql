@@ -5,19 +5,6 @@
 \pset format unaligned
 \pset null '(null)'
 
--- runs a statement that must fail and shows how
-CREATE FUNCTION fails(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    state text; message text; detail text; hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''));
-END $$;
-
 -- the category is the text before the first '-'; without one, the whole name; it may be empty
 CREATE TABLE names (n serial, name text);
 INSERT INTO names (name) VALUES ('order-1'), ('order'), ('order-1-2'), ('order-'), ('orders-1'), ('Order-1'), ('-1'), ('-'), ('--'),

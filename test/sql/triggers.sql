@@ -68,18 +68,6 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER change BEFORE INSERT ON evtstore_internal.event FOR EACH ROW EXECUTE FUNCTION change();
--- runs a statement that must fail and shows how
-CREATE FUNCTION fails(command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    state text; message text; detail text; hint text;
-BEGIN
-    EXECUTE command;
-    RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''));
-END $$;
 SELECT version FROM evtstore.append('a-2', 'T', '{}', metadata => '{"m": 1}');
 SELECT version, metadata - 'pad' AS metadata, length(metadata->>'pad') AS pad FROM evtstore.read_stream('a-2');
 SELECT fails($$SELECT evtstore.append('a-2', 'Drop', '{}')$$);

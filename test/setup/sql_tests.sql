@@ -1,0 +1,15 @@
+-- What the SQL tests share; test/setup/fresh_database loads it into each test's database.
+
+-- runs a statement that must fail and shows how
+CREATE FUNCTION fails(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    state text; message text; detail text; hint text; context text;
+BEGIN
+    EXECUTE command;
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
+        hint = PG_EXCEPTION_HINT, context = PG_EXCEPTION_CONTEXT;
+    RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''),
+                     'CONTEXT ' || (regexp_match(context, 'projection "[^\n]*'))[1]);
+END $$;

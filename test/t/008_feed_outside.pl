@@ -63,12 +63,12 @@ sub prepare
 	return ($name, sqlstate($node, "BEGIN; $work; PREPARE TRANSACTION '$name'"));
 }
 
-my ($name, $state) = prepare(q{SELECT evtstore.append('a-1', 'T', '1')});
+my ($name, $state) = prepare(q{SELECT evtstore.append('p-1', 'T', '1')});
 is($state, '0A000', 'a transaction that appended cannot be prepared');
 is(sql('SELECT count(*) FROM pg_prepared_xacts'), 0, 'it is not');
-is(sql(q{SELECT evtstore.stream_version('a-1')}), 0, 'it is rolled back');
+is(sql(q{SELECT evtstore.stream_version('p-1')}), 0, 'it is rolled back');
 nobody_waits('refused');
-($name, $state) = prepare(q{SAVEPOINT x; SELECT evtstore.append('a-1', 'T', '1'); RELEASE x});
+($name, $state) = prepare(q{SAVEPOINT x; SELECT evtstore.append('p-2', 'T', '1'); RELEASE x});
 is($state, '0A000', 'nor one that did in a savepoint');
 nobody_waits('refused savepoint');
 
@@ -78,10 +78,10 @@ sql('CREATE TABLE t (a int)');
 is($state, '00000', 'others can be prepared');
 nobody_waits('an orphaned prepared transaction');
 is(append('a-1'), last_position($node), 'appending goes on');
-($name, $state) = prepare(q{INSERT INTO t VALUES (2); SAVEPOINT x; SELECT evtstore.append('a-1', 'T', '1'); ROLLBACK TO x});
+($name, $state) = prepare(q{INSERT INTO t VALUES (2); SAVEPOINT x; SELECT evtstore.append('p-3', 'T', '1'); ROLLBACK TO x});
 is($state, '00000', 'as can one whose appends were rolled back');
 nobody_waits('it');
-is(sql(q{SELECT version FROM evtstore.append('a-1', 'T', '1', expected_version => 1)}), 2, 'it holds no stream either');
+is(sql(q{SELECT version FROM evtstore.append('p-3', 'T', '1', expected_version => 0)}), 1, 'it holds no stream either');
 crash($node);
 is(sql('SELECT count(*) FROM pg_prepared_xacts'), 2, 'they are there after a crash');
 nobody_waits('orphans of before the crash');

@@ -239,8 +239,8 @@ return [
 		name   => 'the version is that of the snapshot',
 		file   => 'stream.c',
 		change => [
-			'scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 1);',
-			'scan = es_index_beginscan(es_table_relation(table), index, GetTransactionSnapshot(), 1);'
+			'scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 2);',
+			'scan = es_index_beginscan(es_table_relation(table), index, GetTransactionSnapshot(), 2);'
 		],
 		tests => 'append_isolation',
 	},
@@ -257,7 +257,13 @@ return [
 		name   => 'versions are remembered over ROLLBACK TO',
 		file   => 'stream.c',
 		change => [ "\tif (event != SUBXACT_EVENT_ABORT_SUB)\n\t\treturn;\n\tversion_epoch++;\n", "\tif (event != SUBXACT_EVENT_ABORT_SUB)\n\t\treturn;\n" ],
-		tests  => 'append idempotency',
+		tests  => 'append append_race',
+	},
+	{
+		name   => 'a version of before is taken for a lower bound without looking',
+		file   => 'stream.c',
+		change => [ 'es_stream_set_version(stream, version > 0 ? version : look_up_version(stream->id, 1));', 'es_stream_set_version(stream, version > 0 ? version : memo->version);' ],
+		tests  => 'append append_race',
 	},
 	{
 		name   => 'versions are remembered over transactions',

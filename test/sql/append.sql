@@ -207,6 +207,20 @@ BEGIN;
 SELECT try_append('tx-5', 0), try_append('tx-5', 1);
 ROLLBACK;
 SELECT evtstore.stream_version('tx-5'), try_append('tx-5', 1), try_append('tx-5', 0), try_append('tx-5', 1);
+-- of a stream that was there before, only what came since
+SELECT try_append('tx-7', 0);
+BEGIN;
+SELECT try_append('tx-7', 1);
+SAVEPOINT a;
+SELECT try_append('tx-7', 2), try_append('tx-7', 3);
+ROLLBACK TO a;
+SELECT try_append('tx-7', 4), try_append('tx-7', 2);
+SAVEPOINT b;
+SELECT try_append('tx-7', 3);
+RELEASE b;
+SELECT try_append('tx-7', 4);
+ROLLBACK;
+SELECT try_append('tx-7', 5), try_append('tx-7', 1), evtstore.stream_version('tx-7');
 -- an error in the middle of a statement takes all of it back
 SELECT fails($$SELECT evtstore.append('tx-6', 'T', to_jsonb(1 / (3 - n))) FROM generate_series(1, 3) n$$);
 SELECT evtstore.stream_version('tx-6');

@@ -1,5 +1,5 @@
-# What a crash leaves of the store, whoever dies when: appends that were acknowledged, whole transactions, versions without
-# gaps.  Feed case 21 for appenders and the postmaster.
+# What a crash leaves of the store, whoever dies when: appends that were acknowledged, whole transactions, versions
+# without gaps.  Feed case 21 for appenders and the postmaster.
 use strict;
 use warnings;
 
@@ -15,7 +15,8 @@ sub sql { return $node->safe_psql('postgres', shift) }
 # Every event has its row in the projection and its message, each once; nothing else has.
 my $setup = q{
 	CREATE TABLE projected (id uuid, stream text, version bigint);
-	SELECT evtstore.create_projection('p', '{"*": "INSERT INTO projected VALUES (($1).id, ($1).stream, ($1).version)"}', 'sync');
+	SELECT evtstore.create_projection('p', '{"*": "INSERT INTO projected VALUES (($1).id, ($1).stream, ($1).version)"}',
+		'sync');
 	SELECT evtstore.create_queue('q');
 	SELECT evtstore.create_rule('r', '{}', 'queue:q');
 	CREATE FUNCTION torn() RETURNS text LANGUAGE sql AS $$
@@ -34,7 +35,8 @@ sub is_whole
 
 	is(store_faults($node), '', "$what: versions without gaps, ids once");
 	is(sql('SELECT torn()'), '', "$what: projection and queue hold what the store holds");
-	is(sql('SELECT (SELECT count(*) FROM projected) = (SELECT count(*) FROM evtstore.events)'), 't', "$what: and nothing else");
+	is(sql('SELECT (SELECT count(*) FROM projected) = (SELECT count(*) FROM evtstore.events)'), 't',
+		"$what: and nothing else");
 	return;
 }
 
@@ -49,10 +51,13 @@ sql(q{SELECT evtstore.append('b-1', 'T', '"other"')});
 my $last = last_position($node);
 kill9($pid);
 poll_sql($node, 'SELECT true');
-is(sql(q{SELECT string_agg(data #>> '{}', ' ' ORDER BY position) FROM evtstore.read_all()}), 'before other', 'what it appended is gone');
+is(sql(q{SELECT string_agg(data #>> '{}', ' ' ORDER BY position) FROM evtstore.read_all()}), 'before other',
+	'what it appended is gone');
 is(sql(q{SELECT count(*) FROM evtstore.why_behind()}), 0, 'and holds nobody');
-is(sql(q{SELECT version FROM evtstore.append('a-1', 'T', '"after"', expected_version => 1)}), 2, 'the stream goes on where it was');
-is(sql(q{SELECT version FROM evtstore.append('new-1', 'T', '1', expected_version => 0)}), 1, 'a stream that never was is new');
+is(sql(q{SELECT version FROM evtstore.append('a-1', 'T', '"after"', expected_version => 1)}), 2,
+	'the stream goes on where it was');
+is(sql(q{SELECT version FROM evtstore.append('new-1', 'T', '1', expected_version => 0)}), 1,
+	'a stream that never was is new');
 is(sql("SELECT count(*) FROM evtstore.read_all($last)"), 2, 'at positions that nobody had');
 is_whole('appender killed');
 eval { $s1->quit };
@@ -81,20 +86,23 @@ sub start_appenders
 
 	foreach my $child (1 .. 4)
 	{
-		my $own = "own$child-$round";
+		my $own    = "own$child-$round";
+		my $select = 'SELECT stream, version, position FROM';
+		my $two    = q{'[{"type": "T", "data": 1}, {"type": "T", "data": 2}]'};
 		my $script = '';
 
 		foreach my $n (1 .. 4000)
 		{
+			my @statements = (
+				"$select evtstore.append('$own', 'T', '$n');",
+				"$select evtstore.append('shared-1', 'T', '$n');",
+				"BEGIN; $select evtstore.append_events('$own', $two);"
+				  . " $select evtstore.append('two-$child', 'T', '$n'); COMMIT;",
+				"BEGIN; SAVEPOINT a; SELECT FROM evtstore.append('$own', 'T', '$n'); ROLLBACK TO a;"
+				  . " $select evtstore.append('shared-1', 'T', '$n'); COMMIT;");
+
 			# of what is printed in a transaction only what "done" follows is acknowledged
-			$script .= "SELECT stream, version, position FROM evtstore.append('$own', 'T', '$n');\n\\echo done\n" if $n % 4 == 0;
-			$script .= "SELECT stream, version, position FROM evtstore.append('shared-1', 'T', '$n');\n\\echo done\n" if $n % 4 == 1;
-			$script .= "BEGIN; SELECT stream, version, position FROM evtstore.append_events('$own', '[{\"type\": \"T\", \"data\": 1}, {\"type\": \"T\", \"data\": 2}]');"
-			  . " SELECT stream, version, position FROM evtstore.append('two-$child', 'T', '$n'); COMMIT;\n\\echo done\n"
-			  if $n % 4 == 2;
-			$script .= "BEGIN; SAVEPOINT a; SELECT FROM evtstore.append('$own', 'T', '$n'); ROLLBACK TO a;"
-			  . " SELECT stream, version, position FROM evtstore.append('shared-1', 'T', '$n'); COMMIT;\n\\echo done\n"
-			  if $n % 4 == 3;
+			$script .= "$statements[$n % 4]\n\\echo done\n";
 		}
 		push @children, start_psql($node, $script);
 	}
@@ -149,7 +157,8 @@ foreach my $way ('immediate stop', 'postmaster killed', 'backend killed')
 	}
 	else
 	{
-		kill9(sql(q{SELECT pid FROM pg_stat_activity WHERE query LIKE '%evtstore.append%' AND pid <> pg_backend_pid() AND backend_type = 'client backend' LIMIT 1}));
+		kill9(sql(q{SELECT pid FROM pg_stat_activity WHERE query LIKE '%evtstore.append%' AND pid <> pg_backend_pid()
+					AND backend_type = 'client backend' LIMIT 1}));
 		$_->finish foreach @children;
 		poll_sql($node, 'SELECT true');
 	}
@@ -162,8 +171,10 @@ foreach my $way ('immediate stop', 'postmaster killed', 'backend killed')
 	is_whole($way);
 
 	my ($highest) = sort { $b <=> $a } map { (split /\|/)[2] } grep { /\|/ } map { $_->lines } @children;
-	cmp_ok(sql(q{SELECT position FROM evtstore.append('after-1', 'T', '1')}), '>', $highest, "$way: positions go on above all that were seen");
-	is(sql('SELECT evtstore.head_position() = last_value FROM evtstore_internal.position_seq'), 't', "$way: nobody holds the head");
+	cmp_ok(sql(q{SELECT position FROM evtstore.append('after-1', 'T', '1')}), '>', $highest,
+		"$way: positions go on above all that were seen");
+	is(sql('SELECT evtstore.head_position() = last_value FROM evtstore_internal.position_seq'), 't',
+		"$way: nobody holds the head");
 }
 
 done_testing();

@@ -34,8 +34,12 @@ sub append_async
 		sub {
 			$number++;
 			my $id = sprintf '00000000-0000-7000-8000-%012d', $number;
+			# taken before the commit record: behind that other processes may write WAL that nobody has to flush
+			$async->query_safe('BEGIN');
 			$async->query_safe("SELECT FROM evtstore.append('a-1', 'T', '$number', id => '$id')");
-			my ($lsn, $pending) = split /\|/, $async->query_safe('SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()');
+			my $lsn = $async->query_safe('SELECT pg_current_wal_insert_lsn()');
+			$async->query_safe('COMMIT');
+			my $pending = $async->query_safe("SELECT pg_current_wal_flush_lsn() <= '$lsn'");
 			return $pending eq 't' ? [ $id, $lsn ] : undef;
 		});
 }
@@ -55,7 +59,7 @@ foreach my $read (sort keys %reads)
 	my $query = sprintf $reads{$read}, $id;
 
 	cmp_ok($reader->query_safe($query), '>', 0, "$read shows an asynchronous commit");
-	is($reader->query_safe("SELECT pg_current_wal_flush_lsn() >= '$lsn'"), 't', "which is on disk when $read returns");
+	is($reader->query_safe("SELECT pg_current_wal_flush_lsn() > '$lsn'"), 't', "which is on disk when $read returns");
 }
 # an asynchronous append of an earlier session, and one whose transaction set it on the way
 my $cursor = EvtFeed::Reader->new($node, 'read_all');
@@ -63,13 +67,16 @@ $async->query_safe(q{SET synchronous_commit = on});
 my $lsn = poll_until(
 	'an append that is not flushed',
 	sub {
-		$async->query_safe(q{BEGIN; SELECT FROM evtstore.append('a-1', 'T', '1'); SET LOCAL synchronous_commit = off; COMMIT});
-		my ($at, $pending) = split /\|/, $async->query_safe('SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()');
+		$async->query_safe(q{BEGIN; SELECT FROM evtstore.append('a-1', 'T', '1'); SET LOCAL synchronous_commit = off});
+		my $at = $async->query_safe('SELECT pg_current_wal_insert_lsn()');
+		$async->query_safe('COMMIT');
+		my $pending = $async->query_safe("SELECT pg_current_wal_flush_lsn() <= '$at'");
 		return $pending eq 't' ? $at : undef;
 	});
 $async->query_safe(q{SET synchronous_commit = off});
 $cursor->catch_up;
-is($reader->query_safe("SELECT pg_current_wal_flush_lsn() >= '$lsn'"), 't', 'so is one that became asynchronous at its end');
+is($reader->query_safe("SELECT pg_current_wal_flush_lsn() > '$lsn'"), 't',
+	'so is one that became asynchronous at its end');
 
 # --- after the crash it is there; positions that somebody saw are never given out again ---
 
@@ -87,7 +94,8 @@ sub crash_and_look
 	$way->();
 	is($cursor->faults, '', "$what: every event that was read is there, at its position");
 	is(store_faults($node), '', "$what: the store is whole");
-	cmp_ok(sql('SELECT evtstore.head_position()'), '<=', $head + 2_000_000, "$what: the head can be asked for before anything is appended");
+	cmp_ok(sql('SELECT evtstore.head_position()'), '<=', $head + 2_000_000,
+		"$what: the head can be asked for before anything is appended");
 	is(sql("SELECT count(*) FROM evtstore.read_all($head)"), 0, "$what: nothing above it yet");
 	my $first = sql(q{SELECT position FROM evtstore.append('a-2', 'T', '1')});
 	cmp_ok($first, '>', $head, "$what: the first position afterwards is one that nobody saw");
@@ -135,7 +143,8 @@ foreach my $round (1 .. 2)
 		start_psql(
 			$node,
 			join('',
-				map { "SELECT position FROM evtstore.append('c$child-$round', 'T', '$_');\n" . ($_ % 5 ? '' : "BEGIN; SELECT FROM evtstore.append('c$child-$round', 'T', '$_'); ROLLBACK;\n") } 1 .. 5000),
+				map { "SELECT position FROM evtstore.append('c$child-$round', 'T', '$_');\n" . ($_ % 5 ? ''
+					: "BEGIN; SELECT FROM evtstore.append('c$child-$round', 'T', '$_'); ROLLBACK;\n") } 1 .. 5000),
 			options => '-c synchronous_commit=' . ($child % 2 ? 'off' : 'on'))
 	} 1 .. 3;
 	my @readers = ($cursor, map { EvtFeed::Reader->new($node, "read_category c$_", at => 0) } 1 .. 3);
@@ -153,7 +162,8 @@ foreach my $round (1 .. 2)
 	is($_->faults, '', "round $round: what $_->{call} gave is there, at its position") foreach @readers;
 	is(store_faults($node), '', "round $round: the store is whole");
 	my ($highest) = sort { $b <=> $a } map { $_->lines } @children;
-	cmp_ok(sql(q{SELECT position FROM evtstore.append('a-2', 'T', '1')}), '>', $highest, "round $round: no position that an appender saw comes again");
+	cmp_ok(sql(q{SELECT position FROM evtstore.append('a-2', 'T', '1')}), '>', $highest,
+		"round $round: no position that an appender saw comes again");
 	$_->catch_up foreach @readers;
 	is($_->faults, '', "round $round: $_->{call} goes on") foreach @readers;
 }

@@ -87,10 +87,14 @@ sub check_restored
 	is(store_faults($new, $database), '', "$what: the store is whole");
 
 	# complete before anybody appends
-	is(sql($new, 'SELECT count(*), max(position) FROM evtstore.read_all()', $database), $before{count}, "$what: the feed is complete at once");
-	is(sql($new, q{SELECT count(*) FROM evtstore.read_category('a')}, $database), 301, "$what: so is that of a category");
-	cmp_ok(sql($new, 'SELECT evtstore.head_position()', $database), '>=', (split /\|/, $before{count})[1], "$what: the head covers it");
-	is(sql($new, "SELECT count(*) FROM evtstore.read_all() WHERE position = $undecided", $database), 0, "$what: what was in flight is not there");
+	is(sql($new, 'SELECT count(*), max(position) FROM evtstore.read_all()', $database), $before{count},
+		"$what: the feed is complete at once");
+	is(sql($new, q{SELECT count(*) FROM evtstore.read_category('a')}, $database), 301,
+		"$what: so is that of a category");
+	cmp_ok(sql($new, 'SELECT evtstore.head_position()', $database), '>=', (split /\|/, $before{count})[1],
+		"$what: the head covers it");
+	is(sql($new, "SELECT count(*) FROM evtstore.read_all() WHERE position = $undecided", $database), 0,
+		"$what: what was in flight is not there");
 
 	# the first append, with somebody who holds the head below it
 	my $slow = session($new, $database);
@@ -98,15 +102,22 @@ sub check_restored
 	my $first = $slow->query_safe(q{SELECT position FROM evtstore.append('a-1', 'T', '"slow"', expected_version => 44)});
 	cmp_ok($first, '>', $last, "$what: positions go on above the dump's");
 	sql($new, q{SELECT FROM evtstore.append('b-1', 'T', '"fast"', expected_version => 2)}, $database);
-	is(sql($new, "SELECT count(*) FROM evtstore.read_all($last)", $database), 0, "$what: the feed waits for the first append");
+	is(sql($new, "SELECT count(*) FROM evtstore.read_all($last)", $database), 0,
+		"$what: the feed waits for the first append");
 	$slow->query_safe('COMMIT');
 	$slow->quit;
-	is(sql($new, qq{SELECT string_agg(data #>> '{}', ' ' ORDER BY position) FROM evtstore.read_all($last)}, $database), 'slow fast', "$what: and gives both");
-	is(sql($new, q{SELECT version FROM evtstore.append('new-1', 'T', '1', expected_version => 0)}, $database), 1, "$what: new streams can be made");
-	is(sqlstate($new, q{SELECT evtstore.append('a-1', 'T', '1', expected_version => 44)}, $database), 'ST001', "$what: versions are checked");
-	is(sql($new, q{SELECT version, duplicate FROM evtstore.append('b-1', 'T', '1', id => '00000000-0000-7000-8000-000000000001')}, $database), '1|t', "$what: ids are known");
+	is(sql($new, qq{SELECT string_agg(data #>> '{}', ' ' ORDER BY position) FROM evtstore.read_all($last)}, $database),
+		'slow fast', "$what: and gives both");
+	is(sql($new, q{SELECT version FROM evtstore.append('new-1', 'T', '1', expected_version => 0)}, $database), 1,
+		"$what: new streams can be made");
+	is(sqlstate($new, q{SELECT evtstore.append('a-1', 'T', '1', expected_version => 44)}, $database), 'ST001',
+		"$what: versions are checked");
+	is(sql($new,
+		q{SELECT version, duplicate FROM evtstore.append('b-1', 'T', '1', id => '00000000-0000-7000-8000-000000000001')},
+		$database), '1|t', "$what: ids are known");
 	is(sql($new, 'SELECT count(*) FROM seen', $database), 308, "$what: the projection goes on");
-	is(sql($new, q{SELECT ready FROM evtstore.queue_status WHERE name = 'kept'}, $database), (split /\|/, (grep { /^kept/ } split /\n/, $before{queues})[0])[1] + 1, "$what: so does the rule");
+	is(sql($new, q{SELECT ready FROM evtstore.queue_status WHERE name = 'kept'}, $database), (split /\|/,
+		(grep { /^kept/ } split /\n/, $before{queues})[0])[1] + 1, "$what: so does the rule");
 	is(sql($new, 'SELECT count(*) FROM fired', $database), 0, "$what: nothing was delivered");
 	is(store_faults($new, $database), '', "$what: the store is whole afterwards");
 	return;
@@ -115,7 +126,8 @@ sub check_restored
 # --- plain, as a whole ---
 
 sql($new, 'CREATE DATABASE plain');
-$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('plain'), '-f', "$dir/plain.sql" ], 'plain restore');
+$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('plain'), '-f', "$dir/plain.sql" ],
+	'plain restore');
 check_restored('plain', 'plain');
 
 # --- in parallel, in parts; somebody asks for the head between CREATE EXTENSION and the data ---
@@ -123,7 +135,8 @@ check_restored('plain', 'plain');
 sql($new, 'CREATE DATABASE custom');
 my @restore = ('pg_restore', '--exit-on-error', '-d', $new->connstr('custom'));
 $new->command_ok([ @restore, '--section=pre-data', "$dir/custom.dump" ], 'restore of the definitions');
-is(sql($new, 'SELECT evtstore.head_position(), count(*) FROM evtstore.read_all()', 'custom'), '0|0', 'the store is looked at when it is empty');
+is(sql($new, 'SELECT evtstore.head_position(), count(*) FROM evtstore.read_all()', 'custom'), '0|0',
+	'the store is looked at when it is empty');
 $new->command_ok([ @restore, '--section=data', '-j', '2', "$dir/custom.dump" ], 'restore of the data');
 $new->command_ok([ @restore, '--section=post-data', "$dir/custom.dump" ], 'restore of the rest');
 check_restored('custom', 'custom');
@@ -131,16 +144,19 @@ check_restored('custom', 'custom');
 # --- schema and data apart ---
 
 sql($new, 'CREATE DATABASE parts');
-$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('parts'), '-f', "$dir/schema.sql" ], 'restore of the schema');
+$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('parts'), '-f', "$dir/schema.sql" ],
+	'restore of the schema');
 is(sql($new, 'SELECT evtstore.head_position()', 'parts'), 0, 'the store is looked at when it is empty');
-$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('parts'), '-f', "$dir/data.sql" ], 'restore of the data');
+$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('parts'), '-f', "$dir/data.sql" ],
+	'restore of the data');
 check_restored('parts', 'parts');
 
 # --- a template copy in the same cluster ---
 
 sql($new, 'CREATE DATABASE copied TEMPLATE plain');
 is(sql($new, $facts{events}, 'copied'), sql($new, $facts{events}, 'plain'), 'a template copy has the same events');
-is(sql($new, 'SELECT count(*) = (SELECT count(*) FROM evtstore.events) FROM evtstore.read_all()', 'copied'), 't', 'its feed is complete');
+is(sql($new, 'SELECT count(*) = (SELECT count(*) FROM evtstore.events) FROM evtstore.read_all()', 'copied'), 't',
+	'its feed is complete');
 sql($new, q{SELECT FROM evtstore.append('a-1', 'T', '"copy"')}, 'copied');
 is(sql($new, q{SELECT count(*) FROM evtstore.read_all() WHERE data = '"copy"'}, 'copied'), 1, 'and goes on');
 is(sql($new, q{SELECT count(*) FROM evtstore.read_all() WHERE data = '"copy"'}, 'plain'), 0, 'apart from the original');
@@ -151,8 +167,10 @@ sql($new, 'CREATE DATABASE source');
 sql($new, 'CREATE EXTENSION evtstore', 'source');
 $new->command_ok([ 'pg_dump', '-d', $new->connstr('source'), '-f', "$dir/empty.sql" ], 'dump of an empty store');
 sql($new, 'CREATE DATABASE empty');
-$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('empty'), '-f', "$dir/empty.sql" ], 'restore of an empty store');
-is(sql($new, q{SELECT position FROM evtstore.append('a-1', 'T', '1')}, 'empty'), 1, 'its first event has the first position');
+$new->command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $new->connstr('empty'), '-f', "$dir/empty.sql" ],
+	'restore of an empty store');
+is(sql($new, q{SELECT position FROM evtstore.append('a-1', 'T', '1')}, 'empty'), 1,
+	'its first event has the first position');
 is(sql($new, 'SELECT count(*) FROM evtstore.read_all()', 'empty'), 1, 'and can be read at once');
 
 done_testing();

@@ -24,8 +24,10 @@ sub refused
 }
 
 refused('CREATE EXTENSION evtstore', 'CREATE EXTENSION');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_extension WHERE extname = 'evtstore'}), 0, 'nothing is left behind');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'evtstore%'}), 0, 'no schema either');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_extension WHERE extname = 'evtstore'}), 0,
+	'nothing is left behind');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'evtstore%'}), 0,
+	'no schema either');
 refused(q{LOAD 'evtstore'}, 'LOAD');
 
 # --- the line is added ---
@@ -52,7 +54,8 @@ my %arguments = (
 	'timestamp with time zone' => 'now()');
 my @functions = split /\n/, $node->safe_psql(
 	'postgres', q{
-	SELECT p.prokind::text || '|' || p.proname || '|' || coalesce(string_agg(format_type(a.type, NULL), ',' ORDER BY a.n), '')
+	SELECT p.prokind::text || '|' || p.proname || '|' || coalesce(string_agg(format_type(a.type, NULL),
+		',' ORDER BY a.n), '')
 	FROM pg_proc p LEFT JOIN LATERAL unnest(p.proargtypes) WITH ORDINALITY a(type, n) ON true
 	WHERE p.pronamespace = 'evtstore'::regnamespace GROUP BY p.oid ORDER BY p.proname});
 cmp_ok(scalar @functions, '>', 20, 'there are functions to try');
@@ -60,13 +63,15 @@ my @works;
 foreach my $function (@functions)
 {
 	my ($kind, $name, $types) = split /\|/, $function, -1;
-	my $call = "evtstore.$name(" . join(', ', map { $arguments{$_} . ($_ eq 'text' ? '::text' : '') } split /,/, $types) . ')';
+	my $call = "evtstore.$name(" . join(', ', map { $arguments{$_} . ($_ eq 'text' ? '::text' : '') } split /,/, $types)
+		. ')';
 	my $state = sqlstate($node, ($kind eq 'p' ? 'CALL ' : 'SELECT ') . $call);
 
 	push @works, "$call: $state" if $state ne 'ST010';
 }
 is(join("\n", @works), '', 'every function ends with ST010');
-my @views = split /\n/, $node->safe_psql('postgres', q{SELECT relname FROM pg_class WHERE relnamespace = 'evtstore'::regnamespace AND relkind = 'v' ORDER BY relname});
+my @views = split /\n/, $node->safe_psql('postgres',
+	q{SELECT relname FROM pg_class WHERE relnamespace = 'evtstore'::regnamespace AND relkind = 'v' ORDER BY relname});
 @works = grep { sqlstate($node, "SELECT * FROM evtstore.$_") ne 'ST010' } @views;
 is("@works", '', 'every view ends with ST010');
 refused(q{SELECT evtstore.append('a-1', 'T', '1')}, 'append');
@@ -76,6 +81,7 @@ refused('DELETE FROM evtstore_internal.event', 'DELETE of events');
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'evtstore'\n");
 $node->restart;
 is($node->safe_psql('postgres', 'SELECT stream, version FROM evtstore.read_all()'), 'a-1|1', 'the store is as it was');
-is($node->safe_psql('postgres', q{SELECT version FROM evtstore.append('a-1', 'T', '2', expected_version => 1)}), 2, 'and goes on');
+is($node->safe_psql('postgres', q{SELECT version FROM evtstore.append('a-1', 'T', '2', expected_version => 1)}), 2,
+	'and goes on');
 
 done_testing();

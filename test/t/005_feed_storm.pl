@@ -9,7 +9,8 @@ use EvtTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => "log_statement = none\nmax_connections = 60\nsynchronous_commit = off\nautovacuum = off\n");
+my $node = new_node('main',
+	conf => "log_statement = none\nmax_connections = 60\nsynchronous_commit = off\nautovacuum = off\n");
 
 sub sql { return $node->safe_psql('postgres', shift) }
 
@@ -138,18 +139,24 @@ my %readers = (
 	import       => [ 'import', 500 ]);
 my @following = map {
 	my ($category, $page) = @{ $readers{$_} };
-	start_psql($node, sprintf("CALL storm.follow('%s', %s, %s);\n", $_, defined $category ? "'$category'" : 'NULL', $page // 'NULL'))
+	start_psql($node, sprintf("CALL storm.follow('%s', %s, %s);\n", $_, defined $category ? "'$category'" : 'NULL',
+		$page // 'NULL'))
 } sort keys %readers;
 
 # cases 9 and 20: an import in batches, and by single appends in one long transaction
 my @imports = (
-	start_psql($node, qq{SELECT FROM evtstore.append_events('import-1', (SELECT jsonb_agg('{"type": "T", "data": 1}'::jsonb) FROM generate_series(1, 1000)));\n} x 5),
-	start_psql($node, "BEGIN;\nSELECT count(*) FROM generate_series(1, 2000) n, evtstore.append('import-' || 2 + n % 50, 'T', '1');\nCOMMIT;\n" x 2),
+	start_psql($node,
+		qq{SELECT FROM evtstore.append_events('import-1', (SELECT jsonb_agg('{"type": "T", "data": 1}'::jsonb) FROM generate_series(1, 1000)));\n} x 5),
+	start_psql($node,
+		"BEGIN;\nSELECT count(*) FROM generate_series(1, 2000) n, evtstore.append('import-' || 2 + n % 50, 'T', '1');\nCOMMIT;\n" x 2),
 	# losers whose transaction fails as a whole
-	start_psql($node, "SELECT FROM evtstore.append('a-hot1', 'T', '1', expected_version => evtstore.stream_version('a-hot1'));\n" x 2000, options => '-c client_min_messages=fatal'));
+	start_psql($node,
+		"SELECT FROM evtstore.append('a-hot1', 'T', '1', expected_version => evtstore.stream_version('a-hot1'));\n" x 2000,
+		options => '-c client_min_messages=fatal'));
 
 my ($out, $err) = ('', '');
-ok( IPC::Run::run([ 'pgbench', '-n', '-c', 6, '-j', 2, '-T', 5, @files, '-h', $node->host, '-p', $node->port, 'postgres' ], '>', \$out, '2>', \$err),
+ok( IPC::Run::run([ 'pgbench', '-n', '-c', 6, '-j', 2, '-T', 5, @files, '-h', $node->host, '-p', $node->port,
+	'postgres' ], '>', \$out, '2>', \$err),
 	'appenders appended') or diag $err;
 $_->finish foreach @imports;
 sql('UPDATE storm.phase SET over = true');

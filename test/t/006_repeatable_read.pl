@@ -40,28 +40,34 @@ is(sql('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT evtstore.head_position(); 
 # --- an appender in flight below one that committed ---
 
 wait_ledger(append('a-1'));
-my $slow = session($node);
+# something new for the ledger, so that it is written while the appender is in flight
+my $below = append('z-1');
+my $slow  = session($node);
 $slow->query_safe('BEGIN');
-my $held = append('a-2', $slow);
+my $held  = append('a-2', $slow);
 my $above = append('a-3');
-is(seen('REPEATABLE READ'), 'a-1/1', 'what is held back is not read');
-is(seen('SERIALIZABLE'),    'a-1/1', 'under SERIALIZABLE neither');
-# a ledger row for something above it comes only when it is decided: make the head move in another way, and look again
+wait_ledger($below);
+is(sql('SELECT max(position) FROM evtstore_internal.head'), $below, 'the ledger does not pass an appender in flight');
+is(seen('REPEATABLE READ'), 'a-1/1 z-1/1', 'what is held back is not read');
+is(seen('SERIALIZABLE'),    'a-1/1 z-1/1', 'under SERIALIZABLE neither');
 my $reader = session($node);
 $reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
-is($reader->query_safe(q{SELECT string_agg(stream, ' ' ORDER BY position) FROM evtstore.read_all()}), 'a-1', 'a long transaction reads');
+is($reader->query_safe(q{SELECT string_agg(stream, ' ' ORDER BY position) FROM evtstore.read_all()}), 'a-1 z-1',
+	'a long transaction reads');
 $slow->query_safe('COMMIT');
 wait_ledger($above);
-is($reader->query_safe(q{SELECT string_agg(stream, ' ' ORDER BY position) FROM evtstore.read_all()}), 'a-1', 'and reads the same later');
+is($reader->query_safe(q{SELECT string_agg(stream, ' ' ORDER BY position) FROM evtstore.read_all()}), 'a-1 z-1',
+	'and reads the same later');
 is($reader->query_safe('SELECT evtstore.head_position()'), $held - 1, 'its head stays');
 is($reader->query_safe(q{SELECT count(*) FROM evtstore.read_category('a')}), 1, 'so does that of a category');
 is($reader->query_safe(q{SELECT evtstore.stream_version('a-1')}), 1, 'it reads streams');
-is($reader->query_safe(q{SELECT version FROM evtstore.append('a-1', 'T', '1', expected_version => 1)}), 2, 'and appends');
+is($reader->query_safe(q{SELECT version FROM evtstore.append('a-1', 'T', '1', expected_version => 1)}), 2,
+	'and appends');
 is($reader->query_safe(q{SELECT count(*) FROM evtstore.read_stream('a-1')}), 2, 'what it reads by stream has its own');
-is($reader->query_safe('SELECT count(*) FROM evtstore.read_all()'), 1, 'the feed has not');
+is($reader->query_safe('SELECT count(*) FROM evtstore.read_all()'), 2, 'the feed has not');
 $reader->query_safe('COMMIT');
-is(seen('REPEATABLE READ'),                                  'a-1/1 a-2/1 a-3/1', 'a new transaction reads up to the ledger');
-is(seen('SERIALIZABLE', q{evtstore.read_category('a', NULL, 2)}), 'a-1/1 a-2/1',       'a page of a category');
+is(seen('REPEATABLE READ'), 'a-1/1 z-1/1 a-2/1 a-3/1', 'a new transaction reads up to the ledger');
+is(seen('SERIALIZABLE', q{evtstore.read_category('a', NULL, 2)}), 'a-1/1 a-2/1', 'a page of a category');
 wait_ledger(append('b-1'));
 is(seen('REPEATABLE READ', q{evtstore.read_category('a')}), 'a-1/1 a-2/1 a-3/1 a-1/2', 'and what comes later, later');
 
@@ -96,8 +102,10 @@ my @children = map {
 		} 1 .. 4000)
 } 1 .. 3;
 my @readers = (
-	EvtFeed::Reader->new($node, 'read_all', before => 'SET default_transaction_isolation = \'repeatable read\';', page => 100_000),
-	EvtFeed::Reader->new($node, 'read_category c', before => 'SET default_transaction_isolation = \'serializable\';', page => 100_000));
+	EvtFeed::Reader->new($node, 'read_all', before => 'SET default_transaction_isolation = \'repeatable read\';',
+		page => 100_000),
+	EvtFeed::Reader->new($node, 'read_category c', before => 'SET default_transaction_isolation = \'serializable\';',
+		page => 100_000));
 my $ledger = sql('SELECT count(*) FROM evtstore_internal.head');
 poll_until(
 	'some rows of the ledger',

@@ -36,7 +36,8 @@ sub wait_ledger
 sub feed
 {
 	my ($read) = @_;
-	return on_standby("SELECT coalesce(string_agg(stream || '/' || version, ' ' ORDER BY position), '') FROM " . ($read // 'evtstore.read_all()'));
+	return on_standby("SELECT coalesce(string_agg(stream || '/' || version, ' ' ORDER BY position), '') FROM "
+		. ($read // 'evtstore.read_all()'));
 }
 
 is(feed(), '', 'an empty store');
@@ -46,38 +47,44 @@ is(on_standby(q{SELECT evtstore.stream_version('a-1')}), 0, 'and no stream');
 # --- an appender in flight on the primary ---
 
 wait_ledger(append('a-1'));
-my $slow = session($primary);
+# something new for the ledger, so that it is written while the appender is in flight
+my $below = append('z-1');
+my $slow  = session($primary);
 $slow->query_safe('BEGIN');
 my $held  = append('a-2', $slow);
 my $above = append('a-3');
+wait_ledger($below);
 $primary->wait_for_catchup($standby, 'replay');
-is(on_standby('SELECT count(*) FROM evtstore.events'), 2, 'the standby has the event above it');
-is(feed(), 'a-1/1', 'its feed waits');
+is(on_standby('SELECT count(*) FROM evtstore.events'), 3, 'the standby has the event above it');
+is(feed(), 'a-1/1 z-1/1', 'its feed waits');
 is(feed(q{evtstore.read_category('a')}), 'a-1/1', 'that of a category too');
 is(feed(q{evtstore.read_stream('a-3')}), 'a-3/1', 'streams can be read');
 is(on_standby(q{SELECT evtstore.stream_version('a-3')}), 1, 'and their versions');
-is(on_standby("SELECT stream FROM evtstore.get_event((SELECT id FROM evtstore.events WHERE position = $above))"), 'a-3', 'and events by id');
+is(on_standby("SELECT stream FROM evtstore.get_event((SELECT id FROM evtstore.events WHERE position = $above))"), 'a-3',
+	'and events by id');
 is(on_standby('SELECT evtstore.head_position()'), $held - 1, 'the head is that of the ledger');
 is(on_standby('SELECT count(*) FROM evtstore.why_behind()'), 0, 'nobody appends here');
-is(on_standby(q{SELECT count(*) FROM evtstore.streams}), 2, 'views can be read');
+is(on_standby(q{SELECT count(*) FROM evtstore.streams}), 3, 'views can be read');
 is(on_standby('SELECT count(*) > 0 FROM evtstore.health()'), 't', 'health can be asked for');
 $slow->query_safe('COMMIT');
 wait_ledger($above);
-is(feed(), 'a-1/1 a-2/1 a-3/1', 'decided, all of it is read');
+is(feed(), 'a-1/1 z-1/1 a-2/1 a-3/1', 'decided, all of it is read');
 is(feed(q{evtstore.read_category('a', NULL, 2)}), 'a-1/1 a-2/1', 'by pages too');
 
 # --- writing ---
 
 is(sqlstate($standby, q{SELECT evtstore.append('a-1', 'T', '1')}), '25006', 'append is refused');
 is(sqlstate($standby, q{SELECT evtstore.append_events('a-1', '[]')}), '25006', 'an empty one too');
-is(sqlstate($standby, q{SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'sync')}), '25006', 'definitions are refused');
+is(sqlstate($standby, q{SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'sync')}), '25006',
+	'definitions are refused');
 is(sqlstate($standby, 'CALL evtstore.wait_for_head(1)'), '25006', 'nobody can wait for the head');
 
 # --- a reader follows while many append ---
 
 my @children = map {
 	my $child = $_;
-	start_psql($primary, join '', map { $_ % 4 ? "SELECT FROM evtstore.append('c-$child', 'T', '$_');\n" : "BEGIN; SELECT FROM evtstore.append('d-$child', 'T', '$_'); ROLLBACK;\n" } 1 .. 3000)
+	start_psql($primary, join '', map { $_ % 4 ? "SELECT FROM evtstore.append('c-$child', 'T', '$_');\n"
+		: "BEGIN; SELECT FROM evtstore.append('d-$child', 'T', '$_'); ROLLBACK;\n" } 1 .. 3000)
 } 1 .. 2;
 my $reader = EvtFeed::Reader->new($standby, 'read_all', page => 100_000);
 poll_until('the end of the appenders', sub { $reader->poll; return !grep { $_->running } @children });
@@ -104,6 +111,7 @@ cmp_ok($first, '>', $above + 100_000, 'positions leap: what the old primary may 
 $reader->catch_up;
 is($reader->faults, '', 'the reader goes on');
 is(store_faults($standby), '', 'the store is whole');
-is(on_standby('SELECT evtstore.head_position() = last_value FROM evtstore_internal.position_seq'), 't', 'nobody holds the head');
+is(on_standby('SELECT evtstore.head_position() = last_value FROM evtstore_internal.position_seq'), 't',
+	'nobody holds the head');
 
 done_testing();

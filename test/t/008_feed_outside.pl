@@ -28,7 +28,8 @@ sub nobody_waits
 	my $what = shift;
 
 	is(sql('SELECT count(*) FROM evtstore.read_all(' . (append('b-1') - 1) . ')'), 1, "$what: nobody waits");
-	is(sql(q{SELECT count(*) FROM evtstore.read_category('b', } . (append('b-1') - 1) . ')'), 1, "$what: in no category");
+	is(sql(q{SELECT count(*) FROM evtstore.read_category('b', } . (append('b-1') - 1) . ')'), 1,
+		"$what: in no category");
 	is(sql('SELECT count(*) FROM evtstore.why_behind()'), 0, "$what: nobody is named");
 	return;
 }
@@ -94,21 +95,39 @@ $session = session($node);
 sql(q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'});
 sql('SELECT pg_reload_conf()');
 poll_sql($node, q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
-my $start = last_position($node);
-$session->query_safe('SELECT 1');
-$session->query_until(qr/sent/, "\\echo sent\nSELECT position FROM evtstore.append('a-2', 'T', '\"waits\"');\n");
-poll_sql($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
-sql(q{SET synchronous_commit = local; SELECT FROM evtstore.append('a-3', 'T', '"visible"'); SELECT FROM evtstore.append('b-3', 'T', '"visible"')});
+my $start;
+my $stream;
+my $try = 1;
+# the checkpointer tells the others of the setting in its own time: until then a commit passes
+poll_until(
+	'a commit that waits for the standby',
+	sub {
+		my $is;
+		$start  = last_position($node);
+		$stream = 'a-' . ++$try;
+		$session->query_safe('SELECT 1');
+		$session->query_until(qr/sent/, "\\echo sent\nSELECT position FROM evtstore.append('$stream', 'T', '\"waits\"');\n");
+		poll_until(
+			'the end of the append, or its wait',
+			sub {
+				$is = sql(q{SELECT CASE WHEN wait_event = 'SyncRep' THEN 'waits' ELSE state END FROM pg_stat_activity
+					WHERE query LIKE '%waits%' AND pid <> pg_backend_pid()});
+				return $is eq 'waits' || $is eq 'idle';
+			});
+		return $is eq 'waits';
+	});
+sql(q{SET synchronous_commit = local; SELECT FROM evtstore.append('a-x', 'T', '"visible"'); SELECT FROM evtstore.append('b-x', 'T', '"visible"')});
 is(sql("SELECT count(*) FROM evtstore.events WHERE position > $start"), 2, 'others are visible before it');
 is(sql("SELECT count(*) FROM evtstore.read_all($start)"), 0, 'the feed does not pass it');
 is(sql("SELECT count(*) FROM evtstore.read_category('a', $start)"), 0, 'nor that of its category');
 is(sql("SELECT count(*) FROM evtstore.read_category('b', $start)"), 1, 'another category does');
 is(sql('SELECT wait_event FROM evtstore.why_behind()'), 'SyncRep', 'it is named, with what it waits for');
-is(sql(q{SELECT evtstore.stream_version('a-2')}), 0, 'its event is not there yet');
+is(sql("SELECT evtstore.stream_version('$stream')"), 0, 'its event is not there yet');
 sql('ALTER SYSTEM RESET synchronous_standby_names');
 sql('SELECT pg_reload_conf()');
 poll_sql($node, 'SELECT count(*) = 0 FROM evtstore.why_behind()');
-is(sql(qq{SELECT string_agg(stream, ' ' ORDER BY position) FROM evtstore.read_all($start)}), 'a-2 a-3 b-3', 'then all of it comes, in order');
+is(sql(qq{SELECT string_agg(stream, ' ' ORDER BY position) FROM evtstore.read_all($start)}), "$stream a-x b-x",
+	'then all of it comes, in order');
 $session->quit;
 
 is(store_faults($node), '', 'the store is whole');

@@ -47,7 +47,8 @@ sub woken
 	# the next ones would take as long
 	cmp_ok(time - $since, '<', 20, "$what: woken at once") or die "nobody is woken\n";
 	is($session->{stderr}, '', "$what: without an error");
-	is($session->query_safe("SELECT count(*) FROM evtstore.read_all($position - 1) WHERE position = $position"), 1, "$what: and it can be read");
+	is($session->query_safe("SELECT count(*) FROM evtstore.read_all($position - 1) WHERE position = $position"), 1,
+		"$what: and it can be read");
 	return;
 }
 
@@ -70,9 +71,11 @@ my $append = q{SELECT FROM evtstore.append('a-1', 'T', '1')};
 wakes('commit',             [ 'BEGIN', $append ], ['COMMIT']);
 wakes('rollback',           [ 'BEGIN', $append ], ['ROLLBACK']);
 wakes('savepoint',          [ 'BEGIN', 'SAVEPOINT x', $append ], ['ROLLBACK TO x'], ['COMMIT']);
-wakes('released savepoint', [ 'BEGIN', 'SAVEPOINT x', 'SAVEPOINT y', $append, 'RELEASE y' ], ['ROLLBACK TO x'], ['COMMIT']);
+wakes('released savepoint', [ 'BEGIN', 'SAVEPOINT x', 'SAVEPOINT y', $append, 'RELEASE y' ], ['ROLLBACK TO x'],
+	['COMMIT']);
 wakes('error',              [ 'BEGIN', $append ], ['SELECT 1 / 0'], ['ROLLBACK']);
-wakes('conflict',           [ 'BEGIN', $append ], [q{SELECT evtstore.append('a-2', 'T', '1', expected_version => 9)}], ['ROLLBACK']);
+wakes('conflict',           [ 'BEGIN', $append ], [q{SELECT evtstore.append('a-2', 'T', '1', expected_version => 9)}],
+	['ROLLBACK']);
 wakes('refused prepare',    [ 'BEGIN', $append ], [q{PREPARE TRANSACTION 'p'}]);
 
 # the event waited for is the one that is awaited, or one that is not there yet
@@ -136,10 +139,13 @@ $slow->query_safe('BEGIN');
 append('a-1', $slow);
 $position = append('b-1');
 begin_wait($waiter, $position);
-is(sql(q{SELECT backend_xmin IS NULL AND backend_xid IS NULL FROM pg_stat_activity WHERE query LIKE 'CALL%wait_for_head%'}), 't', 'a sleeper has no snapshot');
-is(sql(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.query LIKE 'CALL%wait_for_head%' AND l.locktype NOT IN ('virtualxid')}), 0, 'and no lock');
+is(sql(q{SELECT backend_xmin IS NULL AND backend_xid IS NULL FROM pg_stat_activity WHERE query LIKE 'CALL%wait_for_head%'}),
+	't', 'a sleeper has no snapshot');
+is(sql(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.query LIKE 'CALL%wait_for_head%' AND l.locktype NOT IN ('virtualxid')}),
+	0, 'and no lock');
 is(sql(q{SELECT version FROM evtstore.append('c-1', 'T', '1', expected_version => 1)}), 2, 'others append meanwhile');
-is(sql('SELECT xact_start IS NOT NULL AND usename = current_user FROM evtstore.why_behind()'), 't', 'why_behind says who is waited for');
+is(sql('SELECT xact_start IS NOT NULL AND usename = current_user FROM evtstore.why_behind()'), 't',
+	'why_behind says who is waited for');
 sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%wait_for_head%'});
 $waiter->query_until(qr/awake/, '');
 like($waiter->{stderr}, qr/canceling statement due to user request/, 'a sleeper can be cancelled');
@@ -153,14 +159,18 @@ ok(1, 'and terminated');
 # --- the time is up ---
 
 my ($out, $err) = ('', '');
-$node->psql('postgres', "CALL evtstore.wait_for_head($position, '10ms')", stdout => \$out, stderr => \$err, extra_params => [ '-v', 'VERBOSITY=verbose' ]);
+$node->psql('postgres', "CALL evtstore.wait_for_head($position, '10ms')", stdout => \$out, stderr => \$err,
+	extra_params => [ '-v', 'VERBOSITY=verbose' ]);
 like($err, qr/ERROR:  ST011: the head did not reach position $position in 10 ms/, 'the time is up: ST011');
 like($err, qr/^HINT:  .*why_behind/m, 'with a hint');
 $slow->query_safe('COMMIT');
 is(sqlstate($node, "CALL evtstore.wait_for_head($position, '0')"), '00000', 'nothing to wait for');
 is(sqlstate($node, 'BEGIN; CALL evtstore.wait_for_head(1)'), '25001', 'not in a transaction block');
-is(sqlstate($node, q{DO $$ BEGIN PERFORM 1; CALL evtstore.wait_for_head(1, '0'); END $$}), '00000', 'but in a block that may commit');
-is(sqlstate($node, q{DO $$ BEGIN BEGIN CALL evtstore.wait_for_head(1, '0'); EXCEPTION WHEN division_by_zero THEN NULL; END; END $$}), '25001', 'not in one with a savepoint');
+is(sqlstate($node, q{DO $$ BEGIN PERFORM 1; CALL evtstore.wait_for_head(1, '0'); END $$}), '00000',
+	'but in a block that may commit');
+is(sqlstate($node,
+	q{DO $$ BEGIN BEGIN CALL evtstore.wait_for_head(1, '0'); EXCEPTION WHEN division_by_zero THEN NULL; END; END $$}),
+	'25001', 'not in one with a savepoint');
 
 $_->quit foreach $slow, $slow2, $waiter;
 done_testing();

@@ -58,7 +58,8 @@ if (!-e "$here/armed" || $said !~ /^Breakpoint 1 at/m || $said =~ /ptrace: Opera
 }
 
 my $started = last_position($node);
-$writer->query_until(qr/sent/, "\\echo sent\nBEGIN;\nSELECT position FROM evtstore.append('a-2', 'T', '1');\n\\echo appended\n");
+$writer->query_until(qr/sent/,
+	"\\echo sent\nBEGIN;\nSELECT position FROM evtstore.append('a-2', 'T', '1');\n\\echo appended\n");
 poll_until('the writer at the line', sub { -e "$here/stopped" });
 
 # others pass it: it has read the last position but nobody knows
@@ -73,7 +74,8 @@ $writer->query_until(qr/appended/, '');
 $gdb->finish;
 is(sql('SELECT floor FROM evtstore.why_behind()'), $started, 'the floor that it publishes is older than that');
 is(sql('SELECT evtstore.head_position()'), $passed[-1], 'the head does not go back');
-is(sql(qq{SELECT count(*) FROM evtstore.read_category('a') WHERE position = $passed[1]}), 1, 'nor that of its category');
+is(sql(qq{SELECT count(*) FROM evtstore.read_category('a') WHERE position = $passed[1]}), 1,
+	'nor that of its category');
 is(sql(qq{SELECT count(*) FROM evtstore.read_all() WHERE position = $passed[2]}), 1, 'what was read can be read');
 my $above = append('b-1');
 is(sql("SELECT count(*) FROM evtstore.read_all($passed[-1])"), 0, 'it holds what is above');

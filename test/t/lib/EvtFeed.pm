@@ -61,7 +61,8 @@ sub store_faults
 			      FROM evtstore.events) e
 			WHERE version IS DISTINCT FROM n
 			UNION ALL
-			SELECT format('id %s stands %s times', id, count(*)) FROM evtstore.events GROUP BY tenant, id HAVING count(*) > 1
+			SELECT format('id %s stands %s times', id, count(*)) FROM evtstore.events GROUP BY tenant,
+				id HAVING count(*) > 1
 			UNION ALL
 			SELECT format('stream %s has no event', name) FROM evtstore_internal.stream s
 			WHERE NOT EXISTS (SELECT FROM evtstore_internal.event e WHERE e.stream_id = s.id)

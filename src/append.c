@@ -1,15 +1,17 @@
 /*
  * append.c
- *		Appending to a stream: lock, look, check, allocate, insert, tell.
+ *		Appending to streams: lock, look, check, allocate, insert, tell.
  *
- * Runs in the caller's backend and transaction.  The order matters:
+ * Runs in the caller's backend and transaction.  An append has parts, one for each stream that it names; nearly always
+ * there is one.  The order matters:
  *
  *	1. invalidations are read and the event table is opened (RowExclusiveLock): a sync projection is created under a
  *	   conflicting lock, so from here on we know all of them;
- *	2. the stream is locked, to the end of the transaction;
- *	3. its version is read: no other transaction has one in flight, so it is the version, whatever our snapshot;
- *	4. expectation and idempotency are checked; every refusal happens before anything was allocated;
- *	5. positions are allocated (feed.c publishes the floor first): with the lock held, so that their order is causal;
+ *	2. the streams are locked, to the end of the transaction, then the tags of the events and of the condition, then types:
+ *	   within each kind in one order for everybody, so that two calls never wait for each other in a circle;
+ *	3. versions are read: no other transaction has one in flight, so they are the versions, whatever our snapshot;
+ *	4. idempotency, condition and expectations are checked; every refusal happens before anything was allocated;
+ *	5. positions are allocated (feed.c publishes the floor first): with the locks held, so that their order is causal;
  *	6. rows go in, then hooks run: rules, then sync projections.
  *
  * A crash at any line leaves nothing but a gap in the positions: rows become visible at commit.  Losing a race is an
@@ -29,6 +31,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/json.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -37,11 +40,14 @@
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "condition.h"
 #include "error.h"
 #include "event.h"
 #include "feed.h"
 #include "guc.h"
+#include "lock.h"
 #include "table.h"
+#include "tag.h"
 
 #define MAX_HOOKS 4
 
@@ -57,18 +63,22 @@ typedef struct Known
 	int64		position;
 } Known;
 
-static bool answer_duplicate(EsStream *stream, EsEvent *events, int n, int64 expected, int64 version,
-							 EsAppendResult *result);
+static void lock_streams(const char *tenant, EsAppendPart *parts, int nparts);
+static void lock_first_id(const char *tenant, EsAppendPart *part);
+static bool answer_duplicates(const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents);
+static void answer_part(EsAppendPart *part, const Known *known);
 static Known find_known(EsStream *stream, EsEvent *event);
 static bool same_content(EsStream *stream, EsEvent *event, TupleTableSlot *slot);
 static void refuse_known_id(const EsEvent *event) es_noreturn;
 static void refuse_repeated_ids(EsEvent *events, int n);
-static void check_expectation(EsStream *stream, int64 expected, EsRequire require, int64 version);
-static void refuse_version(EsStream *stream, int64 expected, const char *required, int64 version) es_noreturn;
+static void check_expectations(EsAppendPart *parts, int nparts);
+static void refuse_version(const EsAppendPart *part, const char *required) es_noreturn;
 static void make_answer_durable(void);
-static void insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version);
+static void insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents);
+static bool insert_part(EsTable *table, EsAppendPart *part);
+static void follow_changes(const char *tenant, EsEvent *events, int nevents);
 static void insert_with_id(EsTable *table, const EsEvent *event, const Datum *values, const bool *nulls);
-static void take_changes(EsEvent *event, TupleTableSlot *row);
+static bool take_changes(EsEvent *event, TupleTableSlot *row);
 static void quiet_conflicts(ErrorData *edata);
 
 void
@@ -86,89 +96,154 @@ es_append_register_hook(EsAppendHook hook)
 }
 
 void
-es_append(const char *tenant, const char *name, EsEvent *events, int n, int64 expected, EsRequire require,
+es_append(const char *tenant, const char *stream, EsEvent *events, int n, int64 expected, EsRequire require,
 		  EsAppendResult *result)
 {
+	EsAppendPart part = {.stream = stream, .events = events, .n = n, .expected = expected, .require = require};
+
+	es_append_parts(tenant, &part, 1, events, n, NULL);
+	*result = part.result;
+}
+
+void
+es_append_parts(const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents,
+				const EsAppendCondition *condition)
+{
 	EsTable    *table;
-	EsStream   *stream;
-	int64		version;
+	bool		types_locked;
 
 	es_catalog_require_writable("append");
 	AcceptInvalidationMessages();
 	table = es_table_open(ES_TABLE_EVENT, es_catalog()->event);
-	stream = es_stream_lock(tenant, name);
-	version = es_stream_current_version(stream);
+	lock_streams(tenant, parts, nparts);
+	for (int i = 0; i < nevents; i++)
+		es_tag_prepare(&events[i], tenant);
+	types_locked = es_condition_lock(tenant, events, nevents, condition == NULL ? NULL : condition->query);
 
-	if (answer_duplicate(stream, events, n, expected, version, result))
+	if (answer_duplicates(tenant, parts, nparts, events, nevents))
 	{
 		make_answer_durable();
 		return;
 	}
-	check_expectation(stream, expected, require, version);
-	memset(result, 0, sizeof(*result));
-	result->version = version;
-	if (n == 0)
+	if (condition != NULL)
+		es_condition_check(tenant, condition->query, condition->after);
+	check_expectations(parts, nparts);
+	if (nevents == 0)
 	{
 		make_answer_durable();
 		return;
 	}
 
-	if (stream->id == 0)
-		es_stream_create(stream);
-	insert_events(table, stream, events, n, version);
+	if (!types_locked)
+		es_condition_announce(tenant, events, nevents);
+	insert_events(table, tenant, parts, nparts, events, nevents);
+	for (int p = 0; p < nparts; p++)
+		for (int i = 0; i < nhooks && parts[p].n > 0; i++)
+			hooks[i] (parts[p].handle, parts[p].events, parts[p].n);
+}
 
-	result->first_version = version + 1;
-	result->version = version + n;
-	result->first_position = events[0].position;
-	result->position = events[n - 1].position;
-	for (int i = 0; i < nhooks; i++)
-		hooks[i] (stream, events, n);
+/* a stream that is named twice has one handle; versions are read once all locks are held */
+static void
+lock_streams(const char *tenant, EsAppendPart *parts, int nparts)
+{
+	const char *single;
+	const char **names = nparts == 1 ? &single : palloc(nparts * sizeof(char *));
+	int			n = 0;
+
+	for (int p = 0; p < nparts; p++)
+		if (parts[p].stream != NULL)
+			names[n++] = parts[p].stream;
+	if (n > 0)
+		es_stream_lock(tenant, names, n);
+	for (int p = 0; p < nparts; p++)
+	{
+		if (parts[p].stream == NULL)
+		{
+			lock_first_id(tenant, &parts[p]);
+			parts[p].handle = es_stream_none();
+			continue;
+		}
+		parts[p].handle = es_stream_find(tenant, parts[p].stream);
+		parts[p].version = es_stream_current_version(parts[p].handle);
+	}
+	if (nparts > 1)
+		pfree(names);
 }
 
 /*
- * True where the whole batch is in the store already, in this order and without others between, and at the version
- * that was expected: then the first call's answer is given again.  A batch of which only a part is known is a
- * conflict.  Only ids that callers gave can repeat.
+ * Without a stream there is no lock that two calls of the same append share for certain; the first id is what they share,
+ * also where one of them brings only the beginning of the batch.
+ */
+static void
+lock_first_id(const char *tenant, EsAppendPart *part)
+{
+	if (part->n > 0 && part->events[0].has_id)
+		es_lock(ES_LOCK_EVENT_ID, es_stream_hash(tenant, (const char *) part->events[0].id.data, UUID_LEN));
+}
+
+/*
+ * True where every event is in the store already, those of each part in this order and without others between, and at
+ * the version that was expected: then the first call's answer is given again, whatever else was to be checked.  Where
+ * only some are known it is a conflict.  Only ids that callers gave can repeat.
  */
 static bool
-answer_duplicate(EsStream *stream, EsEvent *events, int n, int64 expected, int64 version, EsAppendResult *result)
+answer_duplicates(const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents)
 {
-	Known		first = {0};
+	Known	   *known;
 	int			nknown = 0;
-	bool		in_order = true;
 	bool		any_id = false;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < nevents; i++)
 		any_id |= events[i].has_id;
 	if (!any_id)
 		return false;
-	refuse_repeated_ids(events, n);
+	refuse_repeated_ids(events, nevents);
 
-	for (int i = 0; i < n; i++)
-	{
-		Known		known = {0};
-
-		if (events[i].has_id)
-			known = find_known(stream, &events[i]);
-		if (known.found)
+	known = MemoryContextAllocExtended(CurrentMemoryContext, nevents * sizeof(Known), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	for (int p = 0; p < nparts; p++)
+		for (int i = 0; i < parts[p].n; i++)
 		{
-			if (nknown++ == 0)
-				first = known;
-			events[i].position = known.position;
-		}
-		in_order &= known.found && known.version == first.version + i;
-	}
-	if (nknown == 0)
-		return false;
-	if (nknown < n || !in_order || (expected != ES_EXPECT_ANY && first.version != expected + 1))
-		refuse_version(stream, expected, NULL, version);
+			EsEvent    *event = &parts[p].events[i];
 
-	result->first_version = first.version;
-	result->version = first.version + n - 1;
-	result->first_position = first.position;
-	result->position = events[n - 1].position;
-	result->duplicate = true;
-	return true;
+			if (event->has_id)
+				known[event - events] = find_known(parts[p].handle, event);
+			nknown += known[event - events].found;
+		}
+	if (nknown > 0)
+	{
+		for (int p = 0; p < nparts; p++)
+			answer_part(&parts[p], &known[parts[p].events - events]);
+	}
+	pfree(known);
+	return nknown > 0;
+}
+
+/* the same event may be the first of a part only at the version that was expected */
+static void
+answer_part(EsAppendPart *part, const Known *known)
+{
+	bool		has_stream = part->stream != NULL;
+
+	memset(&part->result, 0, sizeof(part->result));
+	part->result.duplicate = true;
+	if (part->n == 0)
+	{
+		part->result.version = part->version;
+		return;
+	}
+	for (int i = 0; i < part->n; i++)
+	{
+		bool		in_order = known[i].found &&
+			(has_stream ? known[i].version == known[0].version + i : i == 0 || known[i].position > known[i - 1].position);
+
+		if (!in_order || (i == 0 && part->expected != ES_EXPECT_ANY && known[0].version != part->expected + 1))
+			refuse_version(part, NULL);
+		part->events[i].position = known[i].position;
+	}
+	part->result.first_version = known[0].version;
+	part->result.version = known[part->n - 1].version;
+	part->result.first_position = known[0].position;
+	part->result.position = known[part->n - 1].position;
 }
 
 /* the event with this id, committed or our own; the same id with other content is refused here */
@@ -195,6 +270,8 @@ find_known(EsStream *stream, EsEvent *event)
 		known.found = true;
 		known.position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
 		known.version = DatumGetInt64(slot_getattr(slot, ES_EVENT_VERSION + 1, &isnull));
+		if (isnull)
+			known.version = 0;
 	}
 	index_endscan(scan);
 	ExecClearTuple(slot);
@@ -208,7 +285,7 @@ same_content(EsStream *stream, EsEvent *event, TupleTableSlot *slot)
 	bool		isnull;
 	int64		stream_id = DatumGetInt64(slot_getattr(slot, ES_EVENT_STREAM_ID + 1, &isnull));
 
-	if (isnull || stream->id == 0 || stream_id != stream->id)
+	if (isnull != (stream == es_stream_none()) || (!isnull && (stream->id == 0 || stream_id != stream->id)))
 		return false;
 	if (DatumGetInt32(slot_getattr(slot, ES_EVENT_SCHEMA_VERSION + 1, &isnull)) != event->schema_version)
 		return false;
@@ -261,44 +338,64 @@ refuse_repeated_ids(EsEvent *events, int n)
 	pfree(sorted);
 }
 
+/* a part is checked against what the stream will be when its turn comes */
 static void
-check_expectation(EsStream *stream, int64 expected, EsRequire require, int64 version)
+check_expectations(EsAppendPart *parts, int nparts)
 {
-	if (expected != ES_EXPECT_ANY && expected != version)
-		refuse_version(stream, expected, NULL, version);
-	if (require == ES_REQUIRE_EXISTS && version == 0)
-		refuse_version(stream, expected, "exists", version);
-	/* a stream that was never deleted does not fit 'deleted' */
-	if (require == ES_REQUIRE_DELETED)
-		refuse_version(stream, expected, "deleted", version);
+	for (int p = 0; p < nparts; p++)
+	{
+		EsAppendPart *part = &parts[p];
+
+		memset(&part->result, 0, sizeof(part->result));
+		if (part->stream == NULL)
+			continue;
+		for (int earlier = 0; earlier < p; earlier++)
+			if (parts[earlier].handle == part->handle)
+				part->version = parts[earlier].result.version;
+		if (part->expected != ES_EXPECT_ANY && part->expected != part->version)
+			refuse_version(part, NULL);
+		if (part->require == ES_REQUIRE_EXISTS && part->version == 0)
+			refuse_version(part, "exists");
+		/* a stream that was never deleted does not fit 'deleted' */
+		if (part->require == ES_REQUIRE_DELETED)
+			refuse_version(part, "deleted");
+		part->result.version = part->version + part->n;
+	}
 }
 
 /* required names what was required; NULL: a version was expected (or a batch is partly known) */
 static void
-refuse_version(EsStream *stream, int64 expected, const char *required, int64 version)
+refuse_version(const EsAppendPart *part, const char *required)
 {
 	StringInfoData name;
 	StringInfoData wanted;
 
 	initStringInfo(&name);
-	escape_json(&name, stream->name);
 	initStringInfo(&wanted);
+	if (part->stream == NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_WRONG_EXPECTED_VERSION),
+				 errmsg("some of the events are in the store already, others are not, or in another order"),
+				 errdetail("{\"stream\":null,\"expected\":null,\"actual\":null}"),
+				 errhint("To retry an append, repeat all of its events in the same order.")));
+	escape_json(&name, part->stream);
 	if (required != NULL)
 		escape_json(&wanted, required);
-	else if (expected == ES_EXPECT_ANY)
+	else if (part->expected == ES_EXPECT_ANY)
 		appendStringInfoString(&wanted, "null");
 	else
-		appendStringInfo(&wanted, INT64_FORMAT, expected);
+		appendStringInfo(&wanted, INT64_FORMAT, part->expected);
 
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_WRONG_EXPECTED_VERSION),
 			 required != NULL ?
-			 errmsg("stream \"%s\" does not fit require => '%s': it is at version " INT64_FORMAT, stream->name, required, version) :
-			 expected == ES_EXPECT_ANY ?
+			 errmsg("stream \"%s\" does not fit require => '%s': it is at version " INT64_FORMAT, part->stream, required, part->version) :
+			 part->expected == ES_EXPECT_ANY ?
 			 errmsg("some of the events are in the store already, others are not: stream \"%s\" is at version " INT64_FORMAT,
-					stream->name, version) :
-			 errmsg("stream \"%s\" is at version " INT64_FORMAT ", expected " INT64_FORMAT, stream->name, version, expected),
-			 errdetail("{\"stream\":%s,\"expected\":%s,\"actual\":" INT64_FORMAT "}", name.data, wanted.data, version),
+					part->stream, part->version) :
+			 errmsg("stream \"%s\" is at version " INT64_FORMAT ", expected " INT64_FORMAT, part->stream, part->version,
+					part->expected),
+			 errdetail("{\"stream\":%s,\"expected\":%s,\"actual\":" INT64_FORMAT "}", name.data, wanted.data, part->version),
 			 errhint("Read the stream again and retry the whole transaction.")));
 }
 
@@ -313,23 +410,64 @@ make_answer_durable(void)
 	es_feed_end_read();
 }
 
+/*
+ * Positions of all parts are allocated at once, with every lock held.  AFTER triggers of the table run in es_table_end:
+ * by then versions are known and postings written, and they may append.
+ */
 static void
-insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version)
+insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents)
 {
-	int64	   *positions = n == 1 ? &events[0].position : palloc(n * sizeof(int64));
+	int64		single;
+	int64	   *positions = nevents == 1 ? &single :
+		MemoryContextAllocHuge(CurrentMemoryContext, nevents * sizeof(int64));
+	uint64		categories = 0;
+	bool		changed = false;
+
+	for (int p = 0; p < nparts; p++)
+	{
+		EsStream   *stream = parts[p].handle;
+
+		if (parts[p].n == 0 || parts[p].stream == NULL)
+			continue;
+		if (stream->id == 0)
+			es_stream_create(stream);
+		categories |= es_feed_category_bit(stream->category_hash);
+	}
+	es_feed_allocate(nevents, categories, positions);
+	for (int i = 0; i < nevents; i++)
+		events[i].position = positions[i];
+	if (nevents > 1)
+		pfree(positions);
+
+	es_table_begin(table);
+	for (int p = 0; p < nparts; p++)
+		changed |= insert_part(table, &parts[p]);
+	if (changed)
+		follow_changes(tenant, events, nevents);
+	es_tag_insert(tenant, events, nevents);
+	es_table_end(table);
+	CommandCounterIncrement();
+}
+
+/* true where a trigger may have changed what was inserted */
+static bool
+insert_part(EsTable *table, EsAppendPart *part)
+{
+	bool		has_stream = part->stream != NULL;
 	TimestampTz now = GetCurrentTimestamp();
 	Datum		values[ES_EVENT_NATTS];
 	bool		nulls[ES_EVENT_NATTS] = {0};
+	bool		changed = false;
 
-	es_feed_allocate(n, stream->category_hash, positions);
-	es_table_begin(table);
-	for (int i = 0; i < n; i++)
+	nulls[ES_EVENT_STREAM_ID] = nulls[ES_EVENT_VERSION] = nulls[ES_EVENT_CATEGORY_HASH] = !has_stream;
+	values[ES_EVENT_STREAM_ID] = Int64GetDatum(part->handle->id);
+	values[ES_EVENT_CATEGORY_HASH] = Int32GetDatum(part->handle->category_hash);
+	for (int i = 0; i < part->n; i++)
 	{
-		EsEvent    *e = &events[i];
+		EsEvent    *e = &part->events[i];
 
 		CHECK_FOR_INTERRUPTS();
-		e->position = positions[i];
-		e->version = version + 1 + i;
+		e->version = has_stream ? part->version + 1 + i : 0;
 		e->recorded_at = now;
 		if (!e->has_occurred_at)
 			e->occurred_at = now;
@@ -337,9 +475,7 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 			es_clock_uuid(&e->id, now);
 
 		values[ES_EVENT_POSITION] = Int64GetDatum(e->position);
-		values[ES_EVENT_STREAM_ID] = Int64GetDatum(stream->id);
 		values[ES_EVENT_VERSION] = Int64GetDatum(e->version);
-		values[ES_EVENT_CATEGORY_HASH] = Int32GetDatum(stream->category_hash);
 		values[ES_EVENT_SCHEMA_VERSION] = Int32GetDatum(e->schema_version);
 		values[ES_EVENT_ID] = UUIDPGetDatum(&e->id);
 		values[ES_EVENT_OCCURRED_AT] = TimestampTzGetDatum(e->occurred_at);
@@ -353,14 +489,27 @@ insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 ve
 			insert_with_id(table, e, values, nulls);
 		else
 			es_table_insert(table, values, nulls);
-		take_changes(e, es_table_changed_row(table));
+		changed |= take_changes(e, es_table_changed_row(table));
 	}
-	/* before AFTER triggers, which may append to the same stream */
-	es_stream_set_version(stream, version + n);
-	es_table_end(table);
-	CommandCounterIncrement();
-	if (n > 1)
-		pfree(positions);
+	if (part->n == 0)
+		return false;
+	if (has_stream)
+		es_stream_set_version(part->handle, part->version + part->n);
+	part->result.first_version = has_stream ? part->version + 1 : 0;
+	part->result.version = has_stream ? part->version + part->n : 0;
+	part->result.first_position = part->events[0].position;
+	part->result.position = part->events[part->n - 1].position;
+	return changed;
+}
+
+/* a BEFORE trigger may have given the events other types and tags: they are locked late, but before the commit, as well */
+static void
+follow_changes(const char *tenant, EsEvent *events, int nevents)
+{
+	for (int i = 0; i < nevents; i++)
+		es_tag_prepare(&events[i], tenant);
+	(void) es_condition_lock(tenant, events, nevents, NULL);
+	es_condition_announce(tenant, events, nevents);
 }
 
 /* the id may be in another stream, in a transaction that was in flight when we looked: its lock is not ours */
@@ -389,11 +538,11 @@ insert_with_id(EsTable *table, const EsEvent *event, const Datum *values, const 
 }
 
 /* projections and rules get what is in the table, not what a BEFORE trigger took away */
-static void
+static bool
 take_changes(EsEvent *event, TupleTableSlot *row)
 {
 	if (row == NULL)
-		return;
+		return false;
 	slot_getallattrs(row);
 	event->schema_version = DatumGetInt32(row->tts_values[ES_EVENT_SCHEMA_VERSION]);
 	event->id = *DatumGetUUIDP(row->tts_values[ES_EVENT_ID]);
@@ -403,12 +552,14 @@ take_changes(EsEvent *event, TupleTableSlot *row)
 	event->tags = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_TAGS]));
 	event->data = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_DATA]));
 	event->metadata = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_METADATA]));
+	return true;
 }
 
 static void
 quiet_conflicts(ErrorData *edata)
 {
-	if (edata->elevel == ERROR && edata->sqlerrcode == ES_ERRCODE_WRONG_EXPECTED_VERSION)
+	if (edata->elevel == ERROR && (edata->sqlerrcode == ES_ERRCODE_WRONG_EXPECTED_VERSION ||
+								   edata->sqlerrcode == ES_ERRCODE_APPEND_CONDITION_FAILED))
 		edata->output_to_server = false;
 	if (prev_emit_log_hook)
 		prev_emit_log_hook(edata);

@@ -1,10 +1,11 @@
 /*
  * append.h
- *		Appending to a stream, and the hook by which sync projections and rules take part.
+ *		Appending to streams, and the hook by which sync projections and rules take part.
  */
 #ifndef ES_APPEND_H
 #define ES_APPEND_H
 
+#include "query.h"
 #include "stream.h"
 
 typedef struct EsAppendResult
@@ -26,16 +27,40 @@ typedef enum EsRequire
 
 #define ES_EXPECT_ANY (-1)
 
+/* the events of one stream within an append, and what is expected of it */
+typedef struct EsAppendPart
+{
+	const char *stream; /* NULL: none; its events have tags only */
+	EsEvent *events;	/* within the array that is given to es_append_parts */
+	int n;				/* 0: the stream is only checked */
+	int64 expected;		/* ES_EXPECT_ANY, or the version that it must be at when this part's turn comes */
+	EsRequire require;
+	EsAppendResult result; /* filled by es_append_parts */
+	EsStream *handle;	/* the rest is append.c's */
+	int64 version;
+} EsAppendPart;
+
+/* ST003 when an event above after matches */
+typedef struct EsAppendCondition
+{
+	EsQuery *query;
+	int64 after;
+} EsAppendCondition;
+
 /*
- * Appends n events to the stream under the expectation, then runs the hooks.  Fills positions, versions, ids and
- * times of the events in place.
+ * Appends the events of all parts or none, part by part in the given order, then runs the hooks.  events: those of all
+ * parts, one after the other; positions, versions, ids and times are filled in place.  condition: NULL for none.
  */
+extern void es_append_parts(const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents,
+							const EsAppendCondition *condition);
+/* one part */
 extern void es_append(const char *tenant, const char *stream, EsEvent *events, int n, int64 expected, EsRequire require,
 					  EsAppendResult *result);
 
 /*
- * Called in the append's transaction after the events are in the table, in order of registration; an error refuses
- * the append.  Must cost nothing where it has nothing to do.
+ * Called in the append's transaction after the events of all parts are in the table, part by part, in order of
+ * registration; an error refuses the append.  Must cost nothing where it has nothing to do.  Events without a stream come
+ * with es_stream_none(), whose name is empty.
  */
 typedef void (*EsAppendHook)(EsStream *stream, EsEvent *events, int n);
 extern void es_append_register_hook(EsAppendHook hook);

@@ -107,6 +107,10 @@ load_catalog(void)
 	c.event_stream_version = find_relation("event_stream_version_key", internal);
 	c.event_id = find_relation("event_id_key", internal);
 	c.event_category = find_relation("event_category_idx", internal);
+	c.event_type_idx = find_relation("event_type_idx", internal);
+	c.event_tag = find_relation("event_tag", internal);
+	c.event_tag_pkey = find_relation("event_tag_pkey", internal);
+	c.event_tag_pair = find_relation("event_tag_pair_idx", internal);
 	c.stream = find_relation("stream", internal);
 	c.stream_pkey = find_relation("stream_pkey", internal);
 	c.stream_name = find_relation("stream_tenant_name_key", internal);
@@ -199,7 +203,7 @@ relation_changed(Datum arg, Oid relid)
 		return;
 	}
 	if (relid == InvalidOid || relid == catalog.definition || relid == catalog.event || relid == catalog.stream ||
-		relid == catalog.message || relid == catalog.head || relid == catalog.position_seq)
+		relid == catalog.event_tag || relid == catalog.message || relid == catalog.head || relid == catalog.position_seq)
 	{
 		/* object ids stay good while only definitions change */
 		if (relid != catalog.definition)

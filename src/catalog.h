@@ -14,6 +14,10 @@ typedef struct EsCatalog
 	Oid event_stream_version;
 	Oid event_id;
 	Oid event_category;
+	Oid event_type_idx;
+	Oid event_tag;
+	Oid event_tag_pkey;
+	Oid event_tag_pair;
 	Oid stream;
 	Oid stream_pkey;
 	Oid stream_name;

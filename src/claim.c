@@ -245,7 +245,8 @@ es_queue_delivery_datum(const EsDelivery *delivery)
 	if (delivery->has_event)
 	{
 		values[i++] = Int64GetDatum(delivery->position);
-		values[i++] = CStringGetTextDatum(delivery->stream);
+		nulls[i] = nulls[i + 1] = delivery->stream == NULL;
+		values[i++] = delivery->stream != NULL ? CStringGetTextDatum(delivery->stream) : (Datum) 0;
 		values[i++] = Int64GetDatum(delivery->version);
 		values[i++] = UUIDPGetDatum(&delivery->event_id);
 		values[i++] = CStringGetTextDatum(delivery->type);
@@ -595,9 +596,12 @@ make_delivery(HeapTuple tuple, TupleDesc desc)
 	if (delivery->has_event)
 	{
 		delivery->position = DatumGetInt64(VALUE(ES_MESSAGE_POSITION));
-		delivery->version = DatumGetInt64(VALUE(ES_MESSAGE_VERSION));
 		delivery->schema_version = DatumGetInt32(VALUE(ES_MESSAGE_SCHEMA_VERSION));
-		delivery->stream = TextDatumGetCString(VALUE(ES_MESSAGE_STREAM));
+		if (!IS_NULL(ES_MESSAGE_STREAM))
+		{
+			delivery->stream = TextDatumGetCString(VALUE(ES_MESSAGE_STREAM));
+			delivery->version = DatumGetInt64(VALUE(ES_MESSAGE_VERSION));
+		}
 		delivery->type = TextDatumGetCString(VALUE(ES_MESSAGE_TYPE));
 		delivery->event_id = *DatumGetUUIDP(VALUE(ES_MESSAGE_EVENT_ID));
 		if (!IS_NULL(ES_MESSAGE_TAGS))

@@ -112,12 +112,15 @@ add_event(Attributes *attributes, const EsDelivery *delivery, const char *source
 	add(attributes, "id", DatumGetCString(DirectFunctionCall1(uuid_out, id)));
 	add(attributes, "source", source);
 	add(attributes, "type", delivery->type);
-	add(attributes, "subject", delivery->stream);
+	if (delivery->stream != NULL)
+		add(attributes, "subject", delivery->stream);
 	add(attributes, "time", rfc3339(delivery->occurred_at));
 	add(attributes, "sequence", psprintf("%019lld", (long long) delivery->position));
-	add_integer(attributes, "streamversion", delivery->version);
+	if (delivery->stream != NULL)
+		add_integer(attributes, "streamversion", delivery->version);
 	add_integer(attributes, "schemaversion", delivery->schema_version);
-	add(attributes, "partitionkey", delivery->key ? delivery->key : delivery->stream);
+	if (delivery->key != NULL || delivery->stream != NULL)
+		add(attributes, "partitionkey", delivery->key ? delivery->key : delivery->stream);
 	add(attributes, "recordedtime", rfc3339(delivery->recorded_at));
 }
 

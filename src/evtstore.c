@@ -13,6 +13,7 @@
 #include "append.h"
 #include "catalog.h"
 #include "compat.h"
+#include "condition.h"
 #include "error.h"
 #include "feed.h"
 #include "guard.h"
@@ -49,6 +50,7 @@ _PG_init(void)
 
 	es_stream_init();
 	es_feed_init();
+	es_condition_init();
 	es_append_init();
 	es_queue_init();
 

@@ -142,7 +142,7 @@ static uint64 read_last_allocated(void);
 static uint64 read_sequence(void);
 static uint64 highest_position_in_table(void);
 static void leap(StoreEntry *store, Oid sequence);
-static void publish_floor(StoreEntry *store, uint64 category_bit);
+static void publish_floor(StoreEntry *store, uint64 category_bits);
 static void clear_floor(void);
 static void refuse_position(int64 position, uint64 decided) es_noreturn;
 static void raise_to(pg_atomic_uint64 *maximum, uint64 value);
@@ -185,7 +185,7 @@ es_feed_category_bit(int32 category_hash)
 }
 
 void
-es_feed_allocate(int n, int32 category_hash, int64 *positions)
+es_feed_allocate(int n, uint64 category_bits, int64 *positions)
 {
 	Oid			sequence = es_catalog()->position_seq;
 	StoreEntry *store;
@@ -200,7 +200,7 @@ es_feed_allocate(int n, int32 category_hash, int64 *positions)
 	store = attach_store();
 	if (pg_atomic_read_u32(&store->needs_leap) != 0)
 		leap(store, sequence);
-	publish_floor(store, es_feed_category_bit(category_hash));
+	publish_floor(store, category_bits);
 
 	/*
 	 * Read again now that the floor is up.  A reader that read last_allocated before us got no more than this, one that
@@ -218,6 +218,15 @@ es_feed_allocate(int n, int32 category_hash, int64 *positions)
 	raise_to(&store->last_allocated, positions[n - 1]);
 	if (pg_atomic_read_u32(&store->untouched) != 0)
 		pg_atomic_write_u32(&store->untouched, 0);
+}
+
+int64
+es_feed_last_allocated(void)
+{
+	StoreEntry *store = attach_store();
+
+	return (int64) Max(pg_atomic_read_u64(&store->last_allocated),
+					   pg_atomic_read_u32(&store->untouched) != 0 ? read_sequence() : 0);
 }
 
 int64
@@ -311,7 +320,8 @@ compute_head(StoreEntry *store, uint64 categories)
 		pg_read_barrier();
 		if (pg_atomic_read_u32(&floor->store) != store_index)
 			continue;
-		if ((pg_atomic_read_u64(&floor->categories) & categories) == 0)
+		/* events without a stream have no bit, and readers of all categories see them */
+		if (categories != ES_FEED_ALL_CATEGORIES && (pg_atomic_read_u64(&floor->categories) & categories) == 0)
 			continue;
 		head = Min(head, published - 1);
 	}
@@ -713,7 +723,7 @@ leap(StoreEntry *store, Oid sequence)
 }
 
 static void
-publish_floor(StoreEntry *store, uint64 category_bit)
+publish_floor(StoreEntry *store, uint64 category_bits)
 {
 	static bool registered = false;
 	Floor	   *floor = &floors()[es_my_procno()];
@@ -722,9 +732,9 @@ publish_floor(StoreEntry *store, uint64 category_bit)
 	if (my_level > 0)
 	{
 		bits = pg_atomic_read_u64(&floor->categories);
-		if ((bits & category_bit) == 0)
+		if ((bits & category_bits) != category_bits)
 		{
-			pg_atomic_write_u64(&floor->categories, bits | category_bit);
+			pg_atomic_write_u64(&floor->categories, bits | category_bits);
 			pg_memory_barrier();
 		}
 		return;
@@ -743,7 +753,7 @@ publish_floor(StoreEntry *store, uint64 category_bit)
 	}
 	my_level = GetCurrentTransactionNestLevel();
 	floor->since = GetCurrentTransactionStartTimestamp();
-	pg_atomic_write_u64(&floor->categories, category_bit);
+	pg_atomic_write_u64(&floor->categories, category_bits);
 	pg_atomic_write_u32(&floor->store, store - stores());
 	pg_write_barrier();
 	my_floor = pg_atomic_read_u64(&store->last_allocated);

@@ -16,10 +16,13 @@
 extern uint64 es_feed_category_bit(int32 category_hash);
 
 /*
- * Allocates n positions for events of that category, publishing this backend's floor first.  Positions grow but need
- * not be consecutive.  Locks: those of the streams and tags written, held, and all checks passed.
+ * Allocates n positions for events of the categories with these bits (0: for events without a stream, which only readers
+ * of every category see), publishing this backend's floor first.  Positions grow but need not be consecutive.  Locks:
+ * those of the streams and tags written, held, and all checks passed.
  */
-extern void es_feed_allocate(int n, int32 category_hash, int64 *positions);
+extern void es_feed_allocate(int n, uint64 category_bits, int64 *positions);
+/* no position above this one was allocated by now, in this store */
+extern int64 es_feed_last_allocated(void);
 
 /*
  * The head for a reader of these categories and the snapshot that goes with it, taken in the right order; what the

@@ -23,6 +23,8 @@ static bool is_string_array(JsonbValue *value);
 static char *show_value(JsonbValue *value);
 static double value_number(JsonbValue *value);
 static int64 interval_usec(JsonbValue *value);
+static bool is_version(Numeric value);
+static Jsonb *get_container(Jsonb *options, const char *key);
 static JsonbValue *get_value(Jsonb *options, const char *key, JsonbValue *store);
 
 void
@@ -77,6 +79,16 @@ es_options_int(Jsonb *options, const char *key, int dflt)
 	return get_value(options, key, &v) == NULL ? dflt : (int) value_number(&v);
 }
 
+int64
+es_options_version(Jsonb *options, const char *key, int64 dflt)
+{
+	JsonbValue	v;
+
+	if (get_value(options, key, &v) == NULL)
+		return dflt;
+	return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(v.val.numeric)));
+}
+
 double
 es_options_number(Jsonb *options, const char *key, double dflt)
 {
@@ -103,6 +115,19 @@ es_options_interval_ms(Jsonb *options, const char *key, int64 dflt)
 
 Jsonb *
 es_options_object(Jsonb *options, const char *key)
+{
+	return get_container(options, key);
+}
+
+Jsonb *
+es_options_array(Jsonb *options, const char *key)
+{
+	return get_container(options, key);
+}
+
+/* an object or an array */
+static Jsonb *
+get_container(Jsonb *options, const char *key)
 {
 	JsonbValue	v;
 
@@ -188,10 +213,12 @@ check_value(const EsOption *option, JsonbValue *value, const char *what)
 	static const char *const wanted[] = {
 		[ES_OPTION_STRING] = "a string",
 		[ES_OPTION_INT] = "an integer",
+		[ES_OPTION_VERSION] = "an integer of 0 or more",
 		[ES_OPTION_NUMBER] = "a number",
 		[ES_OPTION_BOOL] = "true or false",
 		[ES_OPTION_INTERVAL] = "an interval as a string, such as \"30s\"",
 		[ES_OPTION_OBJECT] = "an object",
+		[ES_OPTION_ARRAY] = "an array",
 		[ES_OPTION_STRINGS] = "an array of strings",
 	};
 	bool		ok = false;
@@ -205,6 +232,9 @@ check_value(const EsOption *option, JsonbValue *value, const char *what)
 		case ES_OPTION_INT:
 			ok = value->type == jbvNumeric && value_number(value) == (int32) value_number(value);
 			break;
+		case ES_OPTION_VERSION:
+			ok = value->type == jbvNumeric && is_version(value->val.numeric);
+			break;
 		case ES_OPTION_NUMBER:
 			ok = value->type == jbvNumeric;
 			break;
@@ -213,6 +243,9 @@ check_value(const EsOption *option, JsonbValue *value, const char *what)
 			break;
 		case ES_OPTION_OBJECT:
 			ok = value->type == jbvBinary && JsonContainerIsObject(value->val.binary.data);
+			break;
+		case ES_OPTION_ARRAY:
+			ok = value->type == jbvBinary && JsonContainerIsArray(value->val.binary.data);
 			break;
 		case ES_OPTION_STRINGS:
 			ok = is_string_array(value);
@@ -268,6 +301,19 @@ static double
 value_number(JsonbValue *value)
 {
 	return DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(value->val.numeric)));
+}
+
+/* without a fraction, from 0 to what bigint holds */
+static bool
+is_version(Numeric value)
+{
+	Datum		number = NumericGetDatum(value);
+	Datum		zero = NumericGetDatum(int64_to_numeric(0));
+	Datum		most = NumericGetDatum(int64_to_numeric(PG_INT64_MAX));
+
+	return DatumGetBool(DirectFunctionCall2(numeric_ge, number, zero)) &&
+		DatumGetBool(DirectFunctionCall2(numeric_le, number, most)) &&
+		DatumGetBool(DirectFunctionCall2(numeric_eq, number, DirectFunctionCall1(numeric_floor, number)));
 }
 
 /* a malformed value is 22023 whatever the server calls it; interval_in holds nothing that an error could leave behind */

@@ -12,10 +12,12 @@ typedef enum EsOptionType
 {
 	ES_OPTION_STRING,
 	ES_OPTION_INT,		/* integer, between min and max */
+	ES_OPTION_VERSION,	/* integer from 0, as wide as bigint */
 	ES_OPTION_NUMBER,	/* number, between min and max */
 	ES_OPTION_BOOL,
 	ES_OPTION_INTERVAL, /* string that interval_in takes, not negative; min and max in seconds */
 	ES_OPTION_OBJECT,
+	ES_OPTION_ARRAY,
 	ES_OPTION_STRINGS	/* array of strings */
 } EsOptionType;
 
@@ -39,6 +41,8 @@ extern double es_options_number(Jsonb *options, const char *key, double dflt);
 extern bool es_options_bool(Jsonb *options, const char *key, bool dflt);
 extern int64 es_options_interval_ms(Jsonb *options, const char *key, int64 dflt);
 extern Jsonb *es_options_object(Jsonb *options, const char *key); /* NULL when absent */
+extern int64 es_options_version(Jsonb *options, const char *key, int64 dflt);
+extern Jsonb *es_options_array(Jsonb *options, const char *key); /* NULL when absent */
 extern List *es_options_strings(Jsonb *options, const char *key); /* list of char *, NIL when absent */
 extern bool es_options_has(Jsonb *options, const char *key);
 

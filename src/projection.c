@@ -457,11 +457,10 @@ static void
 apply_event(EsEvent *event, void *arg)
 {
 	Datum		datum = (Datum) 0;
-	EsStream	stream = {0};
+	EsStream	stream = *es_stream_none();
 
-	if (DatumGetPointer(event->stream) == NULL)
-		return;
-	stream.name = TextDatumGetCString(event->stream);
+	if (DatumGetPointer(event->stream) != NULL)
+		stream.name = TextDatumGetCString(event->stream);
 	stream.tenant = TextDatumGetCString(event->tenant);
 	apply(arg, &stream, event, &datum, 1);
 }

@@ -44,7 +44,7 @@ typedef struct EsMessage
 	Datum key;	   /* text or 0 */
 	int32 priority;
 	int64 delay_ms;
-	/* where the message carries an event; stream is 0 otherwise */
+	/* where the message carries an event; type is 0 otherwise, and stream where the event has none */
 	Datum stream;
 	Datum type;
 	Datum tags;
@@ -77,7 +77,7 @@ typedef struct EsDelivery
 	int64 position;
 	int64 version;
 	int32 schema_version;
-	char *stream;
+	char *stream; /* NULL: the event has none, nor a version */
 	char *type;
 	pg_uuid_t event_id;
 	Datum tags; /* text[] or 0 */

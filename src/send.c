@@ -295,17 +295,20 @@ insert_message(EsTable *table, int32 queue_id, const char *tenant, const EsMessa
 		SET(ES_MESSAGE_HEADERS, message->headers);
 	else
 		SET(ES_MESSAGE_HEADERS, DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
-	if (message->stream != (Datum) 0)
+	if (message->type != (Datum) 0)
 	{
 		SET(ES_MESSAGE_POSITION, Int64GetDatum(message->position));
-		SET(ES_MESSAGE_VERSION, Int64GetDatum(message->version));
 		SET(ES_MESSAGE_OCCURRED_AT, TimestampTzGetDatum(message->occurred_at));
 		SET(ES_MESSAGE_RECORDED_AT, TimestampTzGetDatum(message->recorded_at));
 		SET(ES_MESSAGE_SCHEMA_VERSION, Int32GetDatum(message->schema_version));
 		SET(ES_MESSAGE_EVENT_ID, UUIDPGetDatum(&message->event_id));
-		SET(ES_MESSAGE_STREAM, message->stream);
 		SET(ES_MESSAGE_TYPE, message->type);
 		SET(ES_MESSAGE_TAGS, message->tags);
+	}
+	if (message->stream != (Datum) 0)
+	{
+		SET(ES_MESSAGE_STREAM, message->stream);
+		SET(ES_MESSAGE_VERSION, Int64GetDatum(message->version));
 	}
 #undef SET
 	es_table_insert(table, values, nulls);

@@ -7,8 +7,8 @@
  * what every earlier holder did (locks are released after the commit is visible).  Streams whose hashes collide share
  * a lock, which costs a wait and nothing else.
  *
- * Each backend memoises streams by name.  The memo is started over when the tables change under us, when it grows too
- * big, and when a transaction or savepoint in which a stream was made is rolled back.  Callers keep pointers into it for
+ * Each backend memoises streams by name.  The memo is started over when the tables change under us, when it has grown too
+ * big at the end of a transaction, and when a transaction or savepoint in which a stream was made is rolled back.  Callers keep pointers into it for
  * the length of a call that may itself run SQL, so a memo that was given up is freed only when the transaction ends.
  * Versions are remembered while the transaction holds the lock and no savepoint was rolled back since.  Nothing is
  * shared, a crash leaves nothing.
@@ -22,11 +22,13 @@
 #include "catalog/pg_collation.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -36,7 +38,7 @@
 #include "stream.h"
 #include "table.h"
 
-/* names kept; a backend that touches more starts over */
+/* names kept after a transaction; a backend that touches more starts over */
 #define MEMO_MAX 20000
 
 /* columns of evtstore_internal.stream */
@@ -77,11 +79,15 @@ static HTAB *by_hash = NULL;
 static uint64 memo_generation = 0;
 static uint64 version_epoch = 1;
 static bool made_any = false;	/* this transaction made a stream */
+static int	streams_locked = 0;	/* by this transaction, at least; savepoints that were rolled back count too */
+static bool every_stream_locked = false;	/* by this transaction: lock_every_stream() */
 
 static MemoryContext id_context = NULL;
 static HTAB *by_id = NULL;
 static uint64 id_generation = 0;
 
+static int	max_stream_locks(void);
+static void lock_every_stream(void);
 static void prepare_memo(void);
 static void retire_memo(void);
 static MemoStream *find_memo(uint64 hash, const char *tenant, const char *name);
@@ -107,12 +113,29 @@ es_stream_hash(const char *tenant, const char *name, int len)
 	for (const char *p = tenant; *p; p++)
 		h = (h ^ (unsigned char) *p) * UINT64CONST(1099511628211);
 	h *= UINT64CONST(1099511628211);	/* a zero byte between the two */
+	return es_hash_continue(h, name, len);
+}
+
+uint64
+es_hash_continue(uint64 hash, const char *bytes, int len)
+{
+	uint64		h = hash;
+
 	for (int i = 0; i < len; i++)
-		h = (h ^ (unsigned char) name[i]) * UINT64CONST(1099511628211);
+		h = (h ^ (unsigned char) bytes[i]) * UINT64CONST(1099511628211);
 	h ^= h >> 33;
 	h *= UINT64CONST(0xff51afd7ed558ccd);
 	h ^= h >> 33;
 	return h;
+}
+
+int
+es_hash_compare(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y;
 }
 
 int32
@@ -144,11 +167,64 @@ es_stream_find(const char *tenant, const char *name)
 	return &memo->stream;
 }
 
-EsStream *
-es_stream_lock(const char *tenant, const char *name)
+/*
+ * In ascending order of their hashes: two calls never wait for each other, whatever order they name their streams in.
+ * Where a transaction would hold so many that the server's lock table is in danger, it locks the table against every
+ * other appender instead, once and for all.
+ */
+void
+es_stream_lock(const char *tenant, const char *const *names, int n)
 {
-	es_lock(ES_LOCK_STREAM, es_stream_hash(tenant, name, strlen(name)));
-	return es_stream_find(tenant, name);
+	uint64		single;
+	uint64	   *hashes = n == 1 ? &single : palloc(n * sizeof(uint64));
+
+	if (every_stream_locked)
+		return;
+	for (int i = 0; i < n; i++)
+		hashes[i] = es_stream_hash(tenant, names[i], strlen(names[i]));
+	if (n > 1)
+		qsort(hashes, n, sizeof(uint64), es_hash_compare);
+	if (streams_locked + n > max_stream_locks())
+		lock_every_stream();
+	else
+		for (int i = 0; i < n; i++)
+			streams_locked += es_lock_mode(ES_LOCK_STREAM, hashes[i], ExclusiveLock);
+	if (n > 1)
+		pfree(hashes);
+}
+
+static int
+max_stream_locks(void)
+{
+	return Max(max_locks_per_xact * MaxBackends / 8, 64);
+}
+
+/* for the whole transaction, as the table's own lock is, whatever savepoint asks for it */
+static void
+lock_every_stream(void)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	PG_TRY();
+	{
+		LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);
+	}
+	PG_FINALLY();
+	{
+		CurrentResourceOwner = old_owner;
+	}
+	PG_END_TRY();
+	every_stream_locked = true;
+}
+
+EsStream *
+es_stream_none(void)
+{
+	static char empty[] = "";
+	static EsStream none = {.name = empty, .tenant = empty};
+
+	return &none;
 }
 
 void
@@ -245,8 +321,7 @@ prepare_memo(void)
 {
 	HASHCTL		ctl;
 
-	if (memo_context != NULL &&
-		(memo_generation != es_catalog_generation() || hash_get_num_entries(by_hash) >= MEMO_MAX))
+	if (memo_context != NULL && memo_generation != es_catalog_generation())
 		retire_memo();
 	if (memo_context != NULL)
 		return;
@@ -381,7 +456,10 @@ xact_callback(XactEvent event, void *arg)
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
 	version_epoch++;
-	if (event != XACT_EVENT_COMMIT && made_any)
+	streams_locked = 0;
+	every_stream_locked = false;
+	if ((event != XACT_EVENT_COMMIT && made_any) ||
+		(memo_context != NULL && hash_get_num_entries(by_hash) >= MEMO_MAX))
 		retire_memo();
 	made_any = false;
 	if (retired_context != NULL)

@@ -27,6 +27,8 @@ struct EsEvent
 	pg_uuid_t id;
 	TimestampTz occurred_at;
 	TimestampTz recorded_at;
+	int ntags; /* the rest: tag.c, once prepared */
+	uint64 *tag_hashes; /* distinct, ascending */
 };
 
 typedef struct EsStream
@@ -38,16 +40,25 @@ typedef struct EsStream
 	char *tenant;
 } EsStream;
 
+/* for qsort */
+extern int es_hash_compare(const void *a, const void *b);
 /* 64-bit FNV-1a with a final mix: stable over servers and machines, because category hashes are stored */
 extern uint64 es_stream_hash(const char *tenant, const char *name, int len);
+/* the hash of what was hashed before and more */
+extern uint64 es_hash_continue(uint64 hash, const char *bytes, int len);
 extern int32 es_stream_category_hash(const char *tenant, const char *category, int len);
 /* bytes of the category: up to the first '-', the whole name where there is none */
 extern int es_stream_category_len(const char *name, int len);
 
 /* looks the stream up: the backend's memo first, then the index; ->id is 0 when it does not exist */
 extern EsStream *es_stream_find(const char *tenant, const char *name);
-/* takes the stream's lock to the end of the transaction, then looks it up; see append.c for the order */
-extern EsStream *es_stream_lock(const char *tenant, const char *name);
+/*
+ * Takes the locks of these streams to the end of the transaction, in an order that is the same for everybody, however they
+ * are named; see append.c for the order among other locks.  Locks: the event table, RowExclusive, held.
+ */
+extern void es_stream_lock(const char *tenant, const char *const *names, int n);
+/* stands for the stream of events that have none: no id, an empty name */
+extern EsStream *es_stream_none(void);
 /* creates it; Locks: the stream's, held */
 extern void es_stream_create(EsStream *stream);
 /* the current version whatever the isolation level, own writes included; Locks: the stream's, held */

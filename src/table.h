@@ -8,7 +8,7 @@
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 
-#define ES_TABLE_MAX_INDEXES 8
+#define ES_TABLE_MAX_INDEXES 16
 
 typedef struct EsTable EsTable;
 
@@ -20,6 +20,7 @@ typedef enum EsTableId
 {
 	ES_TABLE_EVENT,
 	ES_TABLE_STREAM,
+	ES_TABLE_EVENT_TAG,
 	ES_TABLE_MESSAGE,
 	ES_TABLE_COUNT
 } EsTableId;

@@ -10,6 +10,9 @@ CREATE OR REPLACE TRIGGER guard_immutable
     BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.event
     FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
 CREATE OR REPLACE TRIGGER guard_immutable
+    BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.event_tag
+    FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
+CREATE OR REPLACE TRIGGER guard_immutable
     BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.stream
     FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
 CREATE OR REPLACE TRIGGER guard_immutable

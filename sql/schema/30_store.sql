@@ -22,7 +22,7 @@ CREATE TABLE evtstore_internal.event (
     position bigint PRIMARY KEY,
     stream_id bigint,
     version bigint,
-    category_hash int NOT NULL,
+    category_hash int,
     schema_version int NOT NULL,
     id uuid NOT NULL,
     occurred_at timestamptz NOT NULL,
@@ -35,10 +35,24 @@ CREATE TABLE evtstore_internal.event (
 );
 COMMENT ON TABLE evtstore_internal.event IS 'the events; immutable below superuser (guard.c)';
 COMMENT ON COLUMN evtstore_internal.event.category_hash IS
-    'hash of tenant and category (stream.c, stable over versions and machines); readers recheck the name';
-CREATE UNIQUE INDEX event_stream_version_key ON evtstore_internal.event (stream_id, version);
+    'hash of tenant and category (stream.c, stable over versions and machines); readers recheck the name; NULL without a stream';
+-- events without a stream (append_if) are in neither of the two partial ones
+CREATE UNIQUE INDEX event_stream_version_key ON evtstore_internal.event (stream_id, version) WHERE stream_id IS NOT NULL;
 CREATE UNIQUE INDEX event_id_key ON evtstore_internal.event (id, tenant);
-CREATE INDEX event_category_idx ON evtstore_internal.event (category_hash, position);
+CREATE INDEX event_category_idx ON evtstore_internal.event (category_hash, position) WHERE category_hash IS NOT NULL;
+CREATE INDEX event_type_idx ON evtstore_internal.event (type, position);
+
+-- The postings of tags (tag.c, search.c): hashes, so that rows and entries are short; who finds a position looks at the event.
+CREATE TABLE evtstore_internal.event_tag (
+    tag_hash bigint,
+    position bigint,
+    pair_hash bigint NOT NULL,
+    PRIMARY KEY (tag_hash, position)
+);
+COMMENT ON TABLE evtstore_internal.event_tag IS 'one row per event and tag; written with the event, removed with it';
+COMMENT ON COLUMN evtstore_internal.event_tag.tag_hash IS 'hash of tenant and tag; events of a tenant have one of the tenant alone as well';
+COMMENT ON COLUMN evtstore_internal.event_tag.pair_hash IS 'hash of tenant, tag and type of the event';
+CREATE INDEX event_tag_pair_idx ON evtstore_internal.event_tag (pair_hash, position);
 
 -- The ledger of clock and head, written by the scheduler (insert only, one row a second at most and only when the head
 -- moved).  REPEATABLE READ readers and hot standbys take their head from it: it covers what committed before it.
@@ -64,5 +78,6 @@ SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.position_seq', '')
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.stream_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.stream', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.event', '');
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.event_tag', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.head', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.identity', '');

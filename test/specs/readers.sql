@@ -11,7 +11,7 @@ CREATE TABLE t.seen (n serial, reader text, id uuid, stream text, version bigint
 
 CREATE PROCEDURE t.reset() LANGUAGE plpgsql SET client_min_messages = warning AS $$
 BEGIN
-    TRUNCATE evtstore_internal.event, evtstore_internal.stream, t.reader, t.seen;
+    TRUNCATE evtstore_internal.event, evtstore_internal.event_tag, evtstore_internal.stream, t.reader, t.seen;
     DROP TABLE IF EXISTS t.other, t.head, t.projected;
     PERFORM evtstore.drop_projection(name) FROM evtstore.projection_status;
     INSERT INTO t.reader SELECT name, evtstore.head_position() FROM unnest(ARRAY['all', 'late', 'one', 'a', 'b']) name;
@@ -68,6 +68,23 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, detail = PG_EXCEPTION_DETAIL;
     RETURN state || CASE WHEN state = 'ST001' THEN ' ' || detail ELSE '' END;
+END $$;
+
+-- one event without a stream, unless another matches.  tags: 'x,y'; query: items as 'type/tag', 'type/', '/tag', '*' for {}
+CREATE FUNCTION t.try_append_if(type text, tags text, query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    items jsonb;
+BEGIN
+    SELECT jsonb_agg(jsonb_build_object('types', jsonb_build_array(nullif(split_part(i, '/', 1), '')),
+                                                          'tags', jsonb_build_array(nullif(split_part(i, '/', 2), ''))))
+    INTO items FROM unnest(string_to_array(query, ' ')) i;
+    items := replace(items::text, '[null]', '[]');
+    PERFORM evtstore.append_if(
+        jsonb_build_array(jsonb_build_object('type', type, 'data', jsonb_build_object(), 'tags', to_jsonb(string_to_array(tags, ',')))),
+        CASE query WHEN '*' THEN jsonb_build_object() ELSE jsonb_build_object('items', items) END);
+    RETURN 'appended';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE;
 END $$;
 
 -- does what the HINT of a failing append says

@@ -21,7 +21,8 @@ CREATE FUNCTION e(type text, VARIADIC tags text[] DEFAULT '{}') RETURNS jsonb LA
     SELECT jsonb_build_array(jsonb_build_object('type', type, 'data', '{}'::jsonb, 'tags', to_jsonb(tags))) $$;
 
 -- without a stream: tags only, no version
-SELECT * FROM evtstore.append_if(e('A', 'x', 'y'), '{"items": [{"types": ["A"], "tags": ["x"]}]}');
+SELECT * FROM evtstore.append_if('[{"type": "A", "data": {}, "tags": ["x", "y"], "id": "00000000-0000-7000-8000-0000000000aa"}]',
+    '{"items": [{"types": ["A"], "tags": ["x"]}]}');
 SELECT position, stream, version, type, tags FROM evtstore.read_all();
 SELECT fails($$SELECT evtstore.append_if(e('A', 'x'), '{"items": [{"types": ["A"], "tags": ["x"]}]}')$$);
 -- with one: as an append to it, and the condition beside it
@@ -107,12 +108,12 @@ SELECT matches('{"items": [{"types": ["T1"]}]}');
 --
 -- very many tags and streams in one transaction: locks are exchanged for a few
 --
-SELECT count(*), count(DISTINCT position) FROM (
-    SELECT (evtstore.append_if((SELECT jsonb_agg(jsonb_build_object('type', 'Many', 'data', i, 'tags', jsonb_build_array('many-' || i, 'many')))
-                                FROM generate_series(1, 20000) i), '{"items": [{"tags": ["many"]}]}')).*) r;
+SELECT position - first_position FROM evtstore.append_if(
+    (SELECT jsonb_agg(jsonb_build_object('type', 'Many', 'data', i, 'tags', jsonb_build_array('many-' || i, 'many'))) FROM generate_series(1, 20000) i),
+    '{"items": [{"tags": ["many"]}]}');
 BEGIN;
 SELECT max(position) > 0 FROM generate_series(1, 6000) i, evtstore.append('lots-' || i, 'Lot', '{}', tags => ARRAY['lot-' || i]);
-SELECT count(*) FILTER (WHERE objsubid = -6911) < 3000 AS few_stream_locks, count(*) < 4000 AS few_locks FROM pg_locks WHERE pid = pg_backend_pid();
+SELECT count(*) > 500 AS some_locks, count(*) FILTER (WHERE objsubid = -6911) < 3000 AS few_stream_locks, count(*) < 4000 AS few_locks FROM pg_locks WHERE pid = pg_backend_pid();
 COMMIT;
 SELECT matches('{"items": [{"tags": ["many-777"]}]}') <> 'none', matches('{"items": [{"tags": ["lot-5999"]}]}') <> 'none',
        matches('{"items": [{"types": ["Many"], "tags": ["lot-5999"]}]}');
@@ -127,4 +128,5 @@ SELECT fails(format($$SELECT evtstore.append_if(%s)$$, arguments)) AS error, arg
 FROM (VALUES ($$NULL, '{}'$$), ($$e('A'), NULL$$), ($$'{}', '{}'$$), ($$e('A'), '[]'$$), ($$e('A'), '3'$$), ($$e('A'), '{"item": []}'$$), ($$e('A'), '{"items": {}}'$$),
              ($$e('A'), '{"items": [{}]}'$$), ($$e('A'), '{"items": [{"types": []}]}'$$), ($$e('A'), '{"items": ["x"]}'$$), ($$e('A'), '{"items": [{"types": "A"}]}'$$),
              ($$e('A'), '{"items": [{"tags": [1]}]}'$$), ($$e('A'), '{"items": [{"tags": [""]}]}'$$), ($$e('A'), '{"items": [{"tags": ["a"]}, {"types": ["A"], "categories": []}]}'$$),
-             ($$e('A'), '{}', -1$$), ($$e('A'), '{}', 9223372036854775807$$), ($$e('A'), '{}', NULL, ''$$), ($$e(NULL), '{}'$$)) v (arguments);
+             ($$e('A'), '{}', -1$$), ($$e('A'), '{}', NULL, ''$$), ($$e(NULL), '{}'$$)) v (arguments);
+SELECT regexp_replace(fails($$SELECT evtstore.append_if(e('A'), '{}', 9223372036854775807)$$), 'the last is \d+', 'the last is N');

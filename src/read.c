@@ -29,10 +29,12 @@
 #include "feed.h"
 #include "guc.h"
 #include "read.h"
+#include "search.h"
 
 PG_FUNCTION_INFO_V1(evtstore_read_stream);
 PG_FUNCTION_INFO_V1(evtstore_read_category);
 PG_FUNCTION_INFO_V1(evtstore_read_all);
+PG_FUNCTION_INFO_V1(evtstore_read_query);
 PG_FUNCTION_INFO_V1(evtstore_get_event);
 PG_FUNCTION_INFO_V1(evtstore_stream_version);
 
@@ -125,6 +127,41 @@ evtstore_read_all(PG_FUNCTION_ARGS)
 	add_key(&walk, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(head));
 	add_range(&walk, 1, &range);
 	walk_events(&walk, put_row, fcinfo->resultinfo);
+	es_feed_end_read();
+	return (Datum) 0;
+}
+
+/* evtstore.read_query(query, after_position, max_count, backwards) */
+Datum
+evtstore_read_query(PG_FUNCTION_ARGS)
+{
+	Range		range = range_arguments(fcinfo, 1, "after_position");
+	MemoryContext row_context;
+	TupleTableSlot *slot;
+	EsSearch   *search;
+	EsQuery    *query;
+	int64		head;
+	int64		left = range.max_count;
+
+	es_arg_required(fcinfo, 0, "query");
+	query = es_query_parse(PG_GETARG_JSONB_P(0), "query");
+	InitMaterializedSRF(fcinfo, 0);
+	row_context = AllocSetContextCreate(CurrentMemoryContext, "evtstore event", ALLOCSET_DEFAULT_SIZES);
+	head = es_feed_begin_read(ES_FEED_ALL_CATEGORIES);
+	search = es_search_open(query, es_guc_tenant, range.has_after && !range.backwards ? range.after + 1 : 1,
+							range.has_after && range.backwards ? Min(head, range.after - 1) : head,
+							range.backwards, GetActiveSnapshot());
+	while (left-- > 0 && (slot = es_search_next(search)) != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(row_context);
+		EsEvent		event;
+
+		es_event_from_slot(slot, &event);
+		put_row(&event, fcinfo->resultinfo);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(row_context);
+	}
+	es_search_close(search);
 	es_feed_end_read();
 	return (Datum) 0;
 }

@@ -21,6 +21,14 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_read_all';
 COMMENT ON FUNCTION evtstore.read_all IS
 'Events of the store in order of position, never past the head: a position once passed is never filled later.';
 
+CREATE OR REPLACE FUNCTION evtstore.read_query(
+    query jsonb, after_position bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false)
+RETURNS SETOF evtstore.event
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_read_query';
+COMMENT ON FUNCTION evtstore.read_query IS
+'Events that match {"items":[{"types":[...],"tags":[...]}]} (items OR, types OR, tags AND; {}: every event) in order of position, never
+past the head: what append_if checks. Confined to the tenant of evtstore.tenant, also where that is empty.';
+
 CREATE OR REPLACE FUNCTION evtstore.get_event(id uuid)
 RETURNS evtstore.event
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_get_event';

@@ -4,7 +4,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evtstore FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evtstore_internal FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
-    evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.get_event, evtstore.stream_version,
+    evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event, evtstore.stream_version,
     evtstore.head_position, evtstore.why_behind, evtstore.health
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;

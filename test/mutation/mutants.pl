@@ -25,9 +25,9 @@ return [
 		name   => 'floor published after the allocation',
 		file   => 'feed.c',
 		change => [
-			"\tpublish_floor(store, es_feed_category_bit(category_hash));\n", "\tmy_floor = pg_atomic_read_u64(&store->last_allocated);\n",
+			"\tpublish_floor(store, category_bits);\n", "\tmy_floor = pg_atomic_read_u64(&store->last_allocated);\n",
 			"\tes_feed_raise(&store->last_allocated, positions[n - 1]);\n",
-			"\t$DELAY;\n\tpublish_floor(store, es_feed_category_bit(category_hash));\n\tes_feed_raise(&store->last_allocated, positions[n - 1]);\n"
+			"\t$DELAY;\n\tpublish_floor(store, category_bits);\n\tes_feed_raise(&store->last_allocated, positions[n - 1]);\n"
 		],
 		tests => '005_feed_storm',
 	},
@@ -81,7 +81,7 @@ return [
 	{
 		name   => 'the bit of a second category is not set',
 		file   => 'feed.c',
-		change => [ 'if ((bits & category_bit) == 0)', 'if (false)' ],
+		change => [ 'if ((bits & category_bits) != category_bits)', 'if (false)' ],
 		tests  => 'feed_appenders 005_feed_storm',
 	},
 	{
@@ -159,7 +159,7 @@ return [
 	{
 		name   => 'floors of other stores count',
 		file   => 'feed.c',
-		change => [ "\t\tif (pg_atomic_read_u32(&floor->store) != store_index)\n\t\t\tcontinue;\n\t\tif ((pg", "\t\tif ((pg" ],
+		change => [ "\t\tif (pg_atomic_read_u32(&floor->store) != store_index)\n", "\t\tif (false)\n" ],
 		tests  => '008_feed_outside',
 	},
 	{
@@ -232,7 +232,7 @@ return [
 	{
 		name   => 'the stream is not locked',
 		file   => 'stream.c',
-		change => [ "\tes_lock(ES_LOCK_STREAM, es_stream_hash(tenant, name, strlen(name)));\n", '' ],
+		change => [ "\t\t\tstreams_locked += es_lock_mode(ES_LOCK_STREAM, hashes[i], ExclusiveLock);\n", "\t\t\tstreams_locked++;\n" ],
 		tests  => 'append_race append_isolation',
 	},
 	{
@@ -268,7 +268,7 @@ return [
 	{
 		name   => 'versions are remembered over transactions',
 		file   => 'stream.c',
-		change => [ "\t\treturn;\n\tversion_epoch++;\n\tif (event != XACT_EVENT_COMMIT", "\t\treturn;\n\tif (event != XACT_EVENT_COMMIT" ],
+		change => [ "\t\treturn;\n\tversion_epoch++;\n\tstreams_locked", "\t\treturn;\n\tstreams_locked" ],
 		tests  => 'append append_race',
 	},
 	{
@@ -280,7 +280,7 @@ return [
 	{
 		name   => 'the expected version is not checked',
 		file   => 'append.c',
-		change => [ 'if (expected != ES_EXPECT_ANY && expected != version)', 'if (false)' ],
+		change => [ 'if (part->expected != ES_EXPECT_ANY && part->expected != part->version)', 'if (false)' ],
 		tests  => 'append append_race',
 	},
 	{
@@ -374,5 +374,103 @@ return [
 		file   => 'guard.c',
 		change => [ 'if (!es_guc_allow_drop && holds_rows(relid))', 'if (false && holds_rows(relid))' ],
 		tests  => 'privileges',
+	},
+
+	# ---- condition.c, search.c: append conditions ----
+	{
+		name   => 'the condition is not checked',
+		file   => 'condition.c',
+		change => [ 'if (match != NULL)', 'if (false && match != NULL)' ],
+		tests  => 'append_if append_condition',
+	},
+	{
+		name   => 'the condition is that of the snapshot',
+		file   => 'condition.c',
+		change => [ 'PG_INT64_MAX, false, SnapshotSelf)', 'PG_INT64_MAX, false, GetTransactionSnapshot())' ],
+		tests  => 'append_condition 050_condition_race',
+	},
+	{
+		name   => 'conditions lock no tags',
+		file   => 'condition.c',
+		change => [ "add_key(list, ES_LOCK_TAG, tag, FORBIDS);", ";" ],
+		tests  => 'append_condition 050_condition_race',
+	},
+	{
+		name   => 'conditions lock no tags with a type',
+		file   => 'condition.c',
+		change => [ "add_key(list, ES_LOCK_TAG, es_tag_pair_hash(tag, item->types[t], strlen(item->types[t])), FORBIDS);", ";" ],
+		tests  => 'append_condition 050_condition_race',
+	},
+	{
+		name   => 'writers lock no tags',
+		file   => 'condition.c',
+		change => [ "add_key(list, ES_LOCK_TAG, tag, WRITES);", ";" ],
+		tests  => 'append_condition 050_condition_race',
+	},
+	{
+		name   => 'writers exclude each other',
+		file   => 'condition.c',
+		change => [ '#define WRITES RowExclusiveLock', '#define WRITES ExclusiveLock' ],
+		tests  => 'append_condition',
+	},
+	{
+		name   => 'keys are locked in the order of the call',
+		file   => 'condition.c',
+		change => [ "\tqsort(list->keys, list->n, sizeof(Key), compare_keys);\n", "\tif (list->keys[0].mode == WRITES)\n\t\tqsort(list->keys, list->n, sizeof(Key), compare_keys);\n" ],
+		tests  => '050_condition_race append_condition append_if',
+	},
+	{
+		name   => 'appends in flight are not waited for',
+		file   => 'condition.c',
+		change => [ "\t\twait_for_announced(&broad);\n", "\t\t(void) wait_for_announced;\n" ],
+		tests  => 'append_condition 050_condition_race',
+	},
+	{
+		name   => 'appends look for no condition',
+		file   => 'condition.c',
+		change => [ 'if (pg_atomic_read_u32(&shared()->conditions_in_flight) == 0)', 'if (true)' ],
+		tests  => 'append_condition 050_condition_race',
+	},
+	{
+		name   => 'announcements outlive the transaction',
+		file   => 'condition.c',
+		change => [ "\t\t\t\tforget_from(1);\n", "\t\t\t\t(void) 0;\n" ],
+		tests  => 'append_condition',
+	},
+	{
+		name   => 'announcements outlive their savepoint',
+		file   => 'condition.c',
+		change => [ "\tif (event == SUBXACT_EVENT_ABORT_SUB)\n\t\tforget_from(level);\n\telse if", "\tif" ],
+		tests  => 'append_condition',
+	},
+	{
+		name   => 'an escalated batch locks nothing',
+		file   => 'condition.c',
+		change => [ 'add_key(list, ES_LOCK_ALL_TAGS, es_tag_tenant_hash(tenant), WRITES);', ';' ],
+		tests  => '050_condition_race',
+	},
+	{
+		name   => 'an event is not compared by name',
+		file   => 'search.c',
+		change => [ 'es_query_matches(search->query, slot', 'true || es_query_matches(search->query, slot' ],
+		tests  => 'append_if read_query',
+	},
+	{
+		name   => 'the lists of an item need not meet',
+		file   => 'search.c',
+		change => [ 'agreed = list->current == from ? agreed + 1 : 1;', 'agreed++;' ],
+		tests  => 'append_if read_query',
+	},
+	{
+		name   => 'several streams are locked in the order of the call',
+		file   => 'stream.c',
+		change => [ "\tif (n > 1)\n\t\tqsort(hashes, n, sizeof(uint64), es_hash_compare);\n", '' ],
+		tests  => 'append_streams_race',
+	},
+	{
+		name   => 'all streams are locked by nothing',
+		file   => 'stream.c',
+		change => [ 'LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);', ';' ],
+		tests  => 'append_streams_race',
 	},
 ];

@@ -70,6 +70,20 @@ EXCEPTION WHEN OTHERS THEN
     RETURN state || CASE WHEN state = 'ST001' THEN ' ' || detail ELSE '' END;
 END $$;
 
+-- one event for each of 'stream=expected', none with '!'; the versions, or how the append failed
+CREATE FUNCTION t.try_append_streams(parts text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    state text; detail text;
+BEGIN
+    RETURN (SELECT string_agg(format('%s/%s', r.stream, r.version), ' ') FROM evtstore.append_streams((
+        SELECT jsonb_agg(jsonb_build_object('stream', split_part(p, '=', 1), 'expected_version', rtrim(split_part(p, '=', 2), '!')::int,
+                'events', CASE WHEN p LIKE '%!' THEN '[]'::jsonb ELSE jsonb_build_array(jsonb_build_object('type', 'T', 'data', 1)) END))
+        FROM unnest(string_to_array(parts, ' ')) p)) r);
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, detail = PG_EXCEPTION_DETAIL;
+    RETURN state || CASE WHEN state = 'ST001' THEN ' ' || detail ELSE '' END;
+END $$;
+
 -- one event without a stream, unless another matches.  tags: 'x,y'; query: items as 'type/tag', 'type/', '/tag', '*' for {}
 CREATE FUNCTION t.try_append_if(type text, tags text, query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

@@ -84,6 +84,28 @@ EXCEPTION WHEN OTHERS THEN
     RETURN state || CASE WHEN state = 'ST001' THEN ' ' || detail ELSE '' END;
 END $$;
 
+-- events n to m with ids of their own, as an append of that kind; what was answered
+CREATE FUNCTION t.retry(kind text, n int, m int) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    events jsonb := (SELECT jsonb_agg(jsonb_build_object('type', 'T', 'data', i, 'tags', jsonb_build_array('x'),
+                            'id', format('00000000-0000-7000-8000-%s', lpad(i::text, 12, '0'))) ORDER BY i) FROM generate_series(n, m) i);
+    own jsonb := jsonb_build_object('items', jsonb_build_array(jsonb_build_object('tags', jsonb_build_array('x'))));
+    other jsonb := jsonb_build_object('items', jsonb_build_array(jsonb_build_object('tags', jsonb_build_array('y'))));
+    rows evtstore.append_result[];
+BEGIN
+    CASE kind
+        WHEN 'streams' THEN
+            rows := ARRAY(SELECT r FROM evtstore.append_streams((SELECT jsonb_agg(jsonb_build_object('stream', 'a-' || i, 'expected_version', 0,
+                'events', jsonb_build_array(e))) FROM jsonb_array_elements(events) WITH ORDINALITY j(e, i))) r);
+        WHEN 'if' THEN rows := ARRAY(SELECT r FROM evtstore.append_if(events, own) r);
+        WHEN 'if free' THEN rows := ARRAY(SELECT r FROM evtstore.append_if(events, other) r);
+        WHEN 'if stream' THEN rows := ARRAY(SELECT r FROM evtstore.append_if(events, own, stream => 'a-1') r);
+    END CASE;
+    RETURN (SELECT string_agg(format('%s/%s%s', r.stream, r.version, CASE WHEN r.duplicate THEN ' again' ELSE ' written' END), ', ') FROM unnest(rows) r);
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE;
+END $$;
+
 -- one event without a stream, unless another matches.  tags: 'x,y'; query: items as 'type/tag', 'type/', '/tag', '*' for {}
 CREATE FUNCTION t.try_append_if(type text, tags text, query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

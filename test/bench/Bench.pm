@@ -141,6 +141,37 @@ sub pgbench
 	return $1;
 }
 
+# pgbench(options) in the background; its process number, to be waited for
+sub background
+{
+	my (@options) = @_;
+	my $pid = fork;
+
+	die "fork: $!\n" unless defined $pid;
+	if (!$pid)
+	{
+		open STDIN,  '<', '/dev/null' or die;
+		open STDOUT, '>', '/dev/null' or die;
+		open STDERR, '>&', \*STDOUT  or die;
+		undef $stop_on_exit;
+		exec "$bin/pgbench", '-n', @options or POSIX::_exit(127);
+	}
+	return $pid;
+}
+
+# polls until the statement answers t
+sub until_true
+{
+	my ($statement) = @_;
+	my $deadline = time + 60;
+
+	until (sql($statement) eq 't')
+	{
+		die "not true within a minute: $statement\n" if time > $deadline;
+	}
+	return;
+}
+
 sub median
 {
 	my @sorted = sort { $a <=> $b } @_;

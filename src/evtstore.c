@@ -20,6 +20,7 @@
 #include "launcher.h"
 #include "projection.h"
 #include "queue.h"
+#include "read.h"
 #include "registry.h"
 #include "rule.h"
 #include "shmem.h"
@@ -50,6 +51,7 @@ _PG_init(void)
 	es_stream_init();
 	es_feed_init();
 	es_append_init();
+	es_read_init();
 	es_queue_init();
 
 	/*

@@ -71,6 +71,16 @@ typedef struct IdEntry
 	EsStream	stream;
 } IdEntry;
 
+struct EsStreamLookup
+{
+	MemoryContext context;
+	Snapshot	snapshot;
+	Relation	rel;
+	Relation	index;
+	IndexScanDesc scan;			/* NULL until the first stream that is not in the cache */
+	TupleTableSlot *slot;
+};
+
 static MemoryContext memo_context = NULL;
 static MemoryContext retired_context = NULL;	/* parent of memos given up in this transaction */
 static HTAB *by_hash = NULL;
@@ -87,6 +97,8 @@ static void retire_memo(void);
 static MemoStream *find_memo(uint64 hash, const char *tenant, const char *name);
 static MemoStream *add_memo(uint64 hash, const char *tenant, const char *name);
 static void prepare_ids(void);
+static void begin_lookup(EsStreamLookup *lookup);
+static IdEntry *add_id(int64 id, TupleTableSlot *slot);
 static int64 look_up_id(const char *tenant, const char *name);
 static int64 look_up_version(int64 stream_id, int64 from);
 static void xact_callback(XactEvent event, void *arg);
@@ -201,10 +213,33 @@ const EsStream *
 es_stream_by_id(int64 id)
 {
 	IdEntry    *entry;
-	Relation	rel;
-	Relation	index;
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
+	EsStreamLookup *lookup;
+	const EsStream *stream;
+
+	prepare_ids();
+	entry = hash_search(by_id, &id, HASH_FIND, NULL);
+	if (entry != NULL)
+		return &entry->stream;
+	lookup = es_stream_lookup_open(GetActiveSnapshot());
+	stream = es_stream_lookup(lookup, id);
+	es_stream_lookup_close(lookup);
+	return stream;
+}
+
+EsStreamLookup *
+es_stream_lookup_open(Snapshot snapshot)
+{
+	EsStreamLookup *lookup = palloc0(sizeof(EsStreamLookup));
+
+	lookup->context = CurrentMemoryContext;
+	lookup->snapshot = snapshot;
+	return lookup;
+}
+
+const EsStream *
+es_stream_lookup(EsStreamLookup *lookup, int64 id)
+{
+	IdEntry    *entry;
 	ScanKeyData key;
 
 	prepare_ids();
@@ -212,32 +247,57 @@ es_stream_by_id(int64 id)
 	if (entry != NULL)
 		return &entry->stream;
 
-	rel = table_open(es_catalog()->stream, AccessShareLock);
-	index = index_open(es_catalog()->stream_pkey, AccessShareLock);
-	slot = table_slot_create(rel, NULL);
+	if (lookup->scan == NULL)
+		begin_lookup(lookup);
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
-	{
-		bool		isnull;
-		text	   *tenant = DatumGetTextPP(slot_getattr(slot, STREAM_TENANT + 1, &isnull));
-		text	   *name = DatumGetTextPP(slot_getattr(slot, STREAM_NAME + 1, &isnull));
-		MemoryContext old = MemoryContextSwitchTo(id_context);
-		char	   *tenant_copy = text_to_cstring(tenant);
-		char	   *name_copy = text_to_cstring(name);
-
-		MemoryContextSwitchTo(old);
-		entry = hash_search(by_id, &id, HASH_ENTER, NULL);
-		entry->stream.id = id;
-		entry->stream.tenant = tenant_copy;
-		entry->stream.name = name_copy;
-	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	index_rescan(lookup->scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->slot))
+		entry = add_id(id, lookup->slot);
+	ExecClearTuple(lookup->slot);
 	return entry == NULL ? NULL : &entry->stream;
+}
+
+void
+es_stream_lookup_close(EsStreamLookup *lookup)
+{
+	if (lookup->scan != NULL)
+	{
+		index_endscan(lookup->scan);
+		ExecDropSingleTupleTableSlot(lookup->slot);
+		index_close(lookup->index, AccessShareLock);
+		table_close(lookup->rel, AccessShareLock);
+	}
+	pfree(lookup);
+}
+
+static void
+begin_lookup(EsStreamLookup *lookup)
+{
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+
+	lookup->rel = table_open(es_catalog()->stream, AccessShareLock);
+	lookup->index = index_open(es_catalog()->stream_pkey, AccessShareLock);
+	lookup->slot = table_slot_create(lookup->rel, NULL);
+	lookup->scan = es_index_beginscan(lookup->rel, lookup->index, lookup->snapshot, 1);
+	MemoryContextSwitchTo(old);
+}
+
+static IdEntry *
+add_id(int64 id, TupleTableSlot *slot)
+{
+	bool		isnull;
+	text	   *tenant = DatumGetTextPP(slot_getattr(slot, STREAM_TENANT + 1, &isnull));
+	text	   *name = DatumGetTextPP(slot_getattr(slot, STREAM_NAME + 1, &isnull));
+	MemoryContext old = MemoryContextSwitchTo(id_context);
+	char	   *tenant_copy = text_to_cstring(tenant);
+	char	   *name_copy = text_to_cstring(name);
+	IdEntry    *entry = hash_search(by_id, &id, HASH_ENTER, NULL);
+
+	MemoryContextSwitchTo(old);
+	entry->stream.id = id;
+	entry->stream.tenant = tenant_copy;
+	entry->stream.name = name_copy;
+	return entry;
 }
 
 static void

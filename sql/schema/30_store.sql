@@ -13,10 +13,13 @@ CREATE TABLE evtstore_internal.stream (
     tenant text COLLATE "C" NOT NULL,
     name text COLLATE "C" NOT NULL,
     category text COLLATE "C" NOT NULL,
-    UNIQUE (tenant, name)
+    -- the name first: the views look for it without a tenant, or with one that the planner does not know
+    UNIQUE (name, tenant)
 );
 COMMENT ON TABLE evtstore_internal.stream IS
     'one row per stream, written once: no append updates it, so that a hot stream does not bloat under a held snapshot';
+
+CREATE INDEX stream_category_idx ON evtstore_internal.stream (category, id);
 
 CREATE TABLE evtstore_internal.event (
     position bigint PRIMARY KEY,
@@ -39,6 +42,7 @@ COMMENT ON COLUMN evtstore_internal.event.category_hash IS
 CREATE UNIQUE INDEX event_stream_version_key ON evtstore_internal.event (stream_id, version);
 CREATE UNIQUE INDEX event_id_key ON evtstore_internal.event (id, tenant);
 CREATE INDEX event_category_idx ON evtstore_internal.event (category_hash, position);
+CREATE INDEX event_type_idx ON evtstore_internal.event (type, position);
 
 -- The ledger of clock and head, written by the scheduler (insert only, one row a second at most and only when the head
 -- moved).  REPEATABLE READ readers and hot standbys take their head from it: it covers what committed before it.

@@ -44,6 +44,7 @@ static void set_cost(PlannerInfo *root, RelOptInfo *rel, Path *path, const EsRea
 static Plan *plan_read(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist, List *clauses, List *custom_plans);
 static List *columns_needed(RelOptInfo *rel, List *tlist, List *quals);
 static double estimate_rows(FuncExpr *call, const EsReadFunction *function);
+static double share_after(FuncExpr *call, const EsReadFunction *function, double count);
 static bool table_size(double *rows, double *pages);
 static double distinct_values(int column, double rows);
 
@@ -206,18 +207,39 @@ static double
 estimate_rows(FuncExpr *call, const EsReadFunction *function)
 {
 	Node	   *max_count = list_nth(call->args, function->max_count_arg);
-	double		rows;
+	double		all;
 	double		pages;
+	double		rows;
 
-	if (!table_size(&rows, &pages))
-		rows = 1000;
-	else if (strcmp(function->symbol, "evtstore_read_stream") == 0)
-		rows /= distinct_values(ES_EVENT_STREAM_ID, rows);
+	if (!table_size(&all, &pages))
+		all = 1000;
+	rows = all;
+	if (strcmp(function->symbol, "evtstore_read_stream") == 0)
+		rows /= distinct_values(ES_EVENT_STREAM_ID, all);
 	else if (strcmp(function->symbol, "evtstore_read_category") == 0)
-		rows /= distinct_values(ES_EVENT_CATEGORY_HASH, rows);
+		rows /= distinct_values(ES_EVENT_CATEGORY_HASH, all);
+	rows *= share_after(call, function, function->order == 1 ? all : rows);
 	if (IsA(max_count, Const) && !((Const *) max_count)->constisnull)
 		rows = Min(rows, DatumGetInt64(((Const *) max_count)->constvalue));
 	return clamp_row_est(rows);
+}
+
+/* how much is left of count numbers, as if they had no gaps; never nothing, because they may have */
+static double
+share_after(FuncExpr *call, const EsReadFunction *function, double count)
+{
+	Node	   *after = list_nth(call->args, function->max_count_arg - 1);
+	Node	   *backwards = list_nth(call->args, function->backwards_arg);
+	double		share;
+
+	if (!IsA(after, Const) || !IsA(backwards, Const))
+		return DEFAULT_INEQ_SEL;
+	if (((Const *) after)->constisnull)
+		return 1.0;
+	share = DatumGetInt64(((Const *) after)->constvalue) / Max(count, 1.0);
+	if (((Const *) backwards)->constisnull || !DatumGetBool(((Const *) backwards)->constvalue))
+		share = 1.0 - share;
+	return Min(Max(share, DEFAULT_RANGE_INEQ_SEL), 1.0);
 }
 
 /* of the event table, as of its last VACUUM or ANALYZE; false where there was none */

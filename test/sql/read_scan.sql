@@ -53,6 +53,21 @@ SELECT n, (SELECT count(*) FROM evtstore.read_all() WHERE version = n) FROM gene
 SELECT position FROM evtstore.read_all((SELECT max(position) - 2 FROM evtstore.events));
 SELECT n, (SELECT count(*) FROM evtstore.read_all((SELECT max(position) - n FROM evtstore.events WHERE position > n))) FROM generate_series(1, 2) n;
 SELECT position FROM evtstore.read_stream('s-0', max_count => 2) UNION ALL SELECT position FROM evtstore.read_all(19, 1) ORDER BY 1;
+CREATE VIEW pages AS SELECT position, stream, coalesce(type, 'none') AS type FROM evtstore.read_all(5);
+SELECT * FROM pages LIMIT 2;
+SELECT n, p.type, p.stream FROM generate_series(5, 7) n LEFT JOIN pages p ON p.position = n ORDER BY n;
+SELECT x.name, r.version FROM generate_series(0, 1) n LEFT JOIN LATERAL (SELECT coalesce('s-' || n, 'x') AS name WHERE n > 0) x ON true
+    LEFT JOIN LATERAL evtstore.read_stream(coalesce(x.name, 'none'), max_count => 1) r ON true ORDER BY n;
+CREATE TABLE copied AS SELECT * FROM evtstore.read_all(max_count => 4);
+INSERT INTO copied SELECT (r).* FROM evtstore.read_all(19) r;
+SELECT count(*), sum(length(data::text)) FROM copied;
+DROP TABLE copied;
+DROP VIEW pages;
+COPY (SELECT position, stream FROM evtstore.read_all(3, 2)) TO STDOUT;
+SET enable_hashjoin = off;
+SET enable_nestloop = off;
+SELECT count(*), bool_and(a.id = b.id) FROM evtstore.read_all() a JOIN evtstore.read_all() b USING (position);
+RESET ALL;
 -- an inner side that is walked again, and not kept
 SET enable_material = off;
 SET enable_hashjoin = off;

@@ -113,7 +113,7 @@ load_catalog(void)
 	c.event_tag_pair = find_relation("event_tag_pair_idx", internal);
 	c.stream = find_relation("stream", internal);
 	c.stream_pkey = find_relation("stream_pkey", internal);
-	c.stream_name = find_relation("stream_tenant_name_key", internal);
+	c.stream_name = find_relation("stream_name_tenant_key", internal);
 	c.head = find_relation("head", internal);
 	c.head_pkey = find_relation("head_pkey", internal);
 	c.definition = find_relation("definition", internal);

@@ -98,6 +98,21 @@ es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *es
 #define es_owns_extension(extension, role) pg_extension_ownercheck((extension), (role))
 #endif
 
+/* 16 took the outer joins that may null it out of the arguments (2489d76c4) */
+#include "optimizer/paths.h"
+#if PG_VERSION_NUM >= 160000
+#define es_build_expression_pathkey(root, expr, operator, rel) build_expression_pathkey((root), (expr), (operator), (rel), false)
+#else
+#define es_build_expression_pathkey(root, expr, operator, rel) \
+	build_expression_pathkey((root), (expr), NULL, (operator), (rel), false)
+#endif
+
+/* 18 moved the output functions of EXPLAIN into a header of their own */
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+
 /* 18 replaced pg_attribute_noreturn() by a prefix (pg_noreturn); this suffix is good in all */
 #define es_noreturn __attribute__((noreturn))
 

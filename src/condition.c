@@ -31,6 +31,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "condition.h"
 #include "error.h"
@@ -38,6 +39,7 @@
 #include "lock.h"
 #include "search.h"
 #include "shmem.h"
+#include "table.h"
 #include "tag.h"
 
 /* a transaction that announces more types than this announces all */
@@ -196,10 +198,11 @@ void
 es_condition_check(const char *tenant, const EsQuery *query, int64 after)
 {
 	EsSearch   *search = es_search_open(query, tenant, after + 1, PG_INT64_MAX, false, SnapshotSelf);
-	TupleTableSlot *match = es_search_next(search);
+	TupleTableSlot *slot = es_table_scan_slot(es_table_open(ES_TABLE_EVENT, es_catalog()->event));
 
-	if (match != NULL)
-		refuse_match(match);
+	if (es_search_next(search, slot))
+		refuse_match(slot);
+	ExecClearTuple(slot);
 	es_search_close(search);
 }
 

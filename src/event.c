@@ -96,11 +96,17 @@ es_event_from_slot(TupleTableSlot *slot, EsEvent *event)
 	stream_id = DatumGetInt64(slot->tts_values[ES_EVENT_STREAM_ID]);
 	stream = es_stream_by_id(stream_id);
 	if (stream == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("stream " INT64_FORMAT " of event " INT64_FORMAT " is missing", stream_id, event->position),
-				 errhint("The tables of evtstore_internal are damaged: restore them from a backup.")));
+		es_event_refuse_lost_stream(stream_id, event->position);
 	event->stream = CStringGetTextDatum(stream->name);
+}
+
+void
+es_event_refuse_lost_stream(int64 stream_id, int64 position)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("stream " INT64_FORMAT " of event " INT64_FORMAT " is missing", stream_id, position),
+			 errhint("The tables of evtstore_internal are damaged: restore them from a backup.")));
 }
 
 EsEvent *

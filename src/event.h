@@ -5,6 +5,7 @@
 #ifndef ES_EVENT_H
 #define ES_EVENT_H
 
+#include "compat.h"
 #include "executor/tuptable.h"
 #include "stream.h"
 
@@ -36,6 +37,7 @@ extern void es_event_values(const EsEvent *event, Datum *values, bool *nulls);
 extern Datum es_event_datum(const EsEvent *event);
 /* the event of a row of the event table; toasted columns are fetched, so that it outlives the snapshot */
 extern void es_event_from_slot(TupleTableSlot *slot, EsEvent *event);
+extern void es_event_refuse_lost_stream(int64 stream_id, int64 position) es_noreturn;
 
 /* the events of append_events' array; errors name the element */
 extern EsEvent *es_event_parse_array(Jsonb *array, int *count);

@@ -21,6 +21,7 @@
 #include "launcher.h"
 #include "projection.h"
 #include "queue.h"
+#include "read.h"
 #include "registry.h"
 #include "rule.h"
 #include "shmem.h"
@@ -52,6 +53,7 @@ _PG_init(void)
 	es_feed_init();
 	es_condition_init();
 	es_append_init();
+	es_read_init();
 	es_queue_init();
 
 	/*

@@ -198,6 +198,33 @@ es_feed_end_read(void)
 	PopActiveSnapshot();
 }
 
+int64
+es_feed_open_read(uint64 categories, Snapshot *snapshot)
+{
+	int64		head = es_feed_begin_read(categories);
+
+	*snapshot = RegisterSnapshot(GetActiveSnapshot());
+	es_feed_end_read();
+	return head;
+}
+
+Snapshot
+es_feed_open_stream_read(void)
+{
+	Snapshot	snapshot;
+
+	es_feed_begin_stream_read();
+	snapshot = RegisterSnapshot(GetActiveSnapshot());
+	es_feed_end_read();
+	return snapshot;
+}
+
+void
+es_feed_close_read(Snapshot snapshot)
+{
+	UnregisterSnapshot(snapshot);
+}
+
 bool
 es_feed_uses_ledger(void)
 {

@@ -33,6 +33,14 @@ extern int64 es_feed_begin_read(uint64 categories);
 extern void es_feed_begin_stream_read(void);
 extern void es_feed_end_read(void);
 
+/*
+ * The same for reads that last longer than a call: the snapshot is registered with the current resource owner, not
+ * active, and good until es_feed_close_read.
+ */
+extern int64 es_feed_open_read(uint64 categories, Snapshot *snapshot);
+extern Snapshot es_feed_open_stream_read(void);
+extern void es_feed_close_read(Snapshot snapshot);
+
 /* the head now, from shared memory: not on a standby, not for a transaction with a snapshot of its own */
 extern int64 es_feed_head(uint64 categories);
 /* true where the head must come from the ledger: REPEATABLE READ and above, hot standby */

@@ -62,7 +62,8 @@ struct EsSearch
 	const EsQuery *query;
 	char	   *tenant;
 	bool		backwards;
-	int64		last;			/* the end of the range, in the direction of the search */
+	int64		first;			/* the ends of the range, in the direction of the search */
+	int64		last;
 	Snapshot	snapshot;
 	Relation	event;
 	Relation	tag;
@@ -71,7 +72,6 @@ struct EsSearch
 	Relation	pair_position;
 	Relation	type_position;
 	IndexScanDesc fetch;		/* of events by position */
-	TupleTableSlot *slot;
 	MemoryContext row;			/* for looking at one event */
 	Branch	   *branches;
 	int			nbranches;
@@ -85,8 +85,8 @@ static void advance_branch(EsSearch *search, Branch *branch, int64 from);
 static bool seek_list(EsSearch *search, Positions *list, int64 from);
 static bool next_entry(EsSearch *search, Positions *list);
 static bool passed(const EsSearch *search, int64 position, int64 limit);
-static bool fetch_event(EsSearch *search, int64 position);
-static bool is_wanted(EsSearch *search);
+static bool fetch_event(EsSearch *search, int64 position, TupleTableSlot *slot);
+static bool is_wanted(EsSearch *search, TupleTableSlot *slot);
 
 EsSearch *
 es_search_open(const EsQuery *query, const char *tenant, int64 from, int64 upto, bool backwards, Snapshot snapshot)
@@ -96,18 +96,32 @@ es_search_open(const EsQuery *query, const char *tenant, int64 from, int64 upto,
 	search->query = query;
 	search->tenant = pstrdup(tenant);
 	search->backwards = backwards;
+	search->first = backwards ? upto : from;
 	search->last = backwards ? from : upto;
 	search->snapshot = snapshot;
 	search->row = AllocSetContextCreate(CurrentMemoryContext, "evtstore search", ALLOCSET_SMALL_SIZES);
 	open_relations(search);
 	make_branches(search, query);
-	for (int i = 0; i < search->nbranches; i++)
-		advance_branch(search, &search->branches[i], backwards ? upto : from);
+	es_search_restart(search);
 	return search;
 }
 
-TupleTableSlot *
-es_search_next(EsSearch *search)
+void
+es_search_restart(EsSearch *search)
+{
+	for (int i = 0; i < search->nbranches; i++)
+	{
+		Branch	   *b = &search->branches[i];
+
+		b->done = false;
+		for (int k = 0; k < b->nlists; k++)
+			b->lists[k].started = false;
+		advance_branch(search, b, search->first);
+	}
+}
+
+bool
+es_search_next(EsSearch *search, TupleTableSlot *slot)
 {
 	for (;;)
 	{
@@ -123,7 +137,7 @@ es_search_next(EsSearch *search)
 				first = b;
 		}
 		if (first == NULL)
-			return NULL;
+			return false;
 
 		/* several branches may select the same event */
 		position = first->current;
@@ -134,8 +148,8 @@ es_search_next(EsSearch *search)
 			if (!b->done && b->current == position)
 				advance_branch(search, b, search->backwards ? position - 1 : position + 1);
 		}
-		if (fetch_event(search, position))
-			return search->slot;
+		if (fetch_event(search, position, slot))
+			return true;
 	}
 }
 
@@ -149,7 +163,6 @@ es_search_close(EsSearch *search)
 		pfree(search->branches[i].lists);
 	}
 	index_endscan(search->fetch);
-	ExecDropSingleTupleTableSlot(search->slot);
 	index_close(search->type_position, AccessShareLock);
 	index_close(search->pair_position, AccessShareLock);
 	index_close(search->tag_position, AccessShareLock);
@@ -174,7 +187,6 @@ open_relations(EsSearch *search)
 	search->tag_position = index_open(catalog->event_tag_pkey, AccessShareLock);
 	search->pair_position = index_open(catalog->event_tag_pair, AccessShareLock);
 	search->type_position = index_open(catalog->event_type_idx, AccessShareLock);
-	search->slot = table_slot_create(search->event, NULL);
 	search->fetch = es_index_beginscan(search->event, search->pkey, search->snapshot, 1);
 }
 
@@ -314,7 +326,7 @@ passed(const EsSearch *search, int64 position, int64 limit)
 
 /* into the slot, if it is there for the snapshot and is what its hashes promised */
 static bool
-fetch_event(EsSearch *search, int64 position)
+fetch_event(EsSearch *search, int64 position, TupleTableSlot *slot)
 {
 	ScanKeyData key;
 	MemoryContext old;
@@ -322,19 +334,18 @@ fetch_event(EsSearch *search, int64 position)
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(position));
 	index_rescan(search->fetch, &key, 1, NULL, 0);
-	if (!index_getnext_slot(search->fetch, ForwardScanDirection, search->slot))
+	if (!index_getnext_slot(search->fetch, ForwardScanDirection, slot))
 		return false;
 	old = MemoryContextSwitchTo(search->row);
-	matches = is_wanted(search);
+	matches = is_wanted(search, slot);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(search->row);
 	return matches;
 }
 
 static bool
-is_wanted(EsSearch *search)
+is_wanted(EsSearch *search, TupleTableSlot *slot)
 {
-	TupleTableSlot *slot = search->slot;
 	int			len = strlen(search->tenant);
 	bool		isnull;
 	text	   *tenant = DatumGetTextPP(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));

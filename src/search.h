@@ -17,8 +17,10 @@ typedef struct EsSearch EsSearch;
  */
 extern EsSearch *es_search_open(const EsQuery *query, const char *tenant, int64 from, int64 upto, bool backwards,
 								Snapshot snapshot);
-/* the next event's row, good until the next call; NULL: no more */
-extern TupleTableSlot *es_search_next(EsSearch *search);
+/* the next event's row into a slot of the event table; false: no more */
+extern bool es_search_next(EsSearch *search, TupleTableSlot *slot);
+/* from the beginning again */
+extern void es_search_restart(EsSearch *search);
 extern void es_search_close(EsSearch *search);
 
 #endif

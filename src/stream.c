@@ -73,6 +73,21 @@ typedef struct IdEntry
 	EsStream	stream;
 } IdEntry;
 
+struct EsStreamLookup
+{
+	MemoryContext context;
+	Snapshot	snapshot;
+	Relation	rel;
+	Relation	index;
+	IndexScanDesc scan;			/* NULL until the first stream that is not in the cache */
+	TupleTableSlot *slot;
+	int64		last;			/* that was looked up, or the end of what was taken with it */
+};
+
+/* two looks so near to each other are taken for a run, and so many streams are taken at once from then on */
+#define RUN_DISTANCE 4
+#define RUN_LENGTH 32
+
 static MemoryContext memo_context = NULL;
 static MemoryContext retired_context = NULL;	/* parent of memos given up in this transaction */
 static HTAB *by_hash = NULL;
@@ -93,6 +108,9 @@ static void retire_memo(void);
 static MemoStream *find_memo(uint64 hash, const char *tenant, const char *name);
 static MemoStream *add_memo(uint64 hash, const char *tenant, const char *name);
 static void prepare_ids(void);
+static void begin_lookup(EsStreamLookup *lookup);
+static IdEntry *look_up_ids(EsStreamLookup *lookup, int64 wanted, int64 low, int64 high);
+static IdEntry *add_id(TupleTableSlot *slot);
 static int64 look_up_id(const char *tenant, const char *name);
 static int64 look_up_version(int64 stream_id, int64 from);
 static void xact_callback(XactEvent event, void *arg);
@@ -277,43 +295,122 @@ const EsStream *
 es_stream_by_id(int64 id)
 {
 	IdEntry    *entry;
-	Relation	rel;
-	Relation	index;
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
-	ScanKeyData key;
+	EsStreamLookup *lookup;
+	const EsStream *stream;
+
+	prepare_ids();
+	entry = hash_search(by_id, &id, HASH_FIND, NULL);
+	if (entry != NULL)
+		return &entry->stream;
+	lookup = es_stream_lookup_open(GetActiveSnapshot());
+	stream = es_stream_lookup(lookup, id);
+	es_stream_lookup_close(lookup);
+	return stream;
+}
+
+EsStreamLookup *
+es_stream_lookup_open(Snapshot snapshot)
+{
+	EsStreamLookup *lookup = palloc0(sizeof(EsStreamLookup));
+
+	lookup->context = CurrentMemoryContext;
+	lookup->snapshot = snapshot;
+	return lookup;
+}
+
+const EsStream *
+es_stream_lookup(EsStreamLookup *lookup, int64 id)
+{
+	IdEntry    *entry;
+	int64		last = id;
 
 	prepare_ids();
 	entry = hash_search(by_id, &id, HASH_FIND, NULL);
 	if (entry != NULL)
 		return &entry->stream;
 
-	rel = table_open(es_catalog()->stream, AccessShareLock);
-	index = index_open(es_catalog()->stream_pkey, AccessShareLock);
-	slot = table_slot_create(rel, NULL);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
-	{
-		bool		isnull;
-		text	   *tenant = DatumGetTextPP(slot_getattr(slot, STREAM_TENANT + 1, &isnull));
-		text	   *name = DatumGetTextPP(slot_getattr(slot, STREAM_NAME + 1, &isnull));
-		MemoryContext old = MemoryContextSwitchTo(id_context);
-		char	   *tenant_copy = text_to_cstring(tenant);
-		char	   *name_copy = text_to_cstring(name);
-
-		MemoryContextSwitchTo(old);
-		entry = hash_search(by_id, &id, HASH_ENTER, NULL);
-		entry->stream.id = id;
-		entry->stream.tenant = tenant_copy;
-		entry->stream.name = name_copy;
-	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	if (lookup->scan == NULL)
+		begin_lookup(lookup);
+	/* streams are written to in about the order in which they were made */
+	if (id > lookup->last && id - lookup->last <= RUN_DISTANCE)
+		last = id + RUN_LENGTH - 1;
+	else if (id < lookup->last && lookup->last - id <= RUN_DISTANCE)
+		last = id - RUN_LENGTH + 1;
+	entry = look_up_ids(lookup, id, Min(id, last), Max(id, last));
+	lookup->last = last;
 	return entry == NULL ? NULL : &entry->stream;
+}
+
+/* puts streams from id low to high into the cache; the one that is wanted, or NULL */
+static IdEntry *
+look_up_ids(EsStreamLookup *lookup, int64 wanted, int64 low, int64 high)
+{
+	ScanKeyData keys[2];
+	IdEntry    *found = NULL;
+
+	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(low));
+	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(high));
+	index_rescan(lookup->scan, keys, 2, NULL, 0);
+	while (index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->slot))
+	{
+		IdEntry    *entry = add_id(lookup->slot);
+
+		if (entry->id == wanted)
+			found = entry;
+	}
+	ExecClearTuple(lookup->slot);
+	return found;
+}
+
+void
+es_stream_lookup_close(EsStreamLookup *lookup)
+{
+	if (lookup->scan != NULL)
+	{
+		index_endscan(lookup->scan);
+		ExecDropSingleTupleTableSlot(lookup->slot);
+		index_close(lookup->index, AccessShareLock);
+		table_close(lookup->rel, AccessShareLock);
+	}
+	pfree(lookup);
+}
+
+static void
+begin_lookup(EsStreamLookup *lookup)
+{
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+
+	lookup->rel = table_open(es_catalog()->stream, AccessShareLock);
+	lookup->index = index_open(es_catalog()->stream_pkey, AccessShareLock);
+	lookup->slot = table_slot_create(lookup->rel, NULL);
+	lookup->scan = es_index_beginscan(lookup->rel, lookup->index, lookup->snapshot, 2);
+	MemoryContextSwitchTo(old);
+}
+
+static IdEntry *
+add_id(TupleTableSlot *slot)
+{
+	bool		isnull;
+	bool		known;
+	int64		id = DatumGetInt64(slot_getattr(slot, STREAM_ID + 1, &isnull));
+	text	   *tenant = DatumGetTextPP(slot_getattr(slot, STREAM_TENANT + 1, &isnull));
+	text	   *name = DatumGetTextPP(slot_getattr(slot, STREAM_NAME + 1, &isnull));
+	IdEntry    *entry = hash_search(by_id, &id, HASH_FIND, &known);
+	MemoryContext old;
+	char	   *tenant_copy;
+	char	   *name_copy;
+
+	if (known)
+		return entry;
+	old = MemoryContextSwitchTo(id_context);
+	tenant_copy = text_to_cstring(tenant);
+	name_copy = text_to_cstring(name);
+	MemoryContextSwitchTo(old);
+	entry = hash_search(by_id, &id, HASH_ENTER, NULL);
+	entry->stream.id = id;
+	entry->stream.tenant = tenant_copy;
+	entry->stream.name = name_copy;
+	return entry;
 }
 
 static void
@@ -409,9 +506,9 @@ look_up_id(const char *tenant, const char *name)
 	bool		isnull;
 
 	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
-						   CStringGetTextDatum(tenant));
-	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
 						   CStringGetTextDatum(name));
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+						   CStringGetTextDatum(tenant));
 	scan = es_index_beginscan(rel, index, SnapshotSelf, 2);
 	index_rescan(scan, keys, 2, NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))

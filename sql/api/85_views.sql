@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW evtstore.events AS
     SELECT e."position", e.tenant, s.name AS stream, e.version, e.id, e.type, e.schema_version, e.data, e.metadata, e.tags,
-           e.occurred_at, e.recorded_at
+           e.occurred_at, e.recorded_at, s.category
     FROM evtstore_internal.event e
     LEFT JOIN evtstore_internal.stream s ON s.id = e.stream_id
     WHERE (SELECT evtstore_internal.tenant()) IN ('', e.tenant);

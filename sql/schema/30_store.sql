@@ -13,10 +13,13 @@ CREATE TABLE evtstore_internal.stream (
     tenant text COLLATE "C" NOT NULL,
     name text COLLATE "C" NOT NULL,
     category text COLLATE "C" NOT NULL,
-    UNIQUE (tenant, name)
+    -- the name first: the views look for it without a tenant, or with one that the planner does not know
+    UNIQUE (name, tenant)
 );
 COMMENT ON TABLE evtstore_internal.stream IS
     'one row per stream, written once: no append updates it, so that a hot stream does not bloat under a held snapshot';
+
+CREATE INDEX stream_category_idx ON evtstore_internal.stream (category, id);
 
 CREATE TABLE evtstore_internal.event (
     position bigint PRIMARY KEY,

@@ -347,6 +347,8 @@ look_up_ids(EsStreamLookup *lookup, int64 wanted, int64 low, int64 high)
 {
 	ScanKeyData keys[2];
 	IdEntry    *found = NULL;
+	/* the scan allocates while it runs */
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
 
 	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(low));
 	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(high));
@@ -359,6 +361,7 @@ look_up_ids(EsStreamLookup *lookup, int64 wanted, int64 low, int64 high)
 			found = entry;
 	}
 	ExecClearTuple(lookup->slot);
+	MemoryContextSwitchTo(old);
 	return found;
 }
 

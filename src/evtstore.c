@@ -12,6 +12,7 @@
 
 #include "append.h"
 #include "catalog.h"
+#include "command.h"
 #include "compat.h"
 #include "error.h"
 #include "feed.h"
@@ -51,6 +52,7 @@ _PG_init(void)
 	es_feed_init();
 	es_append_init();
 	es_queue_init();
+	es_command_init();
 
 	/*
 	 * The order of these two is the order in which an append runs them: what a projection's handler appends to the same

@@ -1,7 +1,7 @@
 /*
  * lock.h
  *		Heavyweight locks of ours, held to the end of the transaction: streams, queues and their keys, names of
- *		definitions.
+ *		definitions, commands, imports.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
  * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
@@ -17,7 +17,9 @@ typedef enum EsLockSpace
 	ES_LOCK_STREAM = 0xE501,
 	ES_LOCK_KEY = 0xE502,
 	ES_LOCK_DEFINITION = 0xE503,
-	ES_LOCK_QUEUE = 0xE504
+	ES_LOCK_QUEUE = 0xE504,
+	ES_LOCK_COMMAND = 0xE511,
+	ES_LOCK_IMPORT = 0xE512
 } EsLockSpace;
 
 /* waits; detects deadlocks; released at the end of the (sub)transaction that took it */

@@ -16,7 +16,8 @@ GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, e
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION
-    evtstore.append, evtstore.append_events, evtstore.stream_version, evtstore.head_position,
+    evtstore.append, evtstore.append_events, evtstore.begin_command, evtstore.finish_command,
+    evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
     evtstore.reject, evtstore.release, evtstore.extend
 TO evtstore_writer;

@@ -116,7 +116,8 @@ typedef struct Import
 	bool		json_is_text[NCOLUMNS];
 	int			batch;
 	pg_uuid_t	namespace;		/* of ids that are no UUIDs */
-	Datum		tenant;
+	const char *tenant;			/* as it was at the start, whatever the query sets */
+	Datum		tenant_text;
 	MemoryContext chunk_context;	/* reset for each chunk */
 
 	/* the row of the source, read and written by each batch */
@@ -164,7 +165,7 @@ static void check_positions(Import *import, const char *query);
 static bool import_batch(Import *import);
 static bool import_chunk(Import *import, Row *rows, int n);
 static void append_run(Import *import, Row *rows, int n);
-static void append_kept(const char *stream, EsEvent *events, int n, int64 version);
+static void append_kept(Import *import, const char *stream, EsEvent *events, int n, int64 version);
 static void check_version(Import *import, const Row *row, int64 version);
 static bool is_new_stream(Import *import, const char *stream);
 static void read_row(Import *import, uint64 n, Row *row);
@@ -202,7 +203,8 @@ evtstore_import_events(PG_FUNCTION_ARGS)
 	es_catalog_require_writable("import_events");
 	refuse_transaction_block(fcinfo);
 
-	import.tenant = CStringGetTextDatum(es_guc_tenant);
+	import.tenant = pstrdup(es_guc_tenant);
+	import.tenant_text = CStringGetTextDatum(import.tenant);
 	import.chunk_context = AllocSetContextCreate(CurrentMemoryContext, "evtstore import", ALLOCSET_DEFAULT_SIZES);
 	make_uuid5(&import.namespace, &urls, "evtstore:", import.source);
 	build_select(&import, query);
@@ -396,7 +398,7 @@ import_batch(Import *import)
 	Portal		query;
 
 	/* the lock before the snapshot: in every isolation level what follows sees the batch before */
-	es_lock(ES_LOCK_IMPORT, es_stream_hash(es_guc_tenant, import->source, strlen(import->source)));
+	es_lock(ES_LOCK_IMPORT, es_stream_hash(import->tenant, import->source, strlen(import->source)));
 	es_spi_ensure_snapshot();
 	load_progress(import);
 	AcceptInvalidationMessages();
@@ -479,7 +481,7 @@ import_chunk(Import *import, Row *rows, int n)
 static void
 append_run(Import *import, Row *rows, int n)
 {
-	EsStream   *stream = es_stream_lock(es_guc_tenant, rows[0].stream);
+	EsStream   *stream = es_stream_lock(import->tenant, rows[0].stream);
 	int64		version = es_stream_current_version(stream);
 	EsEvent    *kept = palloc(n * sizeof(EsEvent));
 	HASHCTL		ctl = {.keysize = sizeof(pg_uuid_t), .entrysize = sizeof(pg_uuid_t), .hcxt = CurrentMemoryContext};
@@ -497,7 +499,7 @@ append_run(Import *import, Row *rows, int n)
 		if (repeated && nkept > 0)
 		{
 			/* so that the store is what tells whether it is the same event */
-			append_kept(rows[0].stream, kept, nkept, version);
+			append_kept(import, rows[0].stream, kept, nkept, version);
 			version += nkept;
 			nkept = 0;
 		}
@@ -512,21 +514,21 @@ append_run(Import *import, Row *rows, int n)
 		import->nappended++;
 	}
 	if (nkept > 0)
-		append_kept(rows[0].stream, kept, nkept, version);
+		append_kept(import, rows[0].stream, kept, nkept, version);
 	if (ids != NULL)
 		hash_destroy(ids);
 	pfree(kept);
 }
 
 static void
-append_kept(const char *stream, EsEvent *events, int n, int64 version)
+append_kept(Import *import, const char *stream, EsEvent *events, int n, int64 version)
 {
 	EsAppendResult result;
 
 	es_append_set_history(true);
 	PG_TRY();
 	{
-		es_append(es_guc_tenant, stream, events, n, version, ES_REQUIRE_NONE, &result);
+		es_append(import->tenant, stream, events, n, version, ES_REQUIRE_NONE, &result);
 	}
 	PG_FINALLY();
 	{
@@ -569,7 +571,7 @@ check_version(Import *import, const Row *row, int64 version)
 static bool
 is_new_stream(Import *import, const char *stream)
 {
-	uint64		hash = es_stream_hash(es_guc_tenant, stream, strlen(stream));
+	uint64		hash = es_stream_hash(import->tenant, stream, strlen(stream));
 
 	if (hash_search(import->streams, &hash, HASH_FIND, NULL) != NULL)
 		return true;
@@ -590,7 +592,7 @@ read_row(Import *import, uint64 n, Row *row)
 	import->at = row;
 	row->stream = required_text(n, COLUMN_STREAM, ES_MAX_STREAM_BYTES);
 	row->event.stream = CStringGetTextDatum(row->stream);
-	row->event.tenant = import->tenant;
+	row->event.tenant = import->tenant_text;
 	row->event.type = CStringGetTextDatum(required_text(n, COLUMN_TYPE, ES_MAX_TYPE_BYTES));
 	row->event.data = read_json(import, n, COLUMN_DATA);
 	row->event.metadata = read_json(import, n, COLUMN_METADATA);
@@ -648,7 +650,7 @@ read_json(Import *import, uint64 n, int column)
 				 errmsg("data must not be NULL"),
 				 errhint("Say in the query what such events hold, for instance coalesce(data, 'null').")));
 	if (isnull)
-		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+		return es_event_no_metadata();
 	if (import->json_is_text[column])
 		value = DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(value)));
 	else
@@ -657,7 +659,7 @@ read_json(Import *import, uint64 n, int column)
 	if (column == COLUMN_DATA || JB_ROOT_IS_OBJECT(json))
 		return value;
 	if (strcmp(JsonbToCString(NULL, &json->root, VARSIZE(json)), "null") == 0)
-		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+		return es_event_no_metadata();
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("metadata must be a JSON object, not %s", JsonbToCString(NULL, &json->root, VARSIZE(json)))));
@@ -747,7 +749,7 @@ make_uuid5(pg_uuid_t *result, const pg_uuid_t *namespace, const char *prefix, co
 static void
 load_progress(Import *import)
 {
-	Datum		values[2] = {import->tenant, CStringGetTextDatum(import->source)};
+	Datum		values[2] = {import->tenant_text, CStringGetTextDatum(import->source)};
 	EsSpiState	state;
 
 	es_spi_begin(&state);
@@ -772,7 +774,7 @@ save_progress(Import *import)
 	char		nulls[] = "      ";
 	EsSpiState	state;
 
-	values[0] = import->tenant;
+	values[0] = import->tenant_text;
 	values[1] = CStringGetTextDatum(import->source);
 	values[2] = Int64GetDatum(import->position);
 	values[3] = Int16GetDatum((int16) import->first_version);

@@ -29,3 +29,4 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
 TO evtstore_admin;
 GRANT EXECUTE ON PROCEDURE evtstore.import_events TO evtstore_admin;
+GRANT SELECT ON evtstore.import_status TO evtstore_reader;

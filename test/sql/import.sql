@@ -40,7 +40,7 @@ INSERT INTO every VALUES
 SET evtstore.actor = 'importer';
 CALL evtstore.import_events('SELECT * FROM every', source => 'every');
 RESET evtstore.actor;
-SELECT version, data, substr(id::text, 36) AS id, metadata, tags, schema_version, occurred_at = recorded_at AS now, CASE version WHEN 2 THEN NULL ELSE occurred_at END AS occurred_at,
+SELECT version, data, CASE version WHEN 2 THEN NULL ELSE substr(id::text, 36) END AS id, metadata, tags, schema_version, occurred_at = recorded_at AS now, CASE version WHEN 2 THEN NULL ELSE occurred_at END AS occurred_at,
        recorded_at > now() - interval '1 h' AS recorded FROM evtstore.read_stream('e-1');
 SELECT substr(id::text, 15, 1) AS made FROM evtstore.read_stream('e-1') WHERE version = 2;
 

@@ -12,15 +12,12 @@
  * WHERE position > and ORDER BY position are served by an index of the source.
  *
  * A batch ends early when it has touched many streams, because each of them holds a lock to the end of the transaction.
- * It takes the locks in the order of an append: table, then streams.
+ * It takes the locks in the order of an append: table, then streams.  What a row of the query is, import_row.c knows.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/md5.h"
-#include "common/sha1.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -29,8 +26,6 @@
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/json.h"
-#include "utils/jsonb.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -38,9 +33,9 @@
 #include "arg.h"
 #include "catalog.h"
 #include "compat.h"
-#include "event.h"
 #include "evtstore.h"
 #include "guc.h"
+#include "import.h"
 #include "lock.h"
 #include "spi.h"
 #include "table.h"
@@ -52,92 +47,6 @@ PG_FUNCTION_INFO_V1(evtstore_import_events);
 /* streams per transaction: the server's lock table has room for some thousands */
 #define MAX_STREAMS 500
 #define MAX_BATCH 1000000
-/* where the text of an id that was no UUID is kept */
-#define IMPORTED_ID "imported_id"
-
-/* the columns that a query may have, in the order in which they are read */
-enum
-{
-	COLUMN_POSITION,
-	COLUMN_STREAM,
-	COLUMN_TYPE,
-	COLUMN_DATA,
-	COLUMN_VERSION,
-	COLUMN_ID,
-	COLUMN_METADATA,
-	COLUMN_TAGS,
-	COLUMN_SCHEMA_VERSION,
-	COLUMN_OCCURRED_AT,
-	NCOLUMNS
-};
-
-/* what a column may be made of, and is read as */
-typedef enum ColumnKind
-{
-	KIND_INTEGER,				/* bigint */
-	KIND_TEXT,					/* text, of anything */
-	KIND_JSON,					/* jsonb; json and text are parsed */
-	KIND_TEXTS,					/* text[] */
-	KIND_TIME					/* timestamptz */
-} ColumnKind;
-
-static const struct
-{
-	const char *name;
-	bool		required;
-	ColumnKind	kind;
-}			columns[NCOLUMNS] = {
-	[COLUMN_POSITION] = {"position", true, KIND_INTEGER},
-	[COLUMN_STREAM] = {"stream", true, KIND_TEXT},
-	[COLUMN_TYPE] = {"type", true, KIND_TEXT},
-	[COLUMN_DATA] = {"data", true, KIND_JSON},
-	[COLUMN_VERSION] = {"version", false, KIND_INTEGER},
-	[COLUMN_ID] = {"id", false, KIND_TEXT},
-	[COLUMN_METADATA] = {"metadata", false, KIND_JSON},
-	[COLUMN_TAGS] = {"tags", false, KIND_TEXTS},
-	[COLUMN_SCHEMA_VERSION] = {"schema_version", false, KIND_INTEGER},
-	[COLUMN_OCCURRED_AT] = {"occurred_at", false, KIND_TIME},
-};
-
-/* one row of the query */
-typedef struct Row
-{
-	EsEvent		event;
-	char	   *stream;
-	int64		position;		/* in the source */
-	int64		version;		/* in the source, if has_version */
-} Row;
-
-typedef struct Import
-{
-	const char *source;
-	const char *select;			/* one batch: $1 position, $2 rows */
-	bool		has_version;
-	bool		json_is_text[NCOLUMNS];
-	int			batch;
-	pg_uuid_t	namespace;		/* of ids that are no UUIDs */
-	const char *tenant;			/* as it was at the start, whatever the query sets */
-	Datum		tenant_text;
-	MemoryContext chunk_context;	/* reset for each chunk */
-
-	/* the row of the source, read and written by each batch */
-	bool		started;
-	int64		position;
-	int			first_version;	/* what the source calls it: 0, 1; -1: not known yet */
-
-	/* of this batch */
-	int			rows;
-	int			nappended;
-	int			nskipped;
-	HTAB	   *streams;
-
-	/* of this call */
-	int64		imported;
-	int64		skipped;
-
-	/* for CONTEXT: what is being worked on */
-	const Row  *at;
-} Import;
 
 static EsPlan load_plan = {
 	.sql = "SELECT position, first_version FROM evtstore_internal.import WHERE tenant = $1 AND source = $2",
@@ -156,36 +65,23 @@ static EsPlan save_plan = {
 };
 
 static void refuse_transaction_block(FunctionCallInfo fcinfo);
-static void build_select(Import *import, const char *query);
-static void find_columns(TupleDesc desc, Oid types[NCOLUMNS]);
-static char *column_expression(Import *import, int column, Oid type);
-static void refuse_type(int column, Oid type) es_noreturn;
 static char *without_end(const char *query);
-static void check_positions(Import *import, const char *query);
-static bool import_batch(Import *import);
-static bool import_chunk(Import *import, Row *rows, int n);
-static void append_run(Import *import, Row *rows, int n);
-static void append_kept(Import *import, const char *stream, EsEvent *events, int n, int64 version);
-static void check_version(Import *import, const Row *row, int64 version);
-static bool is_new_stream(Import *import, const char *stream);
-static void read_row(Import *import, uint64 n, Row *row);
-static char *required_text(uint64 n, int column, int max_bytes);
-static Datum read_json(Import *import, uint64 n, int column);
-static void read_id(Import *import, uint64 n, Row *row);
-static void add_imported_id(EsEvent *event, const char *id);
-static bool looks_like_uuid(const char *text);
-static void make_uuid5(pg_uuid_t *result, const pg_uuid_t *namespace, const char *prefix, const char *name);
-static void load_progress(Import *import);
-static void save_progress(Import *import);
+static void check_positions(EsImport *import, const char *query);
+static bool import_batch(EsImport *import);
+static bool import_chunk(EsImport *import, EsImportRow *rows, int n);
+static void append_run(EsImport *import, EsImportRow *rows, int n);
+static void append_kept(EsImport *import, const char *stream, EsEvent *events, int n, int64 version);
+static void check_version(EsImport *import, const EsImportRow *row, int64 version);
+static bool is_new_stream(EsImport *import, const char *stream);
+static void load_progress(EsImport *import);
+static void save_progress(EsImport *import);
 static void describe_row(void *arg);
 
 /* CALL evtstore.import_events(query, batch, source) */
 Datum
 evtstore_import_events(PG_FUNCTION_ARGS)
 {
-	/* RFC 9562, name space of URLs */
-	static const pg_uuid_t urls = {{0x6b, 0xa7, 0xb8, 0x11, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8}};
-	Import		import = {0};
+	EsImport	import = {0};
 	char	   *query;
 	ErrorContextCallback context = {.callback = describe_row, .arg = &import};
 
@@ -206,8 +102,7 @@ evtstore_import_events(PG_FUNCTION_ARGS)
 	import.tenant = pstrdup(es_guc_tenant);
 	import.tenant_text = CStringGetTextDatum(import.tenant);
 	import.chunk_context = AllocSetContextCreate(CurrentMemoryContext, "evtstore import", ALLOCSET_DEFAULT_SIZES);
-	make_uuid5(&import.namespace, &urls, "evtstore:", import.source);
-	build_select(&import, query);
+	es_import_prepare(&import, query);
 	check_positions(&import, query);
 
 	context.previous = error_context_stack;
@@ -237,123 +132,6 @@ refuse_transaction_block(FunctionCallInfo fcinfo)
 			 errhint("CALL it outside a transaction, or append the events yourself with evtstore.append_events.")));
 }
 
-/* what reads a batch: every column of ours, those that the query has not as NULL */
-static void
-build_select(Import *import, const char *query)
-{
-	TupleDesc	desc = es_spi_describe_query(query);
-	Oid			types[NCOLUMNS] = {0};
-	StringInfoData select;
-
-	if (desc == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("query must be one SELECT statement"),
-				 errdetail("It begins with \"%.80s\".", query)));
-	find_columns(desc, types);
-	import->has_version = OidIsValid(types[COLUMN_VERSION]);
-
-	initStringInfo(&select);
-	appendStringInfoString(&select, "SELECT ");
-	for (int i = 0; i < NCOLUMNS; i++)
-		appendStringInfo(&select, "%s%s", i == 0 ? "" : ", ", column_expression(import, i, types[i]));
-	/* the query's last line may end in a comment */
-	appendStringInfo(&select, " FROM (%s\n) q WHERE q.position > $1 ORDER BY q.position LIMIT $2", query);
-	import->select = select.data;
-}
-
-static void
-find_columns(TupleDesc desc, Oid types[NCOLUMNS])
-{
-	for (int i = 0; i < desc->natts; i++)
-	{
-		const char *name = NameStr(es_attr(desc, i)->attname);
-		int			column = 0;
-
-		while (column < NCOLUMNS && strcmp(columns[column].name, name) != 0)
-			column++;
-		if (column == NCOLUMNS || OidIsValid(types[column]))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 column == NCOLUMNS ?
-					 errmsg("unknown column \"%s\" in the result of query", name) :
-					 errmsg("column \"%s\" stands twice in the result of query", name),
-					 errhint("Known columns: stream, type, data, position; version, id, metadata, tags, schema_version, occurred_at.")));
-		types[column] = getBaseType(es_attr(desc, i)->atttypid);
-	}
-	for (int column = 0; column < NCOLUMNS; column++)
-		if (columns[column].required && !OidIsValid(types[column]))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("the result of query has no column \"%s\"", columns[column].name),
-					 errhint("Required columns: stream, type, data, and position, a bigint that orders the source.")));
-}
-
-static char *
-column_expression(Import *import, int column, Oid type)
-{
-	static const char *const targets[] = {
-		[KIND_INTEGER] = "pg_catalog.int8",
-		[KIND_TEXT] = "pg_catalog.text",
-		[KIND_JSON] = "pg_catalog.jsonb",
-		[KIND_TEXTS] = "pg_catalog.text[]",
-		[KIND_TIME] = "pg_catalog.timestamptz"
-	};
-	const char *target = targets[columns[column].kind];
-	char		category;
-	bool		preferred;
-
-	if (!OidIsValid(type))
-		return psprintf("NULL::%s", target);
-	get_type_category_preferred(type, &category, &preferred);
-	switch (columns[column].kind)
-	{
-		case KIND_INTEGER:
-			if (type != INT8OID && type != INT4OID && type != INT2OID)
-				refuse_type(column, type);
-			break;
-		case KIND_TEXT:
-			break;
-		case KIND_JSON:
-			if (type != JSONBOID && type != JSONOID && category != TYPCATEGORY_STRING)
-				refuse_type(column, type);
-			/* parsed here, where an error can say which row it is about */
-			import->json_is_text[column] = type != JSONBOID;
-			if (type != JSONBOID)
-				target = "pg_catalog.text";
-			break;
-		case KIND_TEXTS:
-			if (type != TEXTARRAYOID && get_element_type(type) != VARCHAROID)
-				refuse_type(column, type);
-			break;
-		case KIND_TIME:
-			if (type != TIMESTAMPTZOID)
-				refuse_type(column, type);
-			break;
-	}
-	return psprintf("q.%s::%s", columns[column].name, target);
-}
-
-static void
-refuse_type(int column, Oid type)
-{
-	static const char *const wanted[] = {
-		[KIND_INTEGER] = "bigint",
-		[KIND_TEXT] = "text",
-		[KIND_JSON] = "jsonb",
-		[KIND_TEXTS] = "text[]",
-		[KIND_TIME] = "timestamptz"
-	};
-	const char *is = format_type_be(type);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_DATATYPE_MISMATCH),
-			 errmsg("column \"%s\" of query must be %s, not %s", columns[column].name, wanted[columns[column].kind], is),
-			 type == TIMESTAMPOID ?
-			 errhint("Say in which time zone it was written: \"%s\" AT TIME ZONE 'UTC'.", columns[column].name) :
-			 errhint("Cast it in the query.")));
-}
-
 /* without white space and semicolons at its end */
 static char *
 without_end(const char *query)
@@ -371,7 +149,7 @@ without_end(const char *query)
 
 /* events without a position would never be read: they are found before anything is imported */
 static void
-check_positions(Import *import, const char *query)
+check_positions(EsImport *import, const char *query)
 {
 	char	   *select = psprintf("SELECT 1 FROM (%s\n) q WHERE q.position IS NULL LIMIT 1", query);
 	Portal		portal = es_spi_open_query(select, 0, NULL, NULL);
@@ -388,7 +166,7 @@ check_positions(Import *import, const char *query)
 
 /* one transaction; true: there may be more */
 static bool
-import_batch(Import *import)
+import_batch(EsImport *import)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			types[2] = {INT8OID, INT8OID};
@@ -413,14 +191,14 @@ import_batch(Import *import)
 	while (more)
 	{
 		uint64		n = es_spi_fetch(query, CHUNK);
-		Row		   *rows;
+		EsImportRow *rows;
 
 		if (n == 0)
 			break;
 		MemoryContextSwitchTo(import->chunk_context);
-		rows = palloc0(n * sizeof(Row));
+		rows = palloc0(n * sizeof(EsImportRow));
 		for (uint64 i = 0; i < n; i++)
-			read_row(import, i, &rows[i]);
+			es_import_read_row(import, i, &rows[i]);
 		more = import_chunk(import, rows, (int) n);
 		import->at = NULL;
 		MemoryContextSwitchTo(caller);
@@ -442,7 +220,7 @@ import_batch(Import *import)
 
 /* false: the batch is full, and the next one begins with what is left */
 static bool
-import_chunk(Import *import, Row *rows, int n)
+import_chunk(EsImport *import, EsImportRow *rows, int n)
 {
 	int			start = 0;
 	bool		full = false;
@@ -450,7 +228,7 @@ import_chunk(Import *import, Row *rows, int n)
 
 	for (i = 0; i < n && !full; i++)
 	{
-		Row		   *row = &rows[i];
+		EsImportRow *row = &rows[i];
 
 		CHECK_FOR_INTERRUPTS();
 		import->at = row;
@@ -479,7 +257,7 @@ import_chunk(Import *import, Row *rows, int n)
 
 /* consecutive events of one stream; what the stream has already is left out */
 static void
-append_run(Import *import, Row *rows, int n)
+append_run(EsImport *import, EsImportRow *rows, int n)
 {
 	EsStream   *stream = es_stream_lock(import->tenant, rows[0].stream);
 	int64		version = es_stream_current_version(stream);
@@ -490,7 +268,7 @@ append_run(Import *import, Row *rows, int n)
 
 	for (int i = 0; i < n; i++)
 	{
-		Row		   *row = &rows[i];
+		EsImportRow *row = &rows[i];
 		bool		repeated = false;
 
 		import->at = row;
@@ -521,7 +299,7 @@ append_run(Import *import, Row *rows, int n)
 }
 
 static void
-append_kept(Import *import, const char *stream, EsEvent *events, int n, int64 version)
+append_kept(EsImport *import, const char *stream, EsEvent *events, int n, int64 version)
 {
 	EsAppendResult result;
 
@@ -542,7 +320,7 @@ append_kept(Import *import, const char *stream, EsEvent *events, int n, int64 ve
  * event tells, and the source's row keeps it, so that a later batch cannot take a gap for the other way of counting.
  */
 static void
-check_version(Import *import, const Row *row, int64 version)
+check_version(EsImport *import, const EsImportRow *row, int64 version)
 {
 	StringInfoData stream;
 
@@ -569,7 +347,7 @@ check_version(Import *import, const Row *row, int64 version)
 
 /* false where it is one too many for this batch */
 static bool
-is_new_stream(Import *import, const char *stream)
+is_new_stream(EsImport *import, const char *stream)
 {
 	uint64		hash = es_stream_hash(import->tenant, stream, strlen(stream));
 
@@ -581,173 +359,8 @@ is_new_stream(Import *import, const char *stream)
 	return true;
 }
 
-/* everything is copied: the rows are given up with the next fetch, and the source may hold them toasted */
 static void
-read_row(Import *import, uint64 n, Row *row)
-{
-	bool		isnull;
-	Datum		value;
-
-	row->position = es_spi_int64(n, COLUMN_POSITION);
-	import->at = row;
-	row->stream = required_text(n, COLUMN_STREAM, ES_MAX_STREAM_BYTES);
-	row->event.stream = CStringGetTextDatum(row->stream);
-	row->event.tenant = import->tenant_text;
-	row->event.type = CStringGetTextDatum(required_text(n, COLUMN_TYPE, ES_MAX_TYPE_BYTES));
-	row->event.data = read_json(import, n, COLUMN_DATA);
-	row->event.metadata = read_json(import, n, COLUMN_METADATA);
-
-	value = es_spi_value(n, COLUMN_VERSION, &isnull);
-	if (isnull && import->has_version)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("version must not be NULL"),
-				 errhint("Leave the column out to have the events numbered.")));
-	row->version = isnull ? 0 : DatumGetInt64(value);
-	read_id(import, n, row);
-
-	value = es_spi_value(n, COLUMN_TAGS, &isnull);
-	row->event.tags = isnull ? es_event_no_tags() : PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
-	es_event_check_tags(row->event.tags);
-	value = es_spi_value(n, COLUMN_SCHEMA_VERSION, &isnull);
-	if (!isnull && (DatumGetInt64(value) < 1 || DatumGetInt64(value) > PG_INT32_MAX))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("schema_version must be between 1 and %d, not " INT64_FORMAT, PG_INT32_MAX, DatumGetInt64(value))));
-	row->event.schema_version = isnull ? 1 : (int32) DatumGetInt64(value);
-	value = es_spi_value(n, COLUMN_OCCURRED_AT, &isnull);
-	row->event.has_occurred_at = !isnull;
-	row->event.occurred_at = isnull ? 0 : DatumGetTimestampTz(value);
-}
-
-static char *
-required_text(uint64 n, int column, int max_bytes)
-{
-	bool		isnull;
-	Datum		value = es_spi_value(n, column, &isnull);
-	char	   *result;
-
-	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be NULL", columns[column].name)));
-	result = TextDatumGetCString(value);
-	es_arg_check_name(result, columns[column].name, max_bytes);
-	return result;
-}
-
-/* data is required; metadata that is not there, or JSON null, is the empty object */
-static Datum
-read_json(Import *import, uint64 n, int column)
-{
-	bool		isnull;
-	Datum		value = es_spi_value(n, column, &isnull);
-	Jsonb	   *json;
-
-	if (isnull && column == COLUMN_DATA)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("data must not be NULL"),
-				 errhint("Say in the query what such events hold, for instance coalesce(data, 'null').")));
-	if (isnull)
-		return es_event_no_metadata();
-	if (import->json_is_text[column])
-		value = DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(value)));
-	else
-		value = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
-	json = DatumGetJsonbP(value);
-	if (column == COLUMN_DATA || JB_ROOT_IS_OBJECT(json))
-		return value;
-	if (strcmp(JsonbToCString(NULL, &json->root, VARSIZE(json)), "null") == 0)
-		return es_event_no_metadata();
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("metadata must be a JSON object, not %s", JsonbToCString(NULL, &json->root, VARSIZE(json)))));
-}
-
-/* a UUID is kept; of another text a UUIDv5 is made, always the same, and the text is kept in the metadata */
-static void
-read_id(Import *import, uint64 n, Row *row)
-{
-	bool		isnull;
-	Datum		value = es_spi_value(n, COLUMN_ID, &isnull);
-	char	   *id;
-
-	if (isnull)
-		return;
-	id = TextDatumGetCString(value);
-	row->event.has_id = true;
-	if (looks_like_uuid(id))
-	{
-		row->event.id = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(id)));
-		return;
-	}
-	if (id[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("id must not be empty"),
-				 errhint("NULL: an id is made.")));
-	make_uuid5(&row->event.id, &import->namespace, "", id);
-	add_imported_id(&row->event, id);
-}
-
-static void
-add_imported_id(EsEvent *event, const char *id)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue	v = {.type = jbvString};
-	JsonbValue *object;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	v.val.string.val = IMPORTED_ID;
-	v.val.string.len = strlen(IMPORTED_ID);
-	pushJsonbValue(&state, WJB_KEY, &v);
-	v.val.string.val = unconstify(char *, id);
-	v.val.string.len = strlen(id);
-	pushJsonbValue(&state, WJB_VALUE, &v);
-	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	event->metadata = DirectFunctionCall2(jsonb_concat, event->metadata, JsonbPGetDatum(JsonbValueToJsonb(object)));
-}
-
-/* only as RFC 9562 writes it: 32 digits without hyphens may as well be some hash */
-static bool
-looks_like_uuid(const char *text)
-{
-	int			i;
-
-	for (i = 0; text[i] != '\0'; i++)
-	{
-		bool		hyphen = i == 8 || i == 13 || i == 18 || i == 23;
-
-		if (i >= 36 || (hyphen ? text[i] != '-' : !isxdigit((unsigned char) text[i])))
-			return false;
-	}
-	return i == 36;
-}
-
-/* RFC 9562, version 5; the name is prefix and name */
-static void
-make_uuid5(pg_uuid_t *result, const pg_uuid_t *namespace, const char *prefix, const char *name)
-{
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA1);
-	uint8		digest[SHA1_DIGEST_LENGTH];
-
-	if (pg_cryptohash_init(hash) < 0 ||
-		pg_cryptohash_update(hash, namespace->data, UUID_LEN) < 0 ||
-		pg_cryptohash_update(hash, (const uint8 *) prefix, strlen(prefix)) < 0 ||
-		pg_cryptohash_update(hash, (const uint8 *) name, strlen(name)) < 0 ||
-		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not compute a UUIDv5: %s", pg_cryptohash_error(hash))));
-	pg_cryptohash_free(hash);
-	memcpy(result->data, digest, UUID_LEN);
-	result->data[6] = (result->data[6] & 0x0f) | 0x50;
-	result->data[8] = (result->data[8] & 0x3f) | 0x80;
-}
-
-static void
-load_progress(Import *import)
+load_progress(EsImport *import)
 {
 	Datum		values[2] = {import->tenant_text, CStringGetTextDatum(import->source)};
 	EsSpiState	state;
@@ -768,7 +381,7 @@ load_progress(Import *import)
 }
 
 static void
-save_progress(Import *import)
+save_progress(EsImport *import)
 {
 	Datum		values[6];
 	char		nulls[] = "      ";
@@ -789,7 +402,7 @@ save_progress(Import *import)
 static void
 describe_row(void *arg)
 {
-	Import	   *import = arg;
+	EsImport   *import = arg;
 
 	if (import->at == NULL)
 		return;

@@ -38,20 +38,23 @@ sql(q{
 		global_position bigserial PRIMARY KEY, position bigint NOT NULL,
 		time timestamp without time zone NOT NULL DEFAULT (now() AT TIME ZONE 'utc'),
 		stream_name text NOT NULL, type text NOT NULL, data jsonb, metadata jsonb, id uuid NOT NULL DEFAULT gen_random_uuid());
-	INSERT INTO message_store.messages (position, time, stream_name, type, data, metadata)
-		SELECT n / 300, timestamp '2019-01-01' + n * interval '1 min', (ARRAY['order', 'customer', 'item'])[1 + n % 3] || '-' || n % 300,
+	INSERT INTO message_store.messages (global_position, position, time, stream_name, type, data, metadata)
+		SELECT n * 2 + 2, n / 300, timestamp '2019-01-01' + n * interval '1 min', (ARRAY['order', 'customer', 'item'])[1 + n % 3] || '-' || n % 300,
 		       'Type' || n % 7, CASE WHEN n % 50 > 0 THEN jsonb_build_object('n', n, 'text', repeat('x', n % 300)) END,
 		       CASE WHEN n % 4 > 0 THEN jsonb_build_object('properties', n) END
 		FROM generate_series(0, 29999) n;
+	INSERT INTO message_store.messages (global_position, position, stream_name, type) VALUES
+		(15101, 0, 'gate-1', 'Gate'), (30201, 0, 'gate-2', 'Gate'), (45301, 0, 'gate-3', 'Gate');
+	SELECT setval('message_store.messages_global_position_seq', 60001);
 	-- global positions have holes
 	DELETE FROM message_store.messages WHERE position = 99 AND global_position % 3 = 0});
 my $count = sql('SELECT count(*) FROM message_store.messages');
 my ($import) = @{ $page{'From message-db'} };
 
-import_with_kills('message-db', $import, $count, 'kill -9', 'kill -9', 'kill -9');
+import_with_kills('message-db', $import, $count, 'gate-1' => 'kill -9', 'gate-2' => 'kill -9', 'gate-3' => 'kill -9');
 is(sql(q{
-	SELECT count(*) || ' differ, e.g. ' || min(m.global_position) FROM message_store.messages m
-	FULL JOIN (SELECT * FROM evtstore.events WHERE stream !~ '^live') e ON e.stream = m.stream_name AND e.version = m.position + 1
+	SELECT count(*) || ' differ' FROM message_store.messages m
+	FULL JOIN (SELECT * FROM evtstore.events WHERE stream <> 'order-live') e ON e.stream = m.stream_name AND e.version = m.position + 1
 	WHERE (e.type, e.data, e.metadata, e.id, e.occurred_at, e.tags, e.schema_version, e.tenant) IS DISTINCT FROM
 	      (m.type, coalesce(m.data, 'null'), coalesce(m.metadata, '{}'), m.id, m.time AT TIME ZONE 'UTC', '{}', 1, '')
 	HAVING count(*) > 0}), '', 'message-db: event by event as in the source');
@@ -91,13 +94,17 @@ sql(q{
 	INSERT INTO mt_streams (id, type, version, tenant_id)
 		SELECT md5('stream' || n)::uuid, CASE WHEN n % 3 > 0 THEN 'quest' END, 100, tenant
 		FROM generate_series(0, 199) n, unnest(ARRAY['*DEFAULT*', 'blue']) tenant;
+	INSERT INTO mt_streams (id, type, version) SELECT md5('gate' || n)::uuid, 'gate', 1 FROM generate_series(1, 3) n;
+	INSERT INTO mt_events (seq_id, id, stream_id, version, data, type, mt_dotnet_type)
+		SELECT n * 15000 + 2, gen_random_uuid(), md5('gate' || n)::uuid, 1, '{}', 'members_joined', 'Gate' FROM generate_series(1, 3) n;
 	INSERT INTO mt_events (seq_id, id, stream_id, version, data, type, timestamp, tenant_id, mt_dotnet_type)
-		SELECT n * 3 + (tenant = 'blue')::int, gen_random_uuid(), md5('stream' || n % 200)::uuid, n / 200 + 1,
+		SELECT n * 3 + 3 + (tenant = 'blue')::int, gen_random_uuid(), md5('stream' || n % 200)::uuid, n / 200 + 1,
 		       jsonb_build_object('Day', n, 'Tenant', tenant), 'members_joined', timestamptz '2020-01-01Z' + n * interval '1 s',
 		       tenant, 'Quests.MembersJoined, Quests'
 		FROM generate_series(0, 19999) n, unnest(ARRAY['*DEFAULT*', 'blue']) tenant WHERE tenant <> 'blue' OR n < 4000});
 ($import) = @{ $page{'From Marten'} };
-import_with_kills('marten', $import, 20000, 'kill -9', 'cancel', 'kill -9');
+my @gates = map { sql("SELECT 'gate-' || md5('gate$_')::uuid") } 1 .. 3;
+import_with_kills('marten', $import, 20003, $gates[0] => 'kill -9', $gates[1] => 'cancel', $gates[2] => 'kill -9');
 my $compare_marten = q{
 	SELECT count(*) || ' differ' FROM (SELECT e.*, coalesce(s.type, 'stream') || '-' || e.stream_id AS stream
 		FROM mt_events e JOIN mt_streams s ON s.id = e.stream_id AND s.tenant_id = e.tenant_id WHERE e.tenant_id = '%s') m
@@ -120,15 +127,20 @@ sql(q{
 	CREATE TABLE emt_messages_default PARTITION OF emt_messages FOR VALUES IN ('emt:default');
 	CREATE TABLE emt_messages_other PARTITION OF emt_messages DEFAULT;
 	CREATE INDEX ON emt_messages (global_position);
-	INSERT INTO emt_messages (stream_position, transaction_id, created, message_kind, stream_id, partition, message_schema_version,
-			message_id, message_type, message_data, message_metadata)
-		SELECT n / 100 + 1, pg_current_xact_id(), timestamptz '2024-05-05Z' + n * interval '1 ms', kind, 'shopping_cart-' || kind || n % 100,
+	INSERT INTO emt_messages (global_position, stream_position, transaction_id, created, message_kind, stream_id, partition,
+			message_schema_version, message_id, message_type, message_data, message_metadata)
+		SELECT n * 10 + CASE WHEN kind = 'C' THEN 1 WHEN partition = 'other' THEN 2 ELSE 3 END, n / 100 + 1, pg_current_xact_id(), timestamptz '2024-05-05Z' + n * interval '1 ms', kind, 'shopping_cart-' || kind || n % 100,
 		       partition, '1', CASE WHEN n % 2 = 0 THEN gen_random_uuid()::text ELSE kind || 'msg-' || n END, 'ProductItemAdded',
 		       jsonb_build_object('n', n), jsonb_build_object('messageId', n)
 		FROM generate_series(0, 19999) n, (VALUES ('E', 'emt:default'), ('C', 'emt:default'), ('E', 'other')) x(kind, partition)
-		WHERE kind || partition = 'Eemt:default' OR n < 50});
+		WHERE kind || partition = 'Eemt:default' OR n < 50;
+	INSERT INTO emt_messages (global_position, stream_position, transaction_id, stream_id, message_schema_version, message_id, message_type,
+			message_data, message_metadata)
+		SELECT n * 50770, 1, pg_current_xact_id(), 'shopping_cart-gate' || n, '1', 'gatemsg-' || n, 'T', '{}', '{}'
+		FROM generate_series(1, 3) n});
 ($import, my $reorder) = @{ $page{'From emmett'} };
-import_with_kills('emmett', $import, 20000, 'crash', 'kill -9', 'kill -9');
+import_with_kills('emmett', $import, 20003,
+	'shopping_cart-gate1' => 'crash', 'shopping_cart-gate2' => 'terminate', 'shopping_cart-gate3' => 'kill -9');
 is(sql(q{
 	SELECT count(*) || ' differ' FROM (SELECT * FROM emt_messages WHERE message_kind = 'E' AND partition = 'emt:default') m
 	FULL JOIN (SELECT * FROM evtstore.events WHERE stream LIKE 'shopping%') e ON e.stream = m.stream_id AND e.version = m.stream_position
@@ -143,8 +155,8 @@ sql(q{
 	TRUNCATE emt_messages;
 	INSERT INTO emt_messages (global_position, stream_id, stream_position, message_id, transaction_id, message_schema_version, message_type,
 		message_data, message_metadata)
-	SELECT gp, s, sp, id, '1', '1', 'T', to_jsonb(id), '{}' FROM (VALUES (100001, 'odd-1', 1, 'o1'), (100003, 'odd-1', 2, 'o2'),
-		(100002, 'odd-1', 3, 'o3'), (100004, 'odd-2', 1, 'o4'), (100005, 'odd-2', 2, 'o4'), (100006, 'odd-2', 3, 'o5')) x(gp, s, sp, id)});
+	SELECT gp, s, sp, id, '1', '1', 'T', to_jsonb(id), '{}' FROM (VALUES (300001, 'odd-1', 1, 'o1'), (300003, 'odd-1', 2, 'o2'),
+		(300002, 'odd-1', 3, 'o3'), (300004, 'odd-2', 1, 'o4'), (300005, 'odd-2', 2, 'o4'), (300006, 'odd-2', 3, 'o5')) x(gp, s, sp, id)});
 is(sqlstate($node, $import), '22023', 'emmett: an order that cannot be kept is refused');
 sql($reorder);
 is(sql(q{SELECT string_agg(stream || ' ' || version || ' ' || (data #>> '{}'), ', ' ORDER BY position) FROM evtstore.events WHERE stream LIKE 'odd-%'}),
@@ -201,6 +213,7 @@ is(sql(q{
 	SELECT count(*) || ' differ' FROM evtstore.events e FULL JOIN folded f USING (id)
 	WHERE (e.stream, e.version, e.data) IS DISTINCT FROM (f.stream, f.version, f.data)
 	HAVING count(*) > 0}), '', 'the sync projection is the fold of all events');
+cmp_ok(sql(q{SELECT count(*) FROM evtstore.events WHERE stream = 'order-live'}), '>', 900, 'somebody appended all the time');
 is(sql(q{SELECT count(*) FROM evtstore_internal.message}), sql(q{SELECT count(*) FROM evtstore.events WHERE stream = 'order-live'}),
 	'the rule acted upon what was appended, not upon what was imported');
 
@@ -209,7 +222,7 @@ is(sql(q{SELECT count(*) FROM evtstore_internal.message}), sql(q{SELECT count(*)
 (my $blue = $page{'From Marten'}[0]) =~ s/\*DEFAULT\*/blue/;
 sql("SET evtstore.tenant = 'blue'; $blue");
 is(sql(sprintf $compare_marten, 'blue', 'blue'), '', 'marten: a tenant of its own');
-is(sql(q{SELECT tenant, imported FROM evtstore.import_status WHERE source = 'marten' ORDER BY tenant}), "|20000\nblue|4000",
+is(sql(q{SELECT tenant, imported FROM evtstore.import_status WHERE source = 'marten' ORDER BY tenant}), "|20003\nblue|4000",
 	'marten: and its own note of how far it is');
 
 $node->stop;
@@ -217,44 +230,49 @@ done_testing();
 
 #
 # Runs the import, ending it in the middle in the given ways, then to its end; readers poll and somebody appends meanwhile.
+# Where it is ended: at the event of a stream that this test has locked, in the middle of a batch.
 #
 sub import_with_kills
 {
-	my ($source, $statement, $total, @ways) = @_;
+	my ($source, $statement, $total, @gates_and_ways) = @_;
 	my $imported = "SELECT coalesce(sum(imported), 0) FROM evtstore.import_status WHERE source = '$source' AND tenant = ''";
-	my $share    = 0;
+	my $before   = 0;
 
-	foreach my $way (@ways)
+	while (my ($gate, $way) = splice @gates_and_ways, 0, 2)
 	{
-		my ($import, $appender) = start_both($statement);
-		my $pid;
+		my $holder = session($node);
+		$holder->query_safe('BEGIN');
+		$holder->query_safe("SELECT version FROM evtstore.append_events('$gate', '[]')");
 
-		$share += 0.25;
-		poll_until(
-			"$source to be in the middle",
+		my ($import, $appender) = start_both($statement);
+		my $pid = poll_until(
+			"$source to stand before $gate",
 			sub {
 				poll_readers();
-				$pid = sql(q{SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL evtstore.import%' AND state = 'active'
-							AND pid <> pg_backend_pid()});
-				return sql($imported) >= $share * $total;
+				return sql(q{SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL evtstore.import%' AND wait_event_type = 'Lock'});
 			});
+		my $there = sql($imported);
+		cmp_ok($there, '>', $before, "$source, $way: it came on to $there");
+		cmp_ok($there, '<', $total, "$source, $way: it is in the middle");
+		$before = $there;
 		if ($way eq 'kill -9')
 		{
 			kill9($pid);
 		}
-		elsif ($way eq 'cancel')
-		{
-			sql("SELECT pg_cancel_backend($pid)");
-		}
-		else
+		elsif ($way eq 'crash')
 		{
 			crash($node);
 		}
-		$_->finish foreach $import, $appender;
+		else
+		{
+			sql("SELECT pg_${way}_backend($pid)");
+		}
+		$import->finish;
+		eval { $holder->quit };
+		$appender->finish;
 		poll_sql($node, 'SELECT true');
-		my $there = sql($imported);
-		cmp_ok($there, '<', $total, "$source, $way: in the middle, at $there");
-		isnt($import->errors, '', "$source, $way: it ended there");
+		is(sql($imported), $there, "$source, $way: whole batches are there");
+		is(sql("SELECT count(*) FROM evtstore.events WHERE stream = '$gate'"), 0, "$source, $way: of the one that ran, nothing");
 		poll_readers();
 	}
 

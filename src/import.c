@@ -42,8 +42,10 @@
 
 PG_FUNCTION_INFO_V1(evtstore_import_events);
 
-/* rows that are fetched and held in memory at a time */
-#define CHUNK 500
+/* rows that are fetched and held in memory at a time: few at first, more while they are small */
+#define FIRST_CHUNK 16
+#define MAX_CHUNK 500
+#define CHUNK_BYTES (32 * 1024 * 1024)
 /* streams per transaction: the server's lock table has room for some thousands */
 #define MAX_STREAMS 500
 #define MAX_BATCH 1000000
@@ -68,6 +70,7 @@ static void refuse_transaction_block(FunctionCallInfo fcinfo);
 static char *without_end(const char *query);
 static void check_positions(EsImport *import, const char *query);
 static bool import_batch(EsImport *import);
+static void adapt_chunk(EsImport *import);
 static bool import_chunk(EsImport *import, EsImportRow *rows, int n);
 static void append_run(EsImport *import, EsImportRow *rows, int n);
 static void append_kept(EsImport *import, const char *stream, EsEvent *events, int n, int64 version);
@@ -99,6 +102,7 @@ evtstore_import_events(PG_FUNCTION_ARGS)
 	es_catalog_require_writable("import_events");
 	refuse_transaction_block(fcinfo);
 
+	import.chunk = FIRST_CHUNK;
 	import.tenant = pstrdup(es_guc_tenant);
 	import.tenant_text = CStringGetTextDatum(import.tenant);
 	import.chunk_context = AllocSetContextCreate(CurrentMemoryContext, "evtstore import", ALLOCSET_DEFAULT_SIZES);
@@ -190,7 +194,7 @@ import_batch(EsImport *import)
 	query = es_spi_open_query(import->select, 2, types, values);
 	while (more)
 	{
-		uint64		n = es_spi_fetch(query, CHUNK);
+		uint64		n = es_spi_fetch(query, import->chunk);
 		EsImportRow *rows;
 
 		if (n == 0)
@@ -202,6 +206,7 @@ import_batch(EsImport *import)
 		more = import_chunk(import, rows, (int) n);
 		import->at = NULL;
 		MemoryContextSwitchTo(caller);
+		adapt_chunk(import);
 		MemoryContextReset(import->chunk_context);
 	}
 	es_spi_close_query(query);
@@ -216,6 +221,17 @@ import_batch(EsImport *import)
 			(errmsg_internal("imported %d events of source \"%s\" up to its position " INT64_FORMAT ", %d were there already",
 							 import->nappended, import->source, import->position, import->nskipped)));
 	return !more;
+}
+
+static void
+adapt_chunk(EsImport *import)
+{
+	Size		used = MemoryContextMemAllocated(import->chunk_context, true);
+
+	if (used > CHUNK_BYTES)
+		import->chunk = Max(import->chunk / 2, 1);
+	else if (used < CHUNK_BYTES / 4)
+		import->chunk = Min(import->chunk * 2, MAX_CHUNK);
 }
 
 /* false: the batch is full, and the next one begins with what is left */
@@ -236,7 +252,7 @@ import_chunk(EsImport *import, EsImportRow *rows, int n)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("position " INT64_FORMAT " stands twice in the source", row->position),
-					 errhint("Order the source by a column that is unique, for instance row_number().")));
+					 errhint("Give each event a position of its own, for instance in a copy of the source numbered by row_number().")));
 		if (i > start && strcmp(row->stream, rows[start].stream) != 0)
 		{
 			append_run(import, rows + start, i - start);

@@ -45,6 +45,7 @@ typedef struct EsImport
 	const char *tenant; /* as it was at the start, whatever the query sets */
 	Datum tenant_text;
 	MemoryContext chunk_context; /* reset for each chunk */
+	int chunk; /* rows */
 
 	/* the row of the source, read and written by each batch */
 	bool started;

@@ -53,6 +53,7 @@
 
 static EsAppendHook hooks[MAX_HOOKS];
 static int	nhooks = 0;
+static bool appending_history = false;
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
 /* an event of the batch that is in the store already */
@@ -93,6 +94,24 @@ es_append_register_hook(EsAppendHook hook)
 {
 	Assert(nhooks < MAX_HOOKS);
 	hooks[nhooks++] = hook;
+}
+
+void
+es_append_set_history(bool history)
+{
+	appending_history = history;
+}
+
+bool
+es_append_is_history(void)
+{
+	return appending_history;
+}
+
+bool
+es_append_knows(EsStream *stream, EsEvent *event)
+{
+	return find_known(stream, event).found;
 }
 
 void

@@ -58,6 +58,19 @@ extern void es_append(const char *tenant, const char *stream, EsEvent *events, i
 					  EsAppendResult *result);
 
 /*
+ * True where the stream has the event with this id, committed or our own; ST004 where that event has other content or
+ * is in another stream.  Locks: the stream's, held
+ */
+extern bool es_append_knows(EsStream *stream, EsEvent *event);
+
+/*
+ * While it is set, what this backend appends is history that happened elsewhere: hooks that act on events rather than
+ * fold them ask for it, and stand still.  Whoever sets it takes it back also after an error.
+ */
+extern void es_append_set_history(bool history);
+extern bool es_append_is_history(void);
+
+/*
  * Called in the append's transaction after the events of all parts are in the table, part by part, in order of
  * registration; an error refuses the append.  Must cost nothing where it has nothing to do.  Events without a stream come
  * with es_stream_none(), whose name is empty.

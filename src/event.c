@@ -186,6 +186,22 @@ es_event_no_tags(void)
 	return PointerGetDatum(none);
 }
 
+/* one for all: an object of its own for each event of a big batch costs a kilobyte apiece */
+Datum
+es_event_no_metadata(void)
+{
+	static Datum none = (Datum) 0;
+
+	if (none == (Datum) 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		none = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+		MemoryContextSwitchTo(old);
+	}
+	return none;
+}
+
 Datum
 es_event_stamp(Datum metadata)
 {
@@ -249,7 +265,7 @@ parse_event(JsonbContainer *object, EsEvent *event, int index)
 				 errmsg("element %d of events has no \"%s\"", index + 1, DatumGetPointer(event->type) == NULL ? "type" : "data"),
 				 errhint("Each event has \"type\" and \"data\".")));
 	if (DatumGetPointer(event->metadata) == NULL)
-		event->metadata = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+		event->metadata = es_event_no_metadata();
 	event->metadata = es_event_stamp(event->metadata);
 }
 

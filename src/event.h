@@ -45,6 +45,7 @@ extern EsEvent *es_event_parse_array(Jsonb *array, int *count);
 extern void es_event_check_tags(Datum tags);
 extern bool es_event_same_tags(Datum a, Datum b);
 extern Datum es_event_no_tags(void);
+extern Datum es_event_no_metadata(void);
 /* metadata with the client's settings stamped in; an explicit key wins */
 extern Datum es_event_stamp(Datum metadata);
 

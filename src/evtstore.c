@@ -12,6 +12,7 @@
 
 #include "append.h"
 #include "catalog.h"
+#include "command.h"
 #include "compat.h"
 #include "condition.h"
 #include "error.h"
@@ -55,6 +56,7 @@ _PG_init(void)
 	es_append_init();
 	es_read_init();
 	es_queue_init();
+	es_command_init();
 
 	/*
 	 * The order of these two is the order in which an append runs them: what a projection's handler appends to the same

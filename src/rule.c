@@ -132,6 +132,9 @@ on_append(EsStream *stream, EsEvent *events, int n)
 {
 	ListCell   *lc;
 
+	/* what is imported was acted upon where it happened */
+	if (es_append_is_history())
+		return;
 	if (cache_generation != es_catalog_generation())
 		refresh_cache();
 	foreach(lc, targets)

@@ -15,10 +15,12 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -182,6 +184,68 @@ es_spi_drop_snapshots(void)
 		elog(ERROR, "could not connect to SPI");
 	SPI_commit();
 	SPI_finish();
+}
+
+TupleDesc
+es_spi_describe_query(const char *sql)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TupleDesc	desc = NULL;
+	SPIPlanPtr	plan;
+	List	   *sources;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	plan = SPI_prepare(sql, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	sources = SPI_plan_get_plan_sources(plan);
+	if (list_length(sources) == 1)
+	{
+		CachedPlanSource *source = linitial(sources);
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+
+		if (source->commandTag == CMDTAG_SELECT && source->resultDesc != NULL)
+			desc = CreateTupleDescCopy(source->resultDesc);
+		MemoryContextSwitchTo(spi);
+	}
+	SPI_finish();
+	return desc;
+}
+
+Portal
+es_spi_open_query(const char *sql, int nargs, Oid *argtypes, Datum *values)
+{
+	Portal		query;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	query = SPI_cursor_open_with_args(NULL, sql, nargs, argtypes, values, NULL, false, CURSOR_OPT_NO_SCROLL);
+	if (query == NULL)
+		elog(ERROR, "could not open \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	return query;
+}
+
+uint64
+es_spi_fetch(Portal query, long count)
+{
+	if (SPI_tuptable != NULL)
+		SPI_freetuptable(SPI_tuptable);
+	SPI_cursor_fetch(query, true, count);
+	return SPI_processed;
+}
+
+void
+es_spi_close_query(Portal query)
+{
+	SPI_cursor_close(query);
+	SPI_finish();
+}
+
+void
+es_spi_ensure_snapshot(void)
+{
+	EnsurePortalSnapshotExists();
 }
 
 static void

@@ -62,6 +62,19 @@ extern void es_spi_free_plan(SPIPlanPtr plan);
 extern bool es_spi_plan_is_single(SPIPlanPtr plan);
 
 /*
+ * A query of the caller's, run with the caller's rights under the caller's search_path.  Describe: the columns of its
+ * result, in the current context; NULL where it is not one SELECT.  Open connects SPI, fetch gives up the rows of the
+ * fetch before; an error undoes all of it.
+ */
+extern TupleDesc es_spi_describe_query(const char *sql);
+extern Portal es_spi_open_query(const char *sql, int nargs, Oid *argtypes, Datum *values);
+extern uint64 es_spi_fetch(Portal query, long count);
+extern void es_spi_close_query(Portal query);
+
+/* after es_spi_drop_snapshots: a snapshot for what follows, to the end of that transaction; toasted values need one */
+extern void es_spi_ensure_snapshot(void);
+
+/*
  * In a procedure called outside a transaction block: ends the transaction and begins another, after which nothing of
  * this backend holds a snapshot.
  */

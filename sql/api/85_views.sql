@@ -15,3 +15,10 @@ CREATE OR REPLACE VIEW evtstore.streams AS
         WHERE e.stream_id = s.id ORDER BY e.version DESC LIMIT 1) v
     WHERE (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
 COMMENT ON VIEW evtstore.streams IS 'one row per stream with its version';
+
+CREATE OR REPLACE VIEW evtstore.import_status AS
+    SELECT i.tenant, i.source, i."position", i.imported, i.skipped, i.started_at, i.updated_at
+    FROM evtstore_internal.import i
+    WHERE (SELECT evtstore_internal.tenant()) IN ('', i.tenant);
+COMMENT ON VIEW evtstore.import_status IS
+    'how far each source was imported: the position, in the source, of its last event that is here, and how many came and were skipped';

@@ -16,7 +16,8 @@ GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, e
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION
-    evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if, evtstore.stream_version, evtstore.head_position,
+    evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if,
+    evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
     evtstore.reject, evtstore.release, evtstore.extend
 TO evtstore_writer;
@@ -27,3 +28,5 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
 TO evtstore_admin;
+GRANT EXECUTE ON PROCEDURE evtstore.import_events TO evtstore_admin;
+GRANT SELECT ON evtstore.import_status TO evtstore_reader;

@@ -121,7 +121,9 @@ sub poll_sql
 		"\"$expected\" from $sql",
 		sub {
 			my $out = '';
-			return $node->psql($database // 'postgres', $sql, stdout => \$out) == 0 && $out eq $expected;
+			# a psql that cannot connect may be gone before it is given the query, and IPC::Run dies of that
+			my $status = eval { $node->psql($database // 'postgres', $sql, stdout => \$out) };
+			return defined $status && $status == 0 && $out eq $expected;
 		});
 }
 

@@ -21,7 +21,7 @@ typedef struct EsShmemPart
 extern void es_shmem_register(const EsShmemPart *part);
 extern void es_shmem_install_hooks(void);
 
-/* true when the server came up from a clean shutdown: what was handed out before is on disk (feed.c) */
+/* true when the server came up from a clean shutdown: what was handed out before is on disk (feed_store.c) */
 extern bool es_shmem_clean_start(void);
 /* true when the server came up with standby.signal, that is: if it takes writes now it was promoted (identity.c) */
 extern bool es_shmem_started_as_standby(void);

@@ -26,8 +26,8 @@ return [
 		file   => 'feed.c',
 		change => [
 			"\tpublish_floor(store, es_feed_category_bit(category_hash));\n", "\tmy_floor = pg_atomic_read_u64(&store->last_allocated);\n",
-			"\traise_to(&store->last_allocated, positions[n - 1]);\n",
-			"\t$DELAY;\n\tpublish_floor(store, es_feed_category_bit(category_hash));\n\traise_to(&store->last_allocated, positions[n - 1]);\n"
+			"\tes_feed_raise(&store->last_allocated, positions[n - 1]);\n",
+			"\t$DELAY;\n\tpublish_floor(store, es_feed_category_bit(category_hash));\n\tes_feed_raise(&store->last_allocated, positions[n - 1]);\n"
 		],
 		tests => '005_feed_storm',
 	},
@@ -35,7 +35,7 @@ return [
 		name     => 'the delay of the one before, in the right order',
 		file     => 'feed.c',
 		harmless => 1,
-		change   => [ "\traise_to(&store->last_allocated, positions[n - 1]);\n", "\t$DELAY;\n\traise_to(&store->last_allocated, positions[n - 1]);\n" ],
+		change   => [ "\tes_feed_raise(&store->last_allocated, positions[n - 1]);\n", "\t$DELAY;\n\tes_feed_raise(&store->last_allocated, positions[n - 1]);\n" ],
 		tests    => '005_feed_storm',
 	},
 	{
@@ -164,7 +164,7 @@ return [
 	},
 	{
 		name   => 'what is handed out is not flushed',
-		file   => 'feed.c',
+		file   => 'feed_durable.c',
 		change => [ "\tif (upto != InvalidXLogRecPtr)\n\t\tXLogFlush(upto);", "\t(void) upto;" ],
 		tests  => '002_feed_crash',
 	},
@@ -186,37 +186,37 @@ return [
 		change => [ 'int64		head = es_feed_head(ES_FEED_ALL_CATEGORIES);', 'int64		head = es_feed_head(0);' ],
 		tests  => '006_repeatable_read 007_standby_reads',
 	},
-	# ---- feed.c: the store's entry ----
+	# ---- feed_store.c ----
 	{
 		name   => 'is_called is ignored',
-		file   => 'feed.c',
+		file   => 'feed_store.c',
 		change => [ 'SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM', 'SELECT last_value FROM' ],
 		tests  => 'read 003_dump_restore',
 	},
 	{
 		name   => 'no leap after a crash',
-		file   => 'feed.c',
+		file   => 'feed_store.c',
 		change => [ 'pg_atomic_write_u32(&entry->needs_leap, es_shmem_clean_start() ? 0 : 1);', 'pg_atomic_write_u32(&entry->needs_leap, 0);' ],
 		tests  => '002_feed_crash 007_standby_reads',
 	},
 	{
 		name   => 'a leap after every start',
-		file   => 'feed.c',
+		file   => 'feed_store.c',
 		change => [ 'pg_atomic_write_u32(&entry->needs_leap, es_shmem_clean_start() ? 0 : 1);', 'pg_atomic_write_u32(&entry->needs_leap, 1);' ],
 		tests  => '002_feed_crash',
 	},
 	{
 		name   => 'heads of a replaced sequence are kept',
-		file   => 'feed.c',
+		file   => 'feed_store.c',
 		change => [
-			"\tpg_atomic_write_u64(&entry->head, 0);\n\tfor (int b = 0; b < CATEGORY_BITS; b++)\n\t\tpg_atomic_write_u64(&entry->category_head[b], 0);\n\tpg_atomic_write_u32(&entry->needs_leap",
+			"\tpg_atomic_write_u64(&entry->head, 0);\n\tfor (int b = 0; b < ES_FEED_CATEGORY_BITS; b++)\n\t\tpg_atomic_write_u64(&entry->category_head[b], 0);\n\tpg_atomic_write_u32(&entry->needs_leap",
 			"\tpg_atomic_write_u32(&entry->needs_leap"
 		],
 		tests => 'feed_sequence',
 	},
 	{
 		name   => 'a replaced sequence is not noticed',
-		file   => 'feed.c',
+		file   => 'feed_store.c',
 		change => [
 			'if (entry != NULL && entry->sequence == sequence && entry->filenumber == filenumber)', 'if (entry != NULL)',
 		],
@@ -224,7 +224,7 @@ return [
 	},
 	{
 		name   => 'the sequence is not asked again during a restore',
-		file   => 'feed.c',
+		file   => 'feed_store.c',
 		change => [ 'pg_atomic_write_u32(&entry->untouched, 1);', 'pg_atomic_write_u32(&entry->untouched, 0);' ],
 		tests  => '003_dump_restore',
 	},

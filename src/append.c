@@ -317,11 +317,11 @@ static void
 insert_events(EsTable *table, EsStream *stream, EsEvent *events, int n, int64 version)
 {
 	int64	   *positions = n == 1 ? &events[0].position : palloc(n * sizeof(int64));
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now;
 	Datum		values[ES_EVENT_NATTS];
 	bool		nulls[ES_EVENT_NATTS] = {0};
 
-	es_feed_allocate(n, stream->category_hash, positions);
+	now = es_feed_allocate(n, stream->category_hash, positions);
 	es_table_begin(table);
 	for (int i = 0; i < n; i++)
 	{

@@ -1,7 +1,7 @@
 /*
  * lock.h
  *		Heavyweight locks of ours, held to the end of the transaction: streams, queues and their keys, names of
- *		definitions.
+ *		definitions, the ledger, the making of snapshots.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
  * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
@@ -17,7 +17,9 @@ typedef enum EsLockSpace
 	ES_LOCK_STREAM = 0xE501,
 	ES_LOCK_KEY = 0xE502,
 	ES_LOCK_DEFINITION = 0xE503,
-	ES_LOCK_QUEUE = 0xE504
+	ES_LOCK_QUEUE = 0xE504,
+	ES_LOCK_LEDGER = 0xE50A,
+	ES_LOCK_SNAPSHOT = 0xE50B
 } EsLockSpace;
 
 /* waits; detects deadlocks; released at the end of the (sub)transaction that took it */
@@ -48,6 +50,16 @@ es_lock_mode(EsLockSpace space, uint64 hash, LOCKMODE mode)
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
 	return LockAcquire(&tag, mode, false, false) != LOCKACQUIRE_ALREADY_HELD;
+}
+
+/* gives back what es_lock_mode took, before the end of the transaction */
+static inline void
+es_lock_release(EsLockSpace space, uint64 hash, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
+	(void) LockRelease(&tag, mode, false);
 }
 
 #endif

@@ -28,6 +28,8 @@
 #include "evtstore.h"
 #include "feed.h"
 #include "guc.h"
+#include "history.h"
+#include "ledger.h"
 #include "read.h"
 
 PG_FUNCTION_INFO_V1(evtstore_read_stream);
@@ -60,26 +62,35 @@ typedef struct Range
 static Range range_arguments(FunctionCallInfo fcinfo, int first, const char *after_name);
 static void add_key(Walk *walk, int attno, StrategyNumber strategy, RegProcedure function, Datum value);
 static void add_range(Walk *walk, int attno, const Range *range);
+static void add_last_version(Walk *walk, const EsStream *stream, const Range *range, int64 last);
 static void walk_events(Walk *walk, EsReadCallback callback, void *arg);
 static bool wanted(const Walk *walk, TupleTableSlot *slot, EsEvent *event);
 static void put_row(EsEvent *event, void *arg);
 
-/* evtstore.read_stream(stream, after_version, max_count, backwards) */
+/* evtstore.read_stream(stream, after_version, max_count, backwards, as_of) */
 Datum
 evtstore_read_stream(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "stream", ES_MAX_STREAM_BYTES);
 	Range		range = range_arguments(fcinfo, 1, "after_version");
 	Walk		walk = {.index = es_catalog()->event_stream_version, .tenant = ""};
+	bool		has_moment = !PG_ARGISNULL(4);
+	TimestampTz moment = has_moment ? es_ledger_moment(fcinfo, 4, "as_of") : 0;
+	int64		position = 0;
 	EsStream   *stream;
 
 	InitMaterializedSRF(fcinfo, 0);
-	es_feed_begin_stream_read();
+	if (has_moment)
+		position = es_ledger_begin_read(moment);
+	else
+		es_feed_begin_stream_read();
 	stream = es_stream_find(es_guc_tenant, name);
 	if (stream->id != 0)
 	{
 		add_key(&walk, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->id));
 		add_range(&walk, 2, &range);
+		if (has_moment)
+			add_last_version(&walk, stream, &range, es_history_version_at(stream, position, moment));
 		walk_events(&walk, put_row, fcinfo->resultinfo);
 	}
 	es_feed_end_read();
@@ -241,6 +252,19 @@ add_range(Walk *walk, int attno, const Range *range)
 		add_key(walk, attno, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(range->after));
 	else
 		add_key(walk, attno, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(range->after));
+}
+
+/* for a read of the past: stops at the version of that moment; what it would have to show must be there */
+static void
+add_last_version(Walk *walk, const EsStream *stream, const Range *range, int64 last)
+{
+	int64		end = range->backwards && range->has_after ? Min(range->after - 1, last) : last;
+	int64		from = range->backwards || !range->has_after ? 1 : range->after + 1;
+
+	if (range->backwards && range->max_count < end)
+		from = end - range->max_count + 1;
+	es_history_require(stream, from, end);
+	add_key(walk, 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(last));
 }
 
 /* calls back for each event that is wanted, in the index's order; what the callback allocates is reset each time */

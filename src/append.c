@@ -76,7 +76,7 @@ static void check_expectations(EsAppendPart *parts, int nparts);
 static void refuse_version(const EsAppendPart *part, const char *required) es_noreturn;
 static void make_answer_durable(void);
 static void insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents);
-static bool insert_part(EsTable *table, EsAppendPart *part);
+static bool insert_part(EsTable *table, EsAppendPart *part, TimestampTz now);
 static void follow_changes(const char *tenant, EsEvent *events, int nevents);
 static void insert_with_id(EsTable *table, const EsEvent *event, const Datum *values, const bool *nulls);
 static bool take_changes(EsEvent *event, TupleTableSlot *row);
@@ -440,6 +440,7 @@ insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int npart
 	int64	   *positions = nevents == 1 ? &single :
 		MemoryContextAllocHuge(CurrentMemoryContext, nevents * sizeof(int64));
 	uint64		categories = 0;
+	TimestampTz now;
 	bool		changed = false;
 
 	for (int p = 0; p < nparts; p++)
@@ -452,7 +453,7 @@ insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int npart
 			es_stream_create(stream);
 		categories |= es_feed_category_bit(stream->category_hash);
 	}
-	es_feed_allocate(nevents, categories, positions);
+	now = es_feed_allocate(nevents, categories, positions);
 	for (int i = 0; i < nevents; i++)
 		events[i].position = positions[i];
 	if (nevents > 1)
@@ -460,7 +461,7 @@ insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int npart
 
 	es_table_begin(table);
 	for (int p = 0; p < nparts; p++)
-		changed |= insert_part(table, &parts[p]);
+		changed |= insert_part(table, &parts[p], now);
 	if (changed)
 		follow_changes(tenant, events, nevents);
 	es_tag_insert(tenant, events, nevents);
@@ -470,10 +471,9 @@ insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int npart
 
 /* true where a trigger may have changed what was inserted */
 static bool
-insert_part(EsTable *table, EsAppendPart *part)
+insert_part(EsTable *table, EsAppendPart *part, TimestampTz now)
 {
 	bool		has_stream = part->stream != NULL;
-	TimestampTz now = GetCurrentTimestamp();
 	Datum		values[ES_EVENT_NATTS];
 	bool		nulls[ES_EVENT_NATTS] = {0};
 	bool		changed = false;

@@ -116,6 +116,7 @@ load_catalog(void)
 	c.stream_name = find_relation("stream_name_tenant_key", internal);
 	c.head = find_relation("head", internal);
 	c.head_pkey = find_relation("head_pkey", internal);
+	c.closing = find_relation("closing", internal);
 	c.definition = find_relation("definition", internal);
 	c.message = find_relation("message", internal);
 	c.position_seq = find_relation("position_seq", internal);
@@ -203,7 +204,8 @@ relation_changed(Datum arg, Oid relid)
 		return;
 	}
 	if (relid == InvalidOid || relid == catalog.definition || relid == catalog.event || relid == catalog.stream ||
-		relid == catalog.event_tag || relid == catalog.message || relid == catalog.head || relid == catalog.position_seq)
+		relid == catalog.event_tag || relid == catalog.message || relid == catalog.head || relid == catalog.closing ||
+		relid == catalog.position_seq)
 	{
 		/* object ids stay good while only definitions change */
 		if (relid != catalog.definition)

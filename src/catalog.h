@@ -23,6 +23,7 @@ typedef struct EsCatalog
 	Oid stream_name;
 	Oid head;
 	Oid head_pkey;
+	Oid closing;
 	Oid definition;
 	Oid message;
 	Oid position_seq;

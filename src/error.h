@@ -15,5 +15,6 @@
 #define ES_ERRCODE_INVALID_DEFINITION MAKE_SQLSTATE('S', 'T', '0', '0', '9')
 #define ES_ERRCODE_NOT_PRELOADED MAKE_SQLSTATE('S', 'T', '0', '1', '0')
 #define ES_ERRCODE_WAIT_TIMEOUT MAKE_SQLSTATE('S', 'T', '0', '1', '1')
+#define ES_ERRCODE_HISTORY_GONE MAKE_SQLSTATE('S', 'T', '0', '1', '2')
 
 #endif

@@ -7,7 +7,7 @@
  * it back when it is over; a reader reads no further than the smallest floor.  docs/architecture.md proves the order of
  * each step; the short form:
  *
- *	writer	bits of categories, floor := last allocated, [barrier], nextval, last allocated := max(., position)
+ *	writer	bits of categories, floor := last allocated, [barrier], clock, nextval, last allocated := max(., position)
  *			... commit record, leaving the proc array, and only then: floor taken back, waiters woken
  *	reader	last allocated, [barrier], floors, head := min, raised into a shared maximum, and only then: snapshot
  *
@@ -71,6 +71,8 @@ static Size floors_size(void);
 static void init_floors(void *area);
 static FloorsShared *shared(void);
 static Floor *floors(void);
+static TimestampTz now_at(EsStoreEntry *store);
+static bool has_floors(EsStoreEntry *store);
 static uint64 compute_head(EsStoreEntry *store, uint64 categories);
 static bool share_head(EsStoreEntry *store, uint64 categories, uint64 *head);
 static pg_atomic_uint64 *category_maximum(EsStoreEntry *store, uint64 categories);
@@ -108,12 +110,13 @@ es_feed_category_bit(int32 category_hash)
 	return UINT64CONST(1) << ((uint32) category_hash % ES_FEED_CATEGORY_BITS);
 }
 
-void
+TimestampTz
 es_feed_allocate(int n, uint64 category_bits, int64 *positions)
 {
 	Oid			sequence = es_catalog()->position_seq;
 	EsStoreEntry *store;
 	uint64		decided;
+	TimestampTz recorded;
 
 	/*
 	 * The lock that nextval takes, before looking at which incarnation of the sequence this is: from here to the end
@@ -125,6 +128,8 @@ es_feed_allocate(int n, uint64 category_bits, int64 *positions)
 	if (pg_atomic_read_u32(&store->needs_leap) != 0)
 		es_feed_leap(store, sequence);
 	publish_floor(store, category_bits);
+	recorded = now_at(store);
+	es_feed_raise(&store->last_recorded, recorded);
 
 	/*
 	 * Read again now that the floor is up.  A reader that read last_allocated before us got no more than this, one that
@@ -142,6 +147,7 @@ es_feed_allocate(int n, uint64 category_bits, int64 *positions)
 	es_feed_raise(&store->last_allocated, positions[n - 1]);
 	if (pg_atomic_read_u32(&store->untouched) != 0)
 		pg_atomic_write_u32(&store->untouched, 0);
+	return recorded;
 }
 
 int64
@@ -166,9 +172,8 @@ es_feed_begin_read(uint64 categories)
 		head = es_spi_run(&ledger_plan, NULL, NULL, true, 1) > 0 ? es_spi_int64(0, 0) : 0;
 		es_spi_end(&state);
 		PushActiveSnapshot(GetTransactionSnapshot());
-		/* the ledger's row may have been committed asynchronously too; what a standby shows is on the primary's disk */
-		if (!RecoveryInProgress())
-			es_feed_make_durable(es_feed_attach());
+		/* the ledger's row may have been committed asynchronously too */
+		es_feed_flush_shown();
 		return head;
 	}
 	for (;;)
@@ -188,8 +193,7 @@ void
 es_feed_begin_stream_read(void)
 {
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!RecoveryInProgress())
-		es_feed_make_durable(es_feed_attach());
+	es_feed_flush_shown();
 }
 
 void
@@ -246,6 +250,89 @@ es_feed_head(uint64 categories)
 		if (share_head(store, categories, &head))
 			return head;
 	}
+}
+
+/*
+ * Between two equal looks at last_allocated there was no floor: whoever published one before has cleared it, and what he
+ * allocated is below.  Whoever publishes one after the look reads last_recorded behind it, so he sees ours: on both
+ * sides is a full barrier between the write and the read.
+ */
+bool
+es_feed_settle(TimestampTz at, int64 *head)
+{
+	EsStoreEntry *store;
+	uint64		last;
+
+	for (int i = 0; i < 3; i++)
+	{
+		*head = es_feed_head(ES_FEED_ALL_CATEGORIES);
+		store = es_feed_attach();
+		es_feed_raise(&store->last_recorded, (uint64) at + 1);
+		pg_memory_barrier();
+		last = pg_atomic_read_u64(&store->last_allocated);
+		pg_memory_barrier();
+		if (has_floors(store))
+			return false;
+		pg_memory_barrier();
+		if (last == pg_atomic_read_u64(&store->last_allocated) && share_head(store, ES_FEED_ALL_CATEGORIES, &last))
+		{
+			*head = last;
+			return true;
+		}
+	}
+	return false;
+}
+
+void
+es_feed_give_time(long grace_ms)
+{
+	int64		up_to = pg_atomic_read_u64(&es_feed_attach()->last_allocated);
+	int			pid;
+	long		left;
+
+	if (my_level > 0)
+		return;
+	left = grace_ms - es_feed_oldest_appender(&pid);
+	if (left > 0)
+		(void) es_feed_wait(up_to, left);
+}
+
+TimestampTz
+es_feed_now(void)
+{
+	return now_at(es_feed_attach());
+}
+
+static TimestampTz
+now_at(EsStoreEntry *store)
+{
+	TimestampTz last = (TimestampTz) pg_atomic_read_u64(&store->last_recorded);
+
+	return Max(GetCurrentTimestamp(), last);
+}
+
+void
+es_feed_flush_shown(void)
+{
+	if (!RecoveryInProgress())
+		es_feed_make_durable(es_feed_attach());
+}
+
+static bool
+has_floors(EsStoreEntry *store)
+{
+	uint32		store_index = es_feed_store_index(store);
+	uint32		used = pg_atomic_read_u32(&shared()->floors_used);
+
+	for (uint32 i = 0; i < used; i++)
+	{
+		if (pg_atomic_read_u64(&floors()[i].floor) == 0)
+			continue;
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&floors()[i].store) == store_index)
+			return true;
+	}
+	return false;
 }
 
 static uint64

@@ -17,10 +17,11 @@ extern uint64 es_feed_category_bit(int32 category_hash);
 
 /*
  * Allocates n positions for events of the categories with these bits (0: for events without a stream, which only readers
- * of every category see), publishing this backend's floor first.  Positions grow but need not be consecutive.  Locks:
- * those of the streams and tags written, held, and all checks passed.
+ * of every category see), publishing this backend's floor first.  Positions grow but need not be consecutive.  Returns the
+ * moment at which the events are recorded: read behind the floor and before the first position, which is what position_at
+ * needs.  Locks: those of the streams and tags written, held, and all checks passed.
  */
-extern void es_feed_allocate(int n, uint64 category_bits, int64 *positions);
+extern TimestampTz es_feed_allocate(int n, uint64 category_bits, int64 *positions);
 /* no position above this one was allocated by now, in this store */
 extern int64 es_feed_last_allocated(void);
 
@@ -43,6 +44,20 @@ extern void es_feed_close_read(Snapshot snapshot);
 
 /* the head now, from shared memory: not on a standby, not for a transaction with a snapshot of its own */
 extern int64 es_feed_head(uint64 categories);
+/*
+ * True: no appender is in flight, and whoever comes records later than at; everything recorded at or before it is decided
+ * and below *head.  False: *head is the head, and something recorded at or before may still come above it.
+ */
+extern bool es_feed_settle(TimestampTz at, int64 *head);
+/*
+ * Gives appenders in flight the time to end that short transactions take: waits until all that is allocated by now is
+ * decided, unless the oldest of them is older than grace_ms, or gets so, or is this transaction itself.
+ */
+extern void es_feed_give_time(long grace_ms);
+/* a moment that nothing recorded so far is later than: the clock, if nobody set it back */
+extern TimestampTz es_feed_now(void);
+/* flushes what the active snapshot shows; not on a standby, where it is on the primary's disk */
+extern void es_feed_flush_shown(void);
 /* true where the head must come from the ledger: REPEATABLE READ and above, hot standby */
 extern bool es_feed_uses_ledger(void);
 /* sleeps until the head reaches up_to; false when the time is up.  No snapshot, no lock that an appender needs */
@@ -59,8 +74,6 @@ typedef struct EsFloor
 /* the appenders in flight in this store; palloc'd */
 extern EsFloor *es_feed_floors(int *count);
 
-/* scheduler: writes the ledger row when the head moved since the last; true when it did.  In its own transaction */
-extern bool es_feed_record_head(void);
 /* launcher: forgets the shared entries of databases that are gone */
 extern void es_feed_forget_databases(List *existing);
 /* age in ms of the oldest appender in flight and its pid; 0 when there is none (health) */

@@ -24,6 +24,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -59,12 +60,18 @@ static EsStoreEntry *stores(void);
 static void make_entry(Oid sequence);
 static EsStoreEntry *find_entry(Oid database);
 static Oid	filenumber_of(Oid sequence, LOCKMODE mode);
-static void fill_entry(EsStoreEntry *entry, Oid sequence, Oid filenumber, uint64 last);
-static uint64 read_last_allocated(void);
-static uint64 highest_position_in_table(void);
+static void fill_entry(EsStoreEntry *entry, Oid sequence, Oid filenumber, uint64 last, TimestampTz recorded);
+static uint64 read_last_allocated(TimestampTz *recorded);
+static uint64 highest_position_in_table(TimestampTz *recorded);
+static TimestampTz newest_in_ledger(void);
 
 static EsPlan sequence_plan = {
 	.sql = "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM evtstore_internal.position_seq",
+};
+
+static EsPlan newest_plan = {
+	.sql = "SELECT greatest((SELECT max(recorded_at) FROM evtstore_internal.head),"
+	" (SELECT max(recorded_at) FROM evtstore_internal.closing))",
 };
 
 void
@@ -241,6 +248,7 @@ init_stores(void *area)
 		pg_atomic_init_u32(&entry->incarnation, 0);
 		pg_atomic_init_u32(&entry->needs_leap, 0);
 		pg_atomic_init_u32(&entry->untouched, 0);
+		pg_atomic_init_u64(&entry->last_recorded, 0);
 		pg_atomic_init_u64(&entry->last_allocated, 0);
 		pg_atomic_init_u64(&entry->head, 0);
 		for (int b = 0; b < ES_FEED_CATEGORY_BITS; b++)
@@ -274,7 +282,8 @@ static void
 make_entry(Oid sequence)
 {
 	Oid			filenumber = filenumber_of(sequence, RowExclusiveLock);
-	uint64		last = read_last_allocated();
+	TimestampTz recorded;
+	uint64		last = read_last_allocated(&recorded);
 	EsStoreEntry *entry;
 
 	LWLockAcquire(FEED_LOCK, LW_EXCLUSIVE);
@@ -287,7 +296,7 @@ make_entry(Oid sequence)
 				 errmsg("more than %d databases of this cluster use evtstore", es_guc_max_databases),
 				 errhint("Raise evtstore.max_databases and restart the server.")));
 	if (entry->database != MyDatabaseId || entry->sequence != sequence || entry->filenumber != filenumber)
-		fill_entry(entry, sequence, filenumber, last);
+		fill_entry(entry, sequence, filenumber, last, recorded);
 	LWLockRelease(FEED_LOCK);
 	UnlockRelationOid(sequence, RowExclusiveLock);
 }
@@ -315,7 +324,7 @@ find_entry(Oid database)
 
 /* Locks: the feed's, held exclusive */
 static void
-fill_entry(EsStoreEntry *entry, Oid sequence, Oid filenumber, uint64 last)
+fill_entry(EsStoreEntry *entry, Oid sequence, Oid filenumber, uint64 last, TimestampTz recorded)
 {
 	pg_atomic_write_u32(&entry->incarnation, 0);
 	pg_write_barrier();
@@ -324,6 +333,7 @@ fill_entry(EsStoreEntry *entry, Oid sequence, Oid filenumber, uint64 last)
 	entry->filenumber = filenumber;
 	entry->missed = 0;
 	pg_atomic_write_u64(&entry->last_allocated, last);
+	es_feed_raise(&entry->last_recorded, (uint64) Max(recorded, 0));
 	pg_atomic_write_u64(&entry->head, 0);
 	for (int b = 0; b < ES_FEED_CATEGORY_BITS; b++)
 		pg_atomic_write_u64(&entry->category_head[b], 0);
@@ -333,16 +343,35 @@ fill_entry(EsStoreEntry *entry, Oid sequence, Oid filenumber, uint64 last)
 	pg_atomic_write_u32(&entry->incarnation, shared()->next_incarnation++);
 }
 
-/* the table is asked too: a sequence that somebody set back must not make positions below existing events look new */
+/*
+ * The table is asked too: a sequence that somebody set back must not make positions below existing events look new.
+ * *recorded: the newest moment that the store knows of; a clock set back while the server was down must not repeat it.
+ */
 static uint64
-read_last_allocated(void)
+read_last_allocated(TimestampTz *recorded)
 {
-	return Max(es_feed_read_sequence(), highest_position_in_table());
+	uint64		in_table = highest_position_in_table(recorded);
+
+	*recorded = Max(*recorded, newest_in_ledger());
+	return Max(es_feed_read_sequence(), in_table);
+}
+
+static TimestampTz
+newest_in_ledger(void)
+{
+	EsSpiState	state;
+	TimestampTz newest;
+
+	es_spi_begin(&state);
+	es_spi_run(&newest_plan, NULL, NULL, true, 1);
+	newest = es_spi_int64(0, 0);
+	es_spi_end(&state);
+	return newest;
 }
 
 /* the last row of the primary key, committed or in flight; a position that was rolled back is nobody's */
 static uint64
-highest_position_in_table(void)
+highest_position_in_table(TimestampTz *recorded)
 {
 	Relation	rel = table_open(es_catalog()->event, AccessShareLock);
 	Relation	index = index_open(es_catalog()->event_pkey, AccessShareLock);
@@ -352,11 +381,15 @@ highest_position_in_table(void)
 	uint64		highest = 0;
 	bool		isnull;
 
+	*recorded = 0;
 	InitDirtySnapshot(dirty);
 	scan = es_index_beginscan(rel, index, &dirty, 0);
 	index_rescan(scan, NULL, 0, NULL, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+	{
 		highest = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+		*recorded = DatumGetTimestampTz(slot_getattr(slot, 8, &isnull));
+	}
 	ExecDropSingleTupleTableSlot(slot);
 	index_endscan(scan);
 	index_close(index, AccessShareLock);

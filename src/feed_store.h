@@ -27,6 +27,11 @@ typedef struct EsStoreEntry
 	/* 1: nobody allocated since the entry was made, so the sequence itself is asked: a restore may have set it */
 	pg_atomic_uint32 untouched;
 
+	/*
+	 * The newest moment that an event was recorded at, or that somebody was told the past of: what is recorded from now on
+	 * is not before it, whatever the clock says (ledger.c).  Raised only, also over incarnations.
+	 */
+	pg_atomic_uint64 last_recorded;
 	/* highest position known to be allocated; raised after each allocation */
 	pg_atomic_uint64 last_allocated;
 	/*

@@ -1,16 +1,12 @@
 /*
  * head.c
- *		The stable head for SQL: head_position(), wait_for_head(), why_behind(), and the ledger of heads.
+ *		The stable head for SQL: head_position(), wait_for_head(), why_behind().
  *
- * Functions run in backends; the ledger is written by the scheduler, one row in a transaction of its own.  The head is
- * computed before the row is inserted, so any snapshot that sees the row also sees everything at or below it decided:
- * that is what REPEATABLE READ readers and standbys use.  A crash loses at most rows not yet flushed; the next one
- * says the same or more.
+ * Runs in backends.  Holds no lock and keeps nothing; a crash leaves nothing.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -26,13 +22,6 @@
 PG_FUNCTION_INFO_V1(evtstore_head_position);
 PG_FUNCTION_INFO_V1(evtstore_floors);
 PG_FUNCTION_INFO_V1(evtstore_wait_for_head);
-
-static EsPlan record_plan = {
-	.sql = "INSERT INTO evtstore_internal.head (position, recorded_at)"
-	" SELECT $1, clock_timestamp() WHERE NOT EXISTS (SELECT FROM evtstore_internal.head WHERE position >= $1)",
-	.nargs = 1,
-	.args = {INT8OID},
-};
 
 /* evtstore.head_position() */
 Datum
@@ -93,21 +82,4 @@ evtstore_wait_for_head(PG_FUNCTION_ARGS)
 				 errdetail("It stands at " INT64_FORMAT ".", es_feed_head(ES_FEED_ALL_CATEGORIES)),
 				 errhint("evtstore.why_behind() shows the appending transactions that hold it.")));
 	PG_RETURN_VOID();
-}
-
-bool
-es_feed_record_head(void)
-{
-	static int64 recorded = 0;
-	int64		head = es_feed_head(ES_FEED_ALL_CATEGORIES);
-	EsSpiState	state;
-	Datum		values[1] = {Int64GetDatum(head)};
-
-	if (head == recorded || head == 0)
-		return false;
-	es_spi_begin(&state);
-	es_spi_run(&record_plan, values, NULL, false, 0);
-	es_spi_end(&state);
-	recorded = head;
-	return true;
 }

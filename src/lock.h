@@ -1,7 +1,7 @@
 /*
  * lock.h
  *		Heavyweight locks of ours, held to the end of the transaction: streams, tags and types, queues and their keys,
- *		names of definitions, commands, imports.
+ *		names of definitions, commands, imports, the ledger, the making of snapshots.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
  * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
@@ -23,7 +23,9 @@ typedef enum EsLockSpace
 	ES_LOCK_TYPE = 0xE507,	   /* a type, or every type */
 	ES_LOCK_EVENT_ID = 0xE508, /* an event id outside of streams (append.c) */
 	ES_LOCK_COMMAND = 0xE511,
-	ES_LOCK_IMPORT = 0xE512
+	ES_LOCK_IMPORT = 0xE512,
+	ES_LOCK_LEDGER = 0xE50A,
+	ES_LOCK_SNAPSHOT = 0xE50B
 } EsLockSpace;
 
 /* waits; detects deadlocks; released at the end of the (sub)transaction that took it */
@@ -54,6 +56,16 @@ es_lock_mode(EsLockSpace space, uint64 hash, LOCKMODE mode)
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
 	return LockAcquire(&tag, mode, false, false) != LOCKACQUIRE_ALREADY_HELD;
+}
+
+/* gives back what es_lock_mode took, before the end of the transaction */
+static inline void
+es_lock_release(EsLockSpace space, uint64 hash, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
+	(void) LockRelease(&tag, mode, false);
 }
 
 #endif

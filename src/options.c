@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "options.h"
 
+static void check(Jsonb *options, const EsOption *allowed, const char *what, bool null_passes);
 static const EsOption *find_option(const EsOption *allowed, const char *key, int len);
 static void refuse_unknown(const EsOption *allowed, const char *key, int len, const char *what);
 static void check_value(const EsOption *option, JsonbValue *value, const char *what);
@@ -29,6 +30,18 @@ static JsonbValue *get_value(Jsonb *options, const char *key, JsonbValue *store)
 
 void
 es_options_check(Jsonb *options, const EsOption *allowed, const char *what)
+{
+	check(options, allowed, what, false);
+}
+
+void
+es_options_check_changes(Jsonb *changes, const EsOption *allowed, const char *what)
+{
+	check(changes, allowed, what, true);
+}
+
+static void
+check(Jsonb *options, const EsOption *allowed, const char *what, bool null_passes)
 {
 	JsonbIterator *it;
 	JsonbValue	v;
@@ -48,7 +61,7 @@ es_options_check(Jsonb *options, const EsOption *allowed, const char *what)
 			if (option == NULL)
 				refuse_unknown(allowed, v.val.string.val, v.val.string.len, what);
 		}
-		else if (token == WJB_VALUE)
+		else if (token == WJB_VALUE && !(null_passes && v.type == jbvNull))
 			check_value(option, &v, what);
 	}
 }
@@ -220,6 +233,7 @@ check_value(const EsOption *option, JsonbValue *value, const char *what)
 		[ES_OPTION_OBJECT] = "an object",
 		[ES_OPTION_ARRAY] = "an array",
 		[ES_OPTION_STRINGS] = "an array of strings",
+		[ES_OPTION_ANY] = "JSON",
 	};
 	bool		ok = false;
 
@@ -249,6 +263,9 @@ check_value(const EsOption *option, JsonbValue *value, const char *what)
 			break;
 		case ES_OPTION_STRINGS:
 			ok = is_string_array(value);
+			break;
+		case ES_OPTION_ANY:
+			ok = true;
 			break;
 	}
 	if (!ok)

@@ -18,7 +18,8 @@ typedef enum EsOptionType
 	ES_OPTION_INTERVAL, /* string that interval_in takes, not negative; min and max in seconds */
 	ES_OPTION_OBJECT,
 	ES_OPTION_ARRAY,
-	ES_OPTION_STRINGS	/* array of strings */
+	ES_OPTION_STRINGS,	/* array of strings */
+	ES_OPTION_ANY		/* whatever JSON */
 } EsOptionType;
 
 typedef struct EsOption
@@ -33,6 +34,8 @@ typedef struct EsOption
  * right type; errors are 22023 and name the key, the value and what.
  */
 extern void es_options_check(Jsonb *options, const EsOption *allowed, const char *what);
+/* same for changes, where a null stands for the default */
+extern void es_options_check_changes(Jsonb *changes, const EsOption *allowed, const char *what);
 
 /* after es_options_check: values, or the default where the key is absent */
 extern char *es_options_string(Jsonb *options, const char *key, const char *dflt);

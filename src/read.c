@@ -29,6 +29,8 @@
 #include "evtstore.h"
 #include "feed.h"
 #include "guc.h"
+#include "history.h"
+#include "ledger.h"
 #include "read.h"
 #include "search.h"
 
@@ -40,6 +42,7 @@ PG_FUNCTION_INFO_V1(evtstore_get_event);
 PG_FUNCTION_INFO_V1(evtstore_stream_version);
 
 static void open_stream(EsReader *reader, FunctionCallInfo fcinfo);
+static void add_last_version(EsWalk *walk, const EsStream *stream, const EsReadRange *range, int64 last);
 static void open_category(EsReader *reader, FunctionCallInfo fcinfo);
 static void open_all(EsReader *reader, FunctionCallInfo fcinfo);
 static void open_query(EsReader *reader, FunctionCallInfo fcinfo);
@@ -54,7 +57,7 @@ static Datum next_row(FunctionCallInfo fcinfo, const EsReadFunction *function);
 static void stop_reading(Datum arg);
 
 static const EsReadFunction functions[] = {
-	{"evtstore_read_stream", 4, 2, 3, 4, open_stream},
+	{"evtstore_read_stream", 5, 2, 3, 4, open_stream},
 	{"evtstore_read_category", 4, 2, 3, 1, open_category},
 	{"evtstore_read_all", 3, 1, 2, 1, open_all},
 	{"evtstore_read_query", 4, 2, 3, 1, open_query},
@@ -71,7 +74,7 @@ static const EsReadFunction event_by_id = {.open = open_event};
 static const EsReadFunction last_version = {.open = open_version};
 static const EsReadFunction history = {.open = open_history};
 
-/* evtstore.read_stream(stream, after_version, max_count, backwards) */
+/* evtstore.read_stream(stream, after_version, max_count, backwards, as_of) */
 Datum
 evtstore_read_stream(PG_FUNCTION_ARGS)
 {
@@ -83,17 +86,43 @@ open_stream(EsReader *reader, FunctionCallInfo fcinfo)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "stream", ES_MAX_STREAM_BYTES);
 	EsReadRange range = es_read_range_arguments(fcinfo, 1, "after_version");
-	int64		id;
+	bool		has_moment = !PG_ARGISNULL(4);
+	TimestampTz moment = has_moment ? es_ledger_moment(fcinfo, 4, "as_of") : 0;
+	int64		position = has_moment ? es_ledger_position_at(moment) : 0;
+	EsStream   *stream;
 	EsWalk	   *walk;
 
-	es_reader_begin_stream(reader);
+	/* the past does not depend on who looks, so it is looked at with what is committed now */
+	if (has_moment)
+		es_reader_begin_latest(reader);
+	else
+		es_reader_begin_stream(reader);
 	es_reader_set_max_count(reader, range.max_count);
-	id = es_stream_find(es_guc_tenant, name)->id;
-	if (id == 0)
+	stream = es_stream_find(es_guc_tenant, name);
+	if (stream->id == 0)
 		return;
 	walk = es_reader_walk(reader, es_catalog()->event_stream_version);
-	es_walk_add_key(walk, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	es_walk_add_key(walk, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->id));
 	es_walk_add_range(walk, 2, &range);
+	if (has_moment)
+	{
+		PushActiveSnapshot(es_reader_snapshot(reader));
+		add_last_version(walk, stream, &range, es_history_version_at(stream, position, moment));
+		PopActiveSnapshot();
+	}
+}
+
+/* for a read of the past: stops at the version of that moment; what it would have to show must be there */
+static void
+add_last_version(EsWalk *walk, const EsStream *stream, const EsReadRange *range, int64 last)
+{
+	int64		end = range->backwards && range->has_after ? Min(range->after - 1, last) : last;
+	int64		from = range->backwards || !range->has_after ? 1 : range->after + 1;
+
+	if (range->backwards && range->max_count < end)
+		from = end - range->max_count + 1;
+	es_history_require(stream, from, end);
+	es_walk_add_key(walk, 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(last));
 }
 
 /* evtstore.read_category(category, after_position, max_count, backwards) */

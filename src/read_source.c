@@ -52,7 +52,7 @@ struct EsWalk
 {
 	Relation	index;
 	IndexScanDesc scan;			/* NULL before the first row */
-	ScanKeyData keys[5];
+	ScanKeyData keys[6];
 	int			nkeys;
 	bool		backwards;
 };

@@ -31,6 +31,7 @@
 #include "feed.h"
 #include "guc.h"
 #include "identity.h"
+#include "ledger.h"
 #include "process.h"
 #include "queue.h"
 #include "registry.h"
@@ -203,7 +204,7 @@ look_at_time(Store *store)
 	es_process_start_transaction("looking at the clock");
 	if (ledger)
 	{
-		if (es_feed_record_head())
+		if (es_ledger_record())
 			store->next_ledger = now + LEDGER_INTERVAL;
 	}
 	if (due)

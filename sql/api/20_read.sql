@@ -3,13 +3,15 @@ LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_read_
 COMMENT ON FUNCTION evtstore_internal.read_support IS 'tells the planner how many rows a read function returns';
 
 CREATE OR REPLACE FUNCTION evtstore.read_stream(
-    stream text, after_version bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false)
+    stream text, after_version bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false,
+    as_of timestamptz DEFAULT NULL)
 RETURNS SETOF evtstore.event
 LANGUAGE C VOLATILE PARALLEL UNSAFE SUPPORT evtstore_internal.read_support
 AS 'MODULE_PATHNAME', 'evtstore_read_stream';
 COMMENT ON FUNCTION evtstore.read_stream IS
 'Events of one stream in order of version, the caller''s own uncommitted ones included. after_version is exclusive; backwards reads
-strictly below it, from the end where NULL. An unknown stream has no events.';
+strictly below it, from the end where NULL. An unknown stream has no events. as_of: what the stream had at a past moment, without
+uncommitted events, the same for ever. Errors: 22023 a moment to come, ST012 events of that time are gone.';
 
 CREATE OR REPLACE FUNCTION evtstore.read_category(
     category text, after_position bigint DEFAULT NULL, max_count bigint DEFAULT NULL, backwards boolean DEFAULT false)

@@ -5,6 +5,19 @@ COMMENT ON FUNCTION evtstore.head_position IS
 'The stable head: every position at or below it is decided (committed and visible, or gone for ever). Under REPEATABLE READ and on
 a standby: the newest head of the ledger that the snapshot sees.';
 
+CREATE OR REPLACE FUNCTION evtstore.position_at(at timestamptz)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_position_at';
+COMMENT ON FUNCTION evtstore.position_at IS
+'The position up to which events belong to a past moment: the same answer for ever. In a READ ONLY transaction and on a standby, for
+a moment that is not settled yet: what is known to belong to it so far. Errors: 22023 a moment to come.';
+
+CREATE OR REPLACE FUNCTION evtstore_internal.ledger_trim(max_rows bigint)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_ledger_trim';
+COMMENT ON FUNCTION evtstore_internal.ledger_trim IS
+    'deletes rows of the ledger that no answer of position_at depends on, up to max_rows of each table; returns how many';
+
 CREATE OR REPLACE FUNCTION evtstore_internal.floors()
 RETURNS TABLE (pid int, floor bigint)
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_floors';

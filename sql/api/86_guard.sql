@@ -19,5 +19,11 @@ CREATE OR REPLACE TRIGGER guard_immutable
     BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.definition
     FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
 CREATE OR REPLACE TRIGGER guard_immutable
+    BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.closing
+    FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
+CREATE OR REPLACE TRIGGER guard_immutable
+    BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.snapshot
+    FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
+CREATE OR REPLACE TRIGGER guard_immutable
     BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.identity
     FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();

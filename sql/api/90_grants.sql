@@ -4,8 +4,10 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evtstore FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evtstore_internal FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
-    evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event, evtstore.stream_version,
-    evtstore.head_position, evtstore.why_behind, evtstore.health
+    evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event,
+    evtstore.stream_version,
+    evtstore.head_position, evtstore.why_behind, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
+    evtstore.merge_data, evtstore.merge_patch
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
@@ -19,11 +21,12 @@ GRANT EXECUTE ON FUNCTION
     evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if,
     evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
-    evtstore.reject, evtstore.release, evtstore.extend
+    evtstore.reject, evtstore.release, evtstore.extend, evtstore.save_snapshot
 TO evtstore_writer;
 
 GRANT EXECUTE ON FUNCTION
     evtstore.create_projection, evtstore.drop_projection,
+    evtstore.create_reducer, evtstore.alter_reducer, evtstore.drop_reducer,
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery

@@ -57,13 +57,24 @@ COMMENT ON COLUMN evtstore_internal.event_tag.tag_hash IS 'hash of tenant and ta
 COMMENT ON COLUMN evtstore_internal.event_tag.pair_hash IS 'hash of tenant, tag and type of the event';
 CREATE INDEX event_tag_pair_idx ON evtstore_internal.event_tag (pair_hash, position);
 
--- The ledger of clock and head, written by the scheduler (insert only, one row a second at most and only when the head
--- moved).  REPEATABLE READ readers and hot standbys take their head from it: it covers what committed before it.
+-- The ledger of clock and head, written by the scheduler (one row a second at most and only when the head moved).
+-- REPEATABLE READ readers and hot standbys take their head from it: it covers what committed before it.  position_at begins
+-- its search at a row; which rows there are does not change its answer (ledger.c), so all but the newest may go.
 CREATE TABLE evtstore_internal.head (
     position bigint PRIMARY KEY,
     recorded_at timestamptz NOT NULL
 );
 COMMENT ON TABLE evtstore_internal.head IS 'ledger of stable heads: at recorded_at every position up to this one was decided';
+CREATE INDEX head_recorded_at_idx ON evtstore_internal.head (recorded_at);
+
+-- Written by position_at where an appender in flight could still commit below the moment asked for: what is above position
+-- does not belong to any moment up to recorded_at, for ever.
+CREATE TABLE evtstore_internal.closing (
+    recorded_at timestamptz PRIMARY KEY,
+    position bigint NOT NULL
+);
+COMMENT ON TABLE evtstore_internal.closing IS
+    'ledger of answers that had to be settled: no moment up to recorded_at reaches above position (ledger.c)';
 
 -- Who this store is.  A row is written by the first definition; a copy of the database finds a row that names another
 -- place and delivers to nobody until evtstore.resume_delivery() (identity.c).
@@ -83,4 +94,5 @@ SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.stream', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.event', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.event_tag', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.head', '');
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.closing', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.identity', '');

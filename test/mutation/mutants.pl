@@ -182,8 +182,8 @@ return [
 	},
 	{
 		name   => 'the ledger waits for nobody',
-		file   => 'head.c',
-		change => [ 'int64		head = es_feed_head(ES_FEED_ALL_CATEGORIES);', 'int64		head = es_feed_head(0);' ],
+		file   => 'ledger.c',
+		change => [ 'head = es_feed_head(ES_FEED_ALL_CATEGORIES);', 'head = es_feed_head(0);' ],
 		tests  => '006_repeatable_read 007_standby_reads',
 	},
 	# ---- feed_store.c ----
@@ -227,6 +227,93 @@ return [
 		file   => 'feed_store.c',
 		change => [ 'pg_atomic_write_u32(&entry->untouched, 1);', 'pg_atomic_write_u32(&entry->untouched, 0);' ],
 		tests  => '003_dump_restore',
+	},
+	# ---- ledger.c, and what it needs of feed.c ----
+	{
+		name   => 'events are recorded before the floor is up',
+		file   => 'feed.c',
+		change => [
+			"\tpublish_floor(store, category_bits);\n\trecorded = now_at(store);\n",
+			"\trecorded = now_at(store);\n\t$DELAY;\n\tpublish_floor(store, category_bits);\n"
+		],
+		tests => '011_time_travel',
+	},
+	{
+		name     => 'the delay of the one before, in the right order',
+		file     => 'feed.c',
+		harmless => 1,
+		change   => [
+			"\tpublish_floor(store, category_bits);\n\trecorded = now_at(store);\n",
+			"\tpublish_floor(store, category_bits);\n\trecorded = now_at(store);\n\t$DELAY;\n"
+		],
+		tests => '011_time_travel',
+	},
+	{
+		name   => 'a moment is settled though an appender is in flight',
+		file   => 'feed.c',
+		change => [ "\t\tif (has_floors(store))\n\t\t\treturn false;\n", "\t\t(void) has_floors;\n" ],
+		tests  => 'position_at',
+	},
+	{
+		name   => 'moments are not closed',
+		file   => 'ledger.c',
+		change => [ 'if (!settled && may_close)', 'if (false)' ],
+		tests  => 'position_at',
+	},
+	{
+		name   => 'closings go with the transaction that wrote them',
+		file   => 'ledger.c',
+		change => [ 'TABLE_INSERT_FROZEN', '0' ],
+		tests  => 'position_at',
+	},
+	{
+		name   => 'closings are not flushed',
+		file   => 'ledger.c',
+		change => [ "\tXLogFlush(XactLastRecEnd);\n", '' ],
+		tests  => '011_time_travel',
+	},
+	{
+		name   => 'no appender is given time to end',
+		file   => 'ledger.c',
+		change => [ "\t\tes_feed_give_time(GRACE_MS);\n", '' ],
+		tests  => '011_time_travel',
+	},
+	{
+		name   => 'the past is read under the snapshot of the transaction',
+		file   => 'ledger.c',
+		change => [ "\tint64		position = es_ledger_position_at(at);\n\n\tPushActiveSnapshot(GetLatestSnapshot());", "\tint64		position = es_ledger_position_at(at);\n\n\tPushActiveSnapshot(GetTransactionSnapshot());" ],
+		tests  => 'position_at',
+	},
+	{
+		name   => 'closings that answers depend on are trimmed',
+		file   => 'ledger.c',
+		change => [ '(c.next IS NOT NULL AND c.recorded_at <"', '(c.next IS NOT NULL AND c.recorded_at <> "' ],
+		tests  => 'position_at',
+	},
+	{
+		name   => 'the newest row of the ledger is trimmed',
+		file   => 'ledger.c',
+		change => [ '" WHERE r.position / " TRIM_DISTANCE " = r.next / " TRIM_DISTANCE " LIMIT $1)"', '" LIMIT $1)"' ],
+		tests  => 'position_at',
+	},
+	# ---- reducers ----
+	{
+		name   => 'snapshots of another source are used',
+		file   => 'reducer.c',
+		change => [ 'hash = add_hash(hash, isnull ? "" : TextDatumGetCString(source));', '(void) source;' ],
+		tests  => 'state_of',
+	},
+	{
+		name   => 'what is gone is taken for never having been',
+		file   => 'history.c',
+		change => [ "\tif (first > from)\n\t\trefuse_gone(stream, first);\n", "\t(void) first;\n" ],
+		tests  => 'state_of position_at',
+	},
+	{
+		name   => 'reducers run as who asks',
+		file   => 'reducer_state.c',
+		change => [ 'es_spi_become(&state, fold->reducer->owner,', 'es_spi_become(&state, GetUserNameFromId(GetUserId(), false),' ],
+		tests  => 'state_of',
 	},
 	# ---- streams and appends ----
 	{

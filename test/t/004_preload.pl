@@ -51,7 +51,8 @@ my %arguments = (
 	'integer'     => 1,
 	'boolean'     => 'false',
 	'interval'    => q{'1s'::interval},
-	'timestamp with time zone' => 'now()');
+	'timestamp with time zone' => 'now()',
+	'evtstore.event' => q{ROW(1, '', 's', 1, gen_random_uuid(), 'T', 1, '{}', '{}', '{}', now(), now())::evtstore.event});
 my @functions = split /\n/, $node->safe_psql(
 	'postgres', q{
 	SELECT p.prokind::text || '|' || p.proname || '|' || coalesce(string_agg(format_type(a.type, NULL),

@@ -7,6 +7,9 @@
  * else the functions below do, a row per call.  What is handed out is never past the head and is durable (feed.c takes
  * head, snapshot and flush in the right order); read_stream alone shows the caller's own uncommitted events.  Nothing is
  * locked but the tables against being dropped; nothing is kept.
+ *
+ * What deletion, truncation and policies took is gone for read_stream and stream_version at once (stream_policy.c); the
+ * other reads show an event until it is removed from the table (scavenge.c).
  */
 #include "postgres.h"
 
@@ -31,6 +34,7 @@
 #include "guc.h"
 #include "read.h"
 #include "search.h"
+#include "stream_policy.h"
 
 PG_FUNCTION_INFO_V1(evtstore_read_stream);
 PG_FUNCTION_INFO_V1(evtstore_read_category);
@@ -83,16 +87,18 @@ open_stream(EsReader *reader, FunctionCallInfo fcinfo)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "stream", ES_MAX_STREAM_BYTES);
 	EsReadRange range = es_read_range_arguments(fcinfo, 1, "after_version");
-	int64		id;
+	EsStream   *stream;
 	EsWalk	   *walk;
 
 	es_reader_begin_stream(reader);
 	es_reader_set_max_count(reader, range.max_count);
-	id = es_stream_find(es_guc_tenant, name)->id;
-	if (id == 0)
+	stream = es_stream_find(es_guc_tenant, name);
+	if (stream->id == 0)
 		return;
 	walk = es_reader_walk(reader, es_catalog()->event_stream_version);
-	es_walk_add_key(walk, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	es_walk_add_key(walk, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->id));
+	es_walk_add_key(walk, 2, BTGreaterEqualStrategyNumber, F_INT8GE,
+					Int64GetDatum(es_stream_first_visible(stream, es_reader_snapshot(reader))));
 	es_walk_add_range(walk, 2, &range);
 }
 
@@ -237,11 +243,14 @@ Datum
 evtstore_stream_version(PG_FUNCTION_ARGS)
 {
 	EsReader   *reader = es_reader_open(&last_version, fcinfo, CurrentMemoryContext);
+	EsStream   *stream;
 	int64		version = 0;
 	bool		isnull;
 
 	if (es_reader_next(reader) != NULL)
 		version = DatumGetInt64(es_reader_value(reader, 4, &isnull));
+	stream = es_stream_find(es_guc_tenant, es_arg_name(fcinfo, 0, "stream", ES_MAX_STREAM_BYTES));
+	version = es_stream_visible_version(stream, version, es_reader_snapshot(reader));
 	es_reader_close(reader);
 	PG_RETURN_INT64(version);
 }

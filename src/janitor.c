@@ -4,7 +4,7 @@
  *
  * Runs in the scheduler, between its other duties.  A batch is a transaction of its own, and a turn is over after some
  * tens of milliseconds: then the ledger and the wake-ups come by before the next one.  A duty that has done all there
- * was rests for evtstore.janitor_interval.
+ * was rests for evtstore.janitor_interval; where that is 0 nothing is done at all.
  *
  * Nothing that is done here must be done: what is missed, because the server crashed, a lock was busy, or the commit was
  * lost, comes up again in a later round.  So commits are asynchronous, locks are only tried, and an error ends the turn of
@@ -77,6 +77,8 @@ due(const DutyState *duty)
 {
 	TimestampTz rest = duty->more || duty->ended == 0 ? 0 : (TimestampTz) es_guc_janitor_interval * 1000;
 
+	if (es_guc_janitor_interval == 0)
+		return DT_NOEND;
 	return Max(duty->ended + rest, duty->not_before);
 }
 

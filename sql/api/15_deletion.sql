@@ -33,7 +33,7 @@ COMMENT ON FUNCTION evtstore.scavenge IS
 scheduler does the same in the background. Returns how many were removed. Errors: 22023.';
 
 CREATE OR REPLACE VIEW evtstore.policies AS
-    SELECT p.tenant, p.kind, p.name, p.max_age_ms * interval '1 ms' AS max_age, p.max_count, p.truncate_before, p.recorded_at
+    SELECT p.tenant, p.kind, p.name, pg_catalog.justify_hours(p.max_age_ms * interval '1 ms') AS max_age, p.max_count, p.truncate_before, p.recorded_at
     FROM evtstore_internal.policy p
     WHERE (SELECT evtstore_internal.tenant()) IN ('', p.tenant);
 COMMENT ON VIEW evtstore.policies IS 'what streams and the streams of categories keep; NULL: no limit';

@@ -260,3 +260,21 @@ SELECT fails($$UPDATE evtstore_internal.policy SET max_count = 1$$);
 SELECT fails($$SELECT evtstore.delete_stream('cart-1')$$);
 RESET ROLE;
 DROP ROLE regress_deletion;
+
+--
+-- several streams in one append: each by its own state; a part that undeletes is seen by the next one
+--
+SELECT add('m-1', 2), add('m-2', 2), add('m-3', 2);
+SELECT evtstore.delete_stream('m-1'), evtstore.delete_stream('m-2', hard => true);
+SELECT fails($$SELECT evtstore.append_streams('[{"stream": "m-3", "events": [{"type": "T", "data": 1}]}, {"stream": "m-2", "events": []}]')$$);
+SELECT fails($$SELECT evtstore.append_streams('[{"stream": "m-1", "events": [{"type": "T", "data": 1}], "require": "deleted"},
+    {"stream": "m-3", "events": [], "require": "deleted"}]')$$);
+SELECT seen('m-1'), seen('m-3');
+SELECT fails($$SELECT evtstore.append_streams('[{"stream": "m-1", "events": [{"type": "T", "data": 1}], "require": "deleted"},
+    {"stream": "m-1", "events": [{"type": "T", "data": 1}], "require": "deleted"}]')$$);
+SELECT stream, first_version, version FROM evtstore.append_streams('[{"stream": "m-1", "events": [], "require": "deleted"},
+    {"stream": "m-1", "events": [{"type": "T", "data": 1}], "expected_version": 0},
+    {"stream": "m-3", "events": [{"type": "T", "data": 1}], "require": "exists"},
+    {"stream": "m-1", "events": [{"type": "T", "data": 1}], "require": "exists", "expected_version": 3}]');
+SELECT seen('m-1'), seen('m-3');
+SELECT * FROM states WHERE name = 'm-1';

@@ -247,3 +247,22 @@ CREATE TRIGGER keep BEFORE DELETE ON evtstore_internal.event FOR EACH ROW EXECUT
 SELECT regexp_replace(fails($$SELECT evtstore.scavenge()$$), 'position \d+', 'position N');
 DROP TRIGGER keep ON evtstore_internal.event;
 SELECT evtstore.scavenge();
+
+--
+-- tags: what is scavenged matches no condition any longer, and leaves no posting
+--
+SELECT (evtstore.append('tag-1', 'T', '1', tags => '{a,b,a}')).version, (evtstore.append('tag-1', 'T', '2', tags => '{b}')).version;
+SET evtstore.tenant = 'acme';
+SELECT (evtstore.append('tag-1', 'T', '1', tags => '{a}')).version, (evtstore.append('tag-1', 'T', '2')).version;
+RESET evtstore.tenant;
+SELECT fails($$SELECT evtstore.append_if('[{"type": "U", "data": 1}]', '{"items": [{"tags": ["a"]}]}')$$) ~ '^ST003' AS refused;
+SELECT evtstore.truncate_stream('tag-1', 2);
+SELECT evtstore.scavenge();
+SELECT fails($$SELECT evtstore.append_if('[{"type": "U", "data": 1}]', '{"items": [{"tags": ["b"]}]}')$$) ~ '^ST003' AS refused;
+SELECT count(*) FROM evtstore.append_if('[{"type": "U", "data": 1}]', '{"items": [{"tags": ["a"]}]}');
+SET evtstore.tenant = 'acme';
+SELECT evtstore.delete_stream('tag-1');
+RESET evtstore.tenant;
+SELECT evtstore.scavenge();
+SELECT count(*) AS without_event FROM evtstore_internal.event_tag t
+WHERE NOT EXISTS (SELECT FROM evtstore_internal.event e WHERE e.position = t.position);

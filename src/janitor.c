@@ -34,8 +34,9 @@
 #define AFTER_ERROR (60 * USECS_PER_SEC)
 
 /*
- * Does a part of a duty in the transaction that is open: removes at most limit rows and returns how many.  Sets *more
- * where it has not come to its end; then it gets its next turn at once.
+ * Does a part of a duty in the transaction that is open: removes at most limit rows and returns how many.  As many as
+ * the limit mean that there are more; a duty that removed fewer and has not come to its end sets *more.  Then it goes on
+ * at once, or at the next turn.
  */
 typedef int64 (*Duty) (int limit, bool *more);
 
@@ -95,7 +96,8 @@ turn(DutyState *duty, MemoryContext context)
 			es_process_start_transaction(duty->activity);
 			(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 			duty->more = false;
-			full = duty->run(BATCH, &duty->more) >= BATCH && duty->more;
+			full = duty->run(BATCH, &duty->more) >= BATCH;
+			duty->more |= full;
 			es_process_commit();
 		}
 		PG_CATCH();

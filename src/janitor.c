@@ -27,7 +27,7 @@
 #include "scavenge.h"
 
 /* rows that a batch removes at most: how long its transaction takes */
-#define BATCH 500
+#define BATCH 200
 /* µs of a turn after which no other batch is begun */
 #define TURN (40 * 1000)
 /* µs that a duty rests after an error */

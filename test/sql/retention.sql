@@ -266,3 +266,15 @@ RESET evtstore.tenant;
 SELECT evtstore.scavenge();
 SELECT count(*) AS without_event FROM evtstore_internal.event_tag t
 WHERE NOT EXISTS (SELECT FROM evtstore_internal.event e WHERE e.position = t.position);
+
+--
+-- work is found by indexes, in small tables too: plans are kept while they grow
+--
+SELECT add('y-1', 3), add('y-2', 3);
+SELECT evtstore.delete_stream('y-1');
+SELECT evtstore.set_category_policy('y', '{"max_count": 1}');
+BEGIN;
+SELECT relname, seq_scan AS seq_scans_before FROM pg_stat_xact_all_tables WHERE schemaname = 'evtstore_internal' AND seq_scan > 0;
+SELECT evtstore.scavenge();
+SELECT relname, seq_scan AS seq_scans FROM pg_stat_xact_all_tables WHERE schemaname = 'evtstore_internal' AND seq_scan > 0;
+COMMIT;

@@ -183,6 +183,7 @@ lock_streams(const char *tenant, EsAppendPart *parts, int nparts)
 			continue;
 		}
 		parts[p].handle = es_stream_find(tenant, parts[p].stream);
+		es_stream_refuse_tombstoned(parts[p].handle);
 		parts[p].version = es_stream_current_version(parts[p].handle);
 	}
 	if (nparts > 1)
@@ -364,19 +365,24 @@ check_expectations(EsAppendPart *parts, int nparts)
 	for (int p = 0; p < nparts; p++)
 	{
 		EsAppendPart *part = &parts[p];
+		bool		deleted;
 
 		memset(&part->result, 0, sizeof(part->result));
 		if (part->stream == NULL)
 			continue;
+		deleted = es_stream_state(part->handle).status == ES_STREAM_DELETED;
 		for (int earlier = 0; earlier < p; earlier++)
 			if (parts[earlier].handle == part->handle)
+			{
 				part->version = parts[earlier].result.version;
-		if (part->expected != ES_EXPECT_ANY && part->expected != part->version)
+				deleted &= parts[earlier].n == 0;
+			}
+		/* a deleted stream does not exist, and its versions go on: both may be expected of it */
+		if (part->expected != ES_EXPECT_ANY && part->expected != part->version && !(deleted && part->expected == 0))
 			refuse_version(part, NULL);
-		if (part->require == ES_REQUIRE_EXISTS && part->version == 0)
+		if (part->require == ES_REQUIRE_EXISTS && (part->version == 0 || deleted))
 			refuse_version(part, "exists");
-		/* a stream that was never deleted does not fit 'deleted' */
-		if (part->require == ES_REQUIRE_DELETED)
+		if (part->require == ES_REQUIRE_DELETED && !deleted)
 			refuse_version(part, "deleted");
 		part->result.version = part->version + part->n;
 	}
@@ -451,6 +457,7 @@ insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int npart
 			continue;
 		if (stream->id == 0)
 			es_stream_create(stream);
+		es_stream_undelete(stream);
 		categories |= es_feed_category_bit(stream->category_hash);
 	}
 	now = es_feed_allocate(nevents, categories, positions);

@@ -114,6 +114,10 @@ load_catalog(void)
 	c.stream = find_relation("stream", internal);
 	c.stream_pkey = find_relation("stream_pkey", internal);
 	c.stream_name = find_relation("stream_name_tenant_key", internal);
+	c.stream_state = find_relation("stream_state", internal);
+	c.stream_state_stream = find_relation("stream_state_stream_idx", internal);
+	c.policy = find_relation("policy", internal);
+	c.policy_pkey = find_relation("policy_pkey", internal);
 	c.head = find_relation("head", internal);
 	c.head_pkey = find_relation("head_pkey", internal);
 	c.closing = find_relation("closing", internal);

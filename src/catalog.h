@@ -21,6 +21,10 @@ typedef struct EsCatalog
 	Oid stream;
 	Oid stream_pkey;
 	Oid stream_name;
+	Oid stream_state;
+	Oid stream_state_stream;
+	Oid policy;
+	Oid policy_pkey;
 	Oid head;
 	Oid head_pkey;
 	Oid closing;

@@ -8,6 +8,7 @@
 #include "utils/elog.h"
 
 #define ES_ERRCODE_WRONG_EXPECTED_VERSION MAKE_SQLSTATE('S', 'T', '0', '0', '1')
+#define ES_ERRCODE_STREAM_DELETED MAKE_SQLSTATE('S', 'T', '0', '0', '2')
 #define ES_ERRCODE_APPEND_CONDITION_FAILED MAKE_SQLSTATE('S', 'T', '0', '0', '3')
 #define ES_ERRCODE_ID_CONFLICT MAKE_SQLSTATE('S', 'T', '0', '0', '4')
 #define ES_ERRCODE_STALE_RECEIPT MAKE_SQLSTATE('S', 'T', '0', '0', '7')

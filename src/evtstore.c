@@ -51,6 +51,7 @@ _PG_init(void)
 	es_wakeup_init();
 
 	es_stream_init();
+	es_stream_state_init();
 	es_feed_init();
 	es_condition_init();
 	es_append_init();

@@ -13,7 +13,7 @@
  * The launcher is told, at commit, of every change that decides whether a database has workers: of the extension, of
  * databases, of settings of databases and of the role that workers run as.
  *
- * The scheduler is told of the first append (note_append).
+ * The scheduler is told of the first append, deletion or truncation (note_use).
  *
  * Events are immutable and are not dropped by accident: a statement trigger refuses direct writes below superuser,
  * and dropping the table (DROP EXTENSION, DROP OWNED, DROP SCHEMA ... CASCADE) is refused while it holds events and
@@ -53,6 +53,7 @@
 #include "guc.h"
 #include "registry.h"
 #include "request.h"
+#include "stream_state.h"
 
 PG_FUNCTION_INFO_V1(evtstore_guard_immutable);
 
@@ -60,6 +61,7 @@ static ProcessUtility_hook_type previous_utility = NULL;
 static object_access_hook_type previous_object_access = NULL;
 
 static void note_append(EsStream *stream, EsEvent *events, int n);
+static void note_use(void);
 static void guard_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 						  ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc);
 static pg_noinline Oid database_to_empty(Node *stmt, bool top_level);
@@ -79,6 +81,7 @@ es_guard_init(void)
 {
 	es_request_init();
 	es_append_register_hook(note_append);
+	es_stream_state_on_write(note_use);
 	previous_utility = ProcessUtility_hook;
 	ProcessUtility_hook = guard_utility;
 	previous_object_access = object_access_hook;
@@ -108,12 +111,18 @@ evtstore_guard_immutable(PG_FUNCTION_ARGS)
 /* ---- appends ---- */
 
 /*
- * Tells the scheduler, once per session, that this store is in use.  Until somebody appends or defines something it
+ * Tells the scheduler, once per session, that this store is in use.  Until somebody appends, deletes or defines something it
  * could be in the middle of a restore, where a row of the scheduler's would collide with the one that is about to be
  * copied.
  */
 static void
 note_append(EsStream *stream, EsEvent *events, int n)
+{
+	note_use();
+}
+
+static void
+note_use(void)
 {
 	static Oid	noted = InvalidOid;
 	Oid			extension = es_catalog()->extension;

@@ -29,6 +29,7 @@ int			es_guc_max_databases = 64;
 int			es_guc_poll_interval = 1000;
 int			es_guc_lease = 30000;
 int			es_guc_command_retention = 7 * SECS_PER_DAY;
+int			es_guc_janitor_interval = 10000;
 bool		es_guc_test_mode = false;
 int			es_guc_clock_offset = 0;
 
@@ -107,6 +108,8 @@ static const IntSetting int_settings[] = {
 	&es_guc_lease, 30000, 1000, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
 	{"evtstore.command_retention", "How long the result of a finished command is kept.",
 	&es_guc_command_retention, 7 * SECS_PER_DAY, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
+	{"evtstore.janitor_interval", "Pause between two rounds of cleaning up in the background; 0: none.",
+	&es_guc_janitor_interval, 10000, 0, 86400000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
 	{"evtstore.clock_offset", "Moves the clock of leases, delays and retries; only in test mode.",
 	&es_guc_clock_offset, 0, 0, INT_MAX / 1000, PGC_USERSET, GUC_UNIT_S, check_clock_offset},
 };

@@ -1,7 +1,7 @@
 /*
  * lock.h
  *		Heavyweight locks of ours, held to the end of the transaction: streams, tags and types, queues and their keys,
- *		names of definitions, commands, imports, the ledger, the making of snapshots.
+ *		names of definitions, commands, imports, scavenging, the ledger, the making of snapshots.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
  * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
@@ -25,7 +25,8 @@ typedef enum EsLockSpace
 	ES_LOCK_COMMAND = 0xE511,
 	ES_LOCK_IMPORT = 0xE512,
 	ES_LOCK_LEDGER = 0xE50A,
-	ES_LOCK_SNAPSHOT = 0xE50B
+	ES_LOCK_SNAPSHOT = 0xE50B,
+	ES_LOCK_SCAVENGE = 0xE50C /* one for the store */
 } EsLockSpace;
 
 /* waits; detects deadlocks; released at the end of the (sub)transaction that took it */

@@ -7,6 +7,9 @@
  * else the functions below do, a row per call.  What is handed out is never past the head and is durable (feed.c takes
  * head, snapshot and flush in the right order); read_stream alone shows the caller's own uncommitted events.  Nothing is
  * locked but the tables against being dropped; nothing is kept.
+ *
+ * What deletion, truncation and policies took is gone for read_stream and stream_version at once (stream_policy.c); the
+ * other reads show an event until it is removed from the table (scavenge.c).
  */
 #include "postgres.h"
 
@@ -33,6 +36,7 @@
 #include "ledger.h"
 #include "read.h"
 #include "search.h"
+#include "stream_policy.h"
 
 PG_FUNCTION_INFO_V1(evtstore_read_stream);
 PG_FUNCTION_INFO_V1(evtstore_read_category);
@@ -42,7 +46,7 @@ PG_FUNCTION_INFO_V1(evtstore_get_event);
 PG_FUNCTION_INFO_V1(evtstore_stream_version);
 
 static void open_stream(EsReader *reader, FunctionCallInfo fcinfo);
-static void add_last_version(EsWalk *walk, const EsStream *stream, const EsReadRange *range, int64 last);
+static void add_moment(EsWalk *walk, const EsStream *stream, const EsReadRange *range, int64 position, TimestampTz moment);
 static void open_category(EsReader *reader, FunctionCallInfo fcinfo);
 static void open_all(EsReader *reader, FunctionCallInfo fcinfo);
 static void open_query(EsReader *reader, FunctionCallInfo fcinfo);
@@ -107,21 +111,30 @@ open_stream(EsReader *reader, FunctionCallInfo fcinfo)
 	if (has_moment)
 	{
 		PushActiveSnapshot(es_reader_snapshot(reader));
-		add_last_version(walk, stream, &range, es_history_version_at(stream, position, moment));
+		add_moment(walk, stream, &range, position, moment);
 		PopActiveSnapshot();
 	}
+	else
+		es_walk_add_key(walk, 2, BTGreaterEqualStrategyNumber, F_INT8GE,
+						Int64GetDatum(es_stream_first_visible(stream, es_reader_snapshot(reader))));
 }
 
-/* for a read of the past: stops at the version of that moment; what it would have to show must be there */
+/*
+ * What the stream's readers saw then, as far as it was not deleted or truncated; policies are of today and do not count.
+ * What has to be shown must be there.
+ */
 static void
-add_last_version(EsWalk *walk, const EsStream *stream, const EsReadRange *range, int64 last)
+add_moment(EsWalk *walk, const EsStream *stream, const EsReadRange *range, int64 position, TimestampTz moment)
 {
+	int64		first = es_stream_state_at(stream->id, position, GetActiveSnapshot()).truncate_before;
+	int64		last = es_history_version_at(stream, position, moment);
 	int64		end = range->backwards && range->has_after ? Min(range->after - 1, last) : last;
-	int64		from = range->backwards || !range->has_after ? 1 : range->after + 1;
+	int64		from = range->backwards || !range->has_after ? first : Max(first, range->after + 1);
 
 	if (range->backwards && range->max_count < end)
-		from = end - range->max_count + 1;
+		from = Max(from, end - range->max_count + 1);
 	es_history_require(stream, from, end);
+	es_walk_add_key(walk, 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(first));
 	es_walk_add_key(walk, 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(last));
 }
 
@@ -266,11 +279,14 @@ Datum
 evtstore_stream_version(PG_FUNCTION_ARGS)
 {
 	EsReader   *reader = es_reader_open(&last_version, fcinfo, CurrentMemoryContext);
+	EsStream   *stream;
 	int64		version = 0;
 	bool		isnull;
 
 	if (es_reader_next(reader) != NULL)
 		version = DatumGetInt64(es_reader_value(reader, 4, &isnull));
+	stream = es_stream_find(es_guc_tenant, es_arg_name(fcinfo, 0, "stream", ES_MAX_STREAM_BYTES));
+	version = es_stream_visible_version(stream, version, es_reader_snapshot(reader));
 	es_reader_close(reader);
 	PG_RETURN_INT64(version);
 }

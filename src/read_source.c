@@ -52,7 +52,7 @@ struct EsWalk
 {
 	Relation	index;
 	IndexScanDesc scan;			/* NULL before the first row */
-	ScanKeyData keys[6];
+	ScanKeyData keys[7];
 	int			nkeys;
 	bool		backwards;
 };

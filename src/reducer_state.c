@@ -79,6 +79,7 @@ evtstore_state_of(PG_FUNCTION_ARGS)
 	Aim			aim = aim_arguments(fcinfo);
 	EsStream   *stream;
 	Fold		fold;
+	int64		start;
 	int64		last;
 	Datum		state;
 	Jsonb	   *result;
@@ -96,8 +97,12 @@ evtstore_state_of(PG_FUNCTION_ARGS)
 	}
 
 	begin_fold(&fold, reducer, stream);
-	if (es_snapshot_find(stream, ES_SNAPSHOT_REDUCER, reducer->name, reducer->fingerprint, last, &fold.version, &state))
+	start = es_stream_life_start(stream->id, last, GetActiveSnapshot());
+	if (es_snapshot_find(stream, ES_SNAPSHOT_REDUCER, reducer->name, reducer->fingerprint, last, &fold.version, &state) &&
+		fold.version >= start)
 		fold.state = DatumGetJsonbP(state);
+	else
+		fold.version = start - 1;
 	es_history_require(stream, fold.version + 1, last);
 	if (fold.version < last)
 		fold_events(&fold, last);
@@ -135,15 +140,18 @@ aim_arguments(FunctionCallInfo fcinfo)
 	return aim;
 }
 
-/* the version that the state is of; 0 where there was no event yet */
+/* the version that the state is of; 0 where there was no event yet, or the stream was deleted */
 static int64
 find_version(const EsStream *stream, const Aim *aim)
 {
+	EsStreamState state = es_stream_state_at(stream->id, aim->has_moment ? aim->position : PG_INT64_MAX, GetActiveSnapshot());
 	int64		last;
 
+	if (state.status != ES_STREAM_LIVE)
+		return 0;
 	if (aim->has_moment)
 		return es_history_version_at(stream, aim->position, aim->moment);
-	last = es_history_last_version(stream);
+	last = Max(es_history_last_version(stream), state.truncate_before - 1);
 	if (!aim->has_version)
 		return last;
 	if (last > 0 && aim->version > last)

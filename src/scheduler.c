@@ -1,6 +1,7 @@
 /*
  * scheduler.c
- *		The scheduler of one database: recovery, delivery workers, what becomes ready by time, the ledger of heads.
+ *		The scheduler of one database: recovery, delivery workers, what becomes ready by time, the ledger of heads, and
+ *		turns of the janitor.
  *
  * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
  * First it looks: where the extension is absent or switched off it reports that and ends.  Then, where this database is
@@ -10,7 +11,8 @@
  * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
  * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end.  A
  * pass over an idle store writes nothing and reads next to nothing; the ledger gets a row at most once a second and
- * only when the head moved, and not while the store could be in the middle of a restore (in_use).
+ * only when the head moved, and not while the store could be in the middle of a restore (in_use); nor does the janitor
+ * then get a turn.
  *
  * Holds no lock and no transaction while it sleeps.  It keeps nothing of its own: after an error it exits with 1, the
  * launcher starts the next one, and delivery workers go on meanwhile.  Killed, it takes the server through crash
@@ -31,6 +33,7 @@
 #include "feed.h"
 #include "guc.h"
 #include "identity.h"
+#include "janitor.h"
 #include "ledger.h"
 #include "process.h"
 #include "queue.h"
@@ -50,10 +53,11 @@ typedef struct Store
 	bool has_pushed_queues;
 	TimestampTz next_due;	 /* by es_clock_now(); 0: no message waits for time */
 	TimestampTz next_ledger; /* not before then */
+	TimestampTz next_janitor; /* the next turn; 0: not in this store yet */
 	TimestampTz next_start;	 /* of delivery workers that are missing; 0: none is */
 } Store;
 
-static void pass(Store *store);
+static void pass(Store *store, MemoryContext context);
 static void look(Store *store);
 static void say_copy(const char *detail);
 static void recover(void);
@@ -91,7 +95,7 @@ es_scheduler_main(Datum arg)
 		{
 			MemoryContextSwitchTo(context);
 			es_registry_set_state(ES_STATE_BUSY);
-			pass(&store);
+			pass(&store, context);
 			es_registry_set_state(ES_STATE_IDLE);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(context);
@@ -99,6 +103,8 @@ es_scheduler_main(Datum arg)
 			next_pass = now + (TimestampTz) es_guc_poll_interval * 1000;
 			if (store.next_start != 0)
 				next_pass = Min(next_pass, store.next_start);
+			if (store.next_janitor != 0)
+				next_pass = Min(next_pass, Max(store.next_janitor, last_pass + MIN_PASS_INTERVAL));
 		}
 
 		woken = es_process_sleep(Min(es_process_ms_until(now, next_pass),
@@ -110,13 +116,14 @@ es_scheduler_main(Datum arg)
 }
 
 static void
-pass(Store *store)
+pass(Store *store, MemoryContext context)
 {
 	look(store);
 	if (store->identity == ES_IDENTITY_HERE && es_registry_needs_recovery())
 		recover();
 	look_at_time(store);
 	start_workers(store);
+	store->next_janitor = in_use(store) ? es_janitor_turn(context) : 0;
 }
 
 /* is there something to do here?  Does not return where there is not */
@@ -181,7 +188,7 @@ recover(void)
 }
 
 /*
- * Only then the feed is looked at and the ledger written: a store that nobody has used since the server came up may
+ * Only then the feed is looked at, the ledger written and anything removed: a store that nobody has used since the server came up may
  * be in the middle of a restore, which has copied events, and not yet the rows and numbers that go with them.
  */
 static bool

@@ -277,7 +277,10 @@ es_stream_current_version(EsStream *stream)
 		/* what an earlier transaction left is where the search begins, if it is still there */
 		int64		version = memo->version > 0 ? look_up_version(stream->id, memo->version) : 0;
 
-		es_stream_set_version(stream, version > 0 ? version : look_up_version(stream->id, 1));
+		if (version == 0)
+			version = look_up_version(stream->id, 1);
+		/* the last events may be gone, their versions are not given out again */
+		es_stream_set_version(stream, Max(version, es_stream_state(stream).truncate_before - 1));
 	}
 	return memo->version;
 }

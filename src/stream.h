@@ -6,6 +6,7 @@
 #define ES_STREAM_H
 
 #include "evtstore.h"
+#include "stream_state.h"
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 #include "utils/snapshot.h"
@@ -32,14 +33,15 @@ struct EsEvent
 	uint64 *tag_hashes; /* distinct, ascending */
 };
 
-typedef struct EsStream
+struct EsStream
 {
 	int64 id;			 /* 0: not created yet */
 	uint64 hash;		 /* of tenant and name: the lock's key */
 	int32 category_hash; /* of tenant and category */
 	char *name;
 	char *tenant;
-} EsStream;
+	EsStreamStateMemo memo; /* for stream_state.c */
+};
 
 /* for qsort */
 extern int es_hash_compare(const void *a, const void *b);
@@ -62,7 +64,10 @@ extern void es_stream_lock(const char *tenant, const char *const *names, int n);
 extern EsStream *es_stream_none(void);
 /* creates it; Locks: the stream's, held */
 extern void es_stream_create(EsStream *stream);
-/* the current version whatever the isolation level, own writes included; Locks: the stream's, held */
+/*
+ * The current version whatever the isolation level, own writes included; that of a deleted stream is where it was.
+ * Locks: the stream's, held
+ */
 extern int64 es_stream_current_version(EsStream *stream);
 extern void es_stream_set_version(EsStream *stream, int64 version);
 /* name and tenant by id under the active snapshot, cached; NULL when unknown.  Good until the next call */

@@ -5,16 +5,22 @@ CREATE OR REPLACE VIEW evtstore.events AS
     LEFT JOIN evtstore_internal.stream s ON s.id = e.stream_id
     WHERE (SELECT evtstore_internal.tenant()) IN ('', e.tenant);
 COMMENT ON VIEW evtstore.events IS
-    'every committed event, raw, for ad-hoc SQL; not a feed: a position may still appear below one that you saw (use read_all)';
+    'every committed event, raw, for ad-hoc SQL; not a feed: a position may still appear below one that you saw (use read_all). Events of
+deleted streams are shown until they are scavenged';
 
 CREATE OR REPLACE VIEW evtstore.streams AS
-    SELECT s.tenant, s.name AS stream, s.category, v.version, s.created_at, v.recorded_at AS last_recorded_at
+    SELECT s.tenant, s.name AS stream, s.category, greatest(v.version, st.truncate_before - 1) AS version, s.created_at,
+           v.recorded_at AS last_recorded_at, coalesce(st.status, 'live') AS status, coalesce(st.truncate_before, 1) AS truncate_before
     FROM evtstore_internal.stream s
-    CROSS JOIN LATERAL (
+    LEFT JOIN LATERAL (
         SELECT e.version, e.recorded_at FROM evtstore_internal.event e
-        WHERE e.stream_id = s.id ORDER BY e.version DESC LIMIT 1) v
+        WHERE e.stream_id = s.id ORDER BY e.version DESC LIMIT 1) v ON true
+    LEFT JOIN LATERAL (
+        SELECT t.status, t.truncate_before FROM evtstore_internal.stream_state t
+        WHERE t.stream_id = s.id ORDER BY t."position" DESC LIMIT 1) st ON true
     WHERE (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
-COMMENT ON VIEW evtstore.streams IS 'one row per stream with its version';
+COMMENT ON VIEW evtstore.streams IS
+    'one row per stream with its version and status (live, deleted, tombstoned); deleted ones are listed, their versions go on';
 
 CREATE OR REPLACE VIEW evtstore.import_status AS
     SELECT i.tenant, i.source, i."position", i.imported, i.skipped, i.started_at, i.updated_at

@@ -16,6 +16,12 @@ CREATE OR REPLACE TRIGGER guard_immutable
     BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.stream
     FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
 CREATE OR REPLACE TRIGGER guard_immutable
+    BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.stream_state
+    FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
+CREATE OR REPLACE TRIGGER guard_immutable
+    BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.policy
+    FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
+CREATE OR REPLACE TRIGGER guard_immutable
     BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON evtstore_internal.definition
     FOR EACH STATEMENT EXECUTE FUNCTION evtstore_internal.guard_immutable();
 CREATE OR REPLACE TRIGGER guard_immutable

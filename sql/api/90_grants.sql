@@ -14,7 +14,7 @@ GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
 GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant TO PUBLIC;
 GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.queue_status, evtstore.dead_letters,
-    evtstore.workers
+    evtstore.workers, evtstore.policies
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION
@@ -25,6 +25,8 @@ GRANT EXECUTE ON FUNCTION
 TO evtstore_writer;
 
 GRANT EXECUTE ON FUNCTION
+    evtstore.delete_stream, evtstore.truncate_stream, evtstore.set_stream_policy, evtstore.set_category_policy,
+    evtstore.scavenge,
     evtstore.create_projection, evtstore.drop_projection,
     evtstore.create_reducer, evtstore.alter_reducer, evtstore.drop_reducer,
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue,

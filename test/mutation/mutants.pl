@@ -554,4 +554,60 @@ return [
 		change => [ 'LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);', ';' ],
 		tests  => 'append_streams_race',
 	},
+
+	# ---- deletion ----
+	{
+		name   => 'others are not told of a new state',
+		file   => 'stream_state.c',
+		change => [ 'pg_atomic_fetch_add_u64((pg_atomic_uint64 *) state_area + i, 1);', ';' ],
+		tests  => 'deletion_race',
+	},
+	{
+		name   => 'what a rollback to a savepoint took back is remembered',
+		file   => 'stream_state.c',
+		change => [ "\tif (event == SUBXACT_EVENT_ABORT_SUB && wrote_any)\n\t\tepoch++;\n", '' ],
+		tests  => 'deletion',
+	},
+	{
+		name   => 'an own change is not noticed',
+		file   => 'stream_state.c',
+		change => [ "\tepoch++;\n\tes_spi_begin", "\tes_spi_begin" ],
+		tests  => 'deletion',
+	},
+	{
+		name   => 'an append does not undelete',
+		file   => 'stream_state.c',
+		change => [ "\tes_stream_set_state(stream, state);\n}", "}" ],
+		tests  => 'deletion deletion_race',
+	},
+	{
+		name   => 'versions begin anew where the events are gone',
+		file   => 'stream.c',
+		change => [ 'Max(version, es_stream_state(stream).truncate_before - 1)', 'version' ],
+		tests  => 'retention',
+	},
+	{
+		name   => 'a policy takes the last event too',
+		file   => 'stream_policy.c',
+		change => [ 'Max(Min(start, last), 1)', 'start' ],
+		tests  => 'retention',
+	},
+	{
+		name   => 'postings outlive their event',
+		file   => 'scavenge.c',
+		change => [ "\tes_tag_remove(TextDatumGetCString(event.tenant), &event);\n", '' ],
+		tests  => 'retention',
+	},
+	{
+		name   => 'the janitor passes over a deletion in flight',
+		file   => 'janitor.c',
+		change => [ 'round.state_position, es_feed_begin_read(ES_FEED_ALL_CATEGORIES)', 'round.state_position, es_feed_begin_read(ES_FEED_ALL_CATEGORIES) * 0 + PG_INT64_MAX' ],
+		tests  => '011_scavenge',
+	},
+	{
+		name   => 'the janitor waits for the table',
+		file   => 'janitor.c',
+		change => [ 'es_scavenge_lock(false)', 'es_scavenge_lock(true)' ],
+		tests  => '011_scavenge',
+	},
 ];

@@ -11,7 +11,8 @@ CREATE TABLE t.seen (n serial, reader text, id uuid, stream text, version bigint
 
 CREATE PROCEDURE t.reset() LANGUAGE plpgsql SET client_min_messages = warning AS $$
 BEGIN
-    TRUNCATE evtstore_internal.event, evtstore_internal.event_tag, evtstore_internal.stream, t.reader, t.seen;
+    TRUNCATE evtstore_internal.event, evtstore_internal.event_tag, evtstore_internal.stream, evtstore_internal.stream_state,
+        evtstore_internal.policy, t.reader, t.seen;
     DROP TABLE IF EXISTS t.other, t.head, t.projected;
     PERFORM evtstore.drop_projection(name) FROM evtstore.projection_status;
     INSERT INTO t.reader SELECT name, evtstore.head_position() FROM unnest(ARRAY['all', 'late', 'one', 'a', 'b']) name;
@@ -121,6 +122,18 @@ BEGIN
     RETURN 'appended';
 EXCEPTION WHEN OTHERS THEN
     RETURN SQLSTATE;
+END $$;
+
+-- what a statement returns, or the error that it ends with
+CREATE FUNCTION t.try(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    result text; state text; detail text;
+BEGIN
+    EXECUTE command INTO result;
+    RETURN result;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, detail = PG_EXCEPTION_DETAIL;
+    RETURN concat_ws(' ', state, detail);
 END $$;
 
 -- does what the HINT of a failing append says

@@ -118,7 +118,7 @@ package EvtFeed::Reader;
 use strict;
 use warnings;
 
-# read: read_all, or read_category with the category after a space
+# read: read_all, or read_category with the category after a space; holes => 1 where events are scavenged meanwhile
 sub new
 {
 	my ($class, $node, $read, %option) = @_;
@@ -134,6 +134,7 @@ sub new
 		before   => $option{before} // '',
 		at       => $option{at} // 0,
 		start    => $option{at} // 0,
+		holes    => $option{holes} // 0,
 		seen     => {},
 		id       => {},
 		version  => {},
@@ -161,7 +162,8 @@ sub poll
 		push @{ $self->{faults} }, "$stream/$version at $position came after $self->{at}" if $position <= $self->{at};
 		push @{ $self->{faults} }, "$stream/$version came twice" if $self->{id}{$id}++;
 		push @{ $self->{faults} }, "$stream/$version came after version " . ($self->{version}{$stream} // 'none')
-		  if $version != ($self->{version}{$stream} // $version - 1) + 1;
+		  if $version != ($self->{version}{$stream} // $version - 1) + 1
+		  && !($self->{holes} && $version > $self->{version}{$stream});
 		$self->{at}               = $position;
 		$self->{seen}{$position}  = $id;
 		$self->{version}{$stream} = $version;
@@ -194,7 +196,7 @@ sub faults
 	}
 	foreach my $position (sort { $a <=> $b } keys %{ $self->{seen} })
 	{
-		my $is = $stored{$position} // 'gone';
+		my $is = $stored{$position} // ($self->{holes} ? $self->{seen}{$position} : 'gone');
 		push @faults, "$position was $self->{seen}{$position}, is $is" if $is ne $self->{seen}{$position};
 	}
 	splice @faults, 20;

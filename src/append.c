@@ -51,9 +51,15 @@
 
 #define MAX_HOOKS 4
 
+/* ids of one append, and of one transaction, that are locked: see lock_ids */
+#define MAX_LOCKED_IDS 32
+#define MAX_IDS_IN_TRANSACTION 512
+
 static EsAppendHook hooks[MAX_HOOKS];
 static int	nhooks = 0;
 static bool appending_history = false;
+static int	ids_locked = 0;		/* by this transaction, at least */
+static uint64 calls = 0;		/* number of the latest check_expectations */
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
 /* an event of the batch that is in the store already */
@@ -65,7 +71,8 @@ typedef struct Known
 } Known;
 
 static void lock_streams(const char *tenant, EsAppendPart *parts, int nparts);
-static void lock_first_id(const char *tenant, EsAppendPart *part);
+static void find_streams(const char *tenant, EsAppendPart *parts, int nparts);
+static void lock_ids(const char *tenant, EsAppendPart *part);
 static bool answer_duplicates(const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents);
 static void answer_part(EsAppendPart *part, const Known *known);
 static Known find_known(EsStream *stream, EsEvent *event);
@@ -76,10 +83,12 @@ static void check_expectations(EsAppendPart *parts, int nparts);
 static void refuse_version(const EsAppendPart *part, const char *required) es_noreturn;
 static void make_answer_durable(void);
 static void insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int nparts, EsEvent *events, int nevents);
-static bool insert_part(EsTable *table, EsAppendPart *part, TimestampTz now);
-static void follow_changes(const char *tenant, EsEvent *events, int nevents);
+static void insert_part(EsTable *table, EsAppendPart *part, TimestampTz now);
 static void insert_with_id(EsTable *table, const EsEvent *event, const Datum *values, const bool *nulls);
-static bool take_changes(EsEvent *event, TupleTableSlot *row);
+static void take_changes(EsEvent *event, const EsStream *stream, TupleTableSlot *row);
+static void refuse_other_keys(const EsEvent *event, const EsStream *stream, TupleTableSlot *row);
+static bool same_bytes(Datum a, Datum b);
+static void xact_callback(XactEvent event, void *arg);
 static void quiet_conflicts(ErrorData *edata);
 
 void
@@ -87,6 +96,7 @@ es_append_init(void)
 {
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = quiet_conflicts;
+	RegisterXactCallback(xact_callback, NULL);
 }
 
 void
@@ -133,6 +143,7 @@ es_append_parts(const char *tenant, EsAppendPart *parts, int nparts, EsEvent *ev
 
 	es_catalog_require_writable("append");
 	AcceptInvalidationMessages();
+	es_stream_expect(nparts);
 	table = es_table_open(ES_TABLE_EVENT, es_catalog()->event);
 	lock_streams(tenant, parts, nparts);
 	for (int i = 0; i < nevents; i++)
@@ -156,12 +167,11 @@ es_append_parts(const char *tenant, EsAppendPart *parts, int nparts, EsEvent *ev
 	if (!types_locked)
 		es_condition_announce(tenant, events, nevents);
 	insert_events(table, tenant, parts, nparts, events, nevents);
-	for (int p = 0; p < nparts; p++)
-		for (int i = 0; i < nhooks && parts[p].n > 0; i++)
-			hooks[i] (parts[p].handle, parts[p].events, parts[p].n);
+	for (int i = 0; i < nhooks; i++)
+		hooks[i] (parts, nparts, nevents);
 }
 
-/* a stream that is named twice has one handle; versions are read once all locks are held */
+/* versions are read once all locks are held */
 static void
 lock_streams(const char *tenant, EsAppendPart *parts, int nparts)
 {
@@ -174,15 +184,14 @@ lock_streams(const char *tenant, EsAppendPart *parts, int nparts)
 			names[n++] = parts[p].stream;
 	if (n > 0)
 		es_stream_lock(tenant, names, n);
+	find_streams(tenant, parts, nparts);
 	for (int p = 0; p < nparts; p++)
 	{
 		if (parts[p].stream == NULL)
 		{
-			lock_first_id(tenant, &parts[p]);
-			parts[p].handle = es_stream_none();
+			lock_ids(tenant, &parts[p]);
 			continue;
 		}
-		parts[p].handle = es_stream_find(tenant, parts[p].stream);
 		es_stream_refuse_tombstoned(parts[p].handle);
 		parts[p].version = es_stream_current_version(parts[p].handle);
 	}
@@ -191,14 +200,40 @@ lock_streams(const char *tenant, EsAppendPart *parts, int nparts)
 }
 
 /*
- * Without a stream there is no lock that two calls of the same append share for certain; the first id is what they share,
- * also where one of them brings only the beginning of the batch.
+ * A stream that is named twice has one handle, and all of them are of one memo: looking up reads invalidation messages,
+ * and where they made the memo a new one in between, it is done again.
  */
 static void
-lock_first_id(const char *tenant, EsAppendPart *part)
+find_streams(const char *tenant, EsAppendPart *parts, int nparts)
 {
-	if (part->n > 0 && part->events[0].has_id)
-		es_lock(ES_LOCK_EVENT_ID, es_stream_hash(tenant, (const char *) part->events[0].id.data, UUID_LEN));
+	uint64		generation;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		generation = es_catalog_generation();
+		for (int p = 0; p < nparts; p++)
+			parts[p].handle = parts[p].stream == NULL ? es_stream_none() : es_stream_find(tenant, parts[p].stream);
+	} while (generation != es_catalog_generation());
+}
+
+/*
+ * Without a stream there is no lock that two calls of the same append share for certain: they share ids.  In one order for
+ * everybody.  Of a long batch the first ones are enough, because who brings a part of it brings its beginning; and a
+ * transaction of very many appends leaves it to the index, which then refuses the second of two calls.
+ */
+static void
+lock_ids(const char *tenant, EsAppendPart *part)
+{
+	uint64		hashes[MAX_LOCKED_IDS];
+	int			n = 0;
+
+	for (int i = 0; i < part->n && n < MAX_LOCKED_IDS; i++)
+		if (part->events[i].has_id)
+			hashes[n++] = es_stream_hash(tenant, (const char *) part->events[i].id.data, UUID_LEN);
+	qsort(hashes, n, sizeof(uint64), es_hash_compare);
+	for (int i = 0; i < n && ids_locked < MAX_IDS_IN_TRANSACTION; i++)
+		ids_locked += es_lock_mode(ES_LOCK_EVENT_ID, hashes[i], ExclusiveLock);
 }
 
 /*
@@ -362,21 +397,23 @@ refuse_repeated_ids(EsEvent *events, int n)
 static void
 check_expectations(EsAppendPart *parts, int nparts)
 {
+	calls++;
 	for (int p = 0; p < nparts; p++)
 	{
 		EsAppendPart *part = &parts[p];
+		EsStream   *stream = part->handle;
 		bool		deleted;
 
+		CHECK_FOR_INTERRUPTS();
 		memset(&part->result, 0, sizeof(part->result));
 		if (part->stream == NULL)
 			continue;
-		deleted = es_stream_state(part->handle).status == ES_STREAM_DELETED;
-		for (int earlier = 0; earlier < p; earlier++)
-			if (parts[earlier].handle == part->handle)
-			{
-				part->version = parts[earlier].result.version;
-				deleted &= parts[earlier].n == 0;
-			}
+		deleted = es_stream_state(stream).status == ES_STREAM_DELETED;
+		if (stream->pending_call == calls)
+		{
+			deleted &= stream->pending_version == part->version;
+			part->version = stream->pending_version;
+		}
 		/* a deleted stream does not exist, and its versions go on: both may be expected of it */
 		if (part->expected != ES_EXPECT_ANY && part->expected != part->version && !(deleted && part->expected == 0))
 			refuse_version(part, NULL);
@@ -385,6 +422,8 @@ check_expectations(EsAppendPart *parts, int nparts)
 		if (part->require == ES_REQUIRE_DELETED && !deleted)
 			refuse_version(part, "deleted");
 		part->result.version = part->version + part->n;
+		stream->pending_version = part->result.version;
+		stream->pending_call = calls;
 	}
 }
 
@@ -395,6 +434,7 @@ refuse_version(const EsAppendPart *part, const char *required)
 	StringInfoData name;
 	StringInfoData wanted;
 
+	make_answer_durable();
 	initStringInfo(&name);
 	initStringInfo(&wanted);
 	if (part->stream == NULL)
@@ -425,8 +465,8 @@ refuse_version(const EsAppendPart *part, const char *required)
 }
 
 /*
- * Who is told of events that others committed asynchronously may rely on them, as after a read: this transaction writes
- * nothing, so its own commit would not flush them.
+ * Who is told of events that others committed asynchronously may rely on them, as after a read, also where the answer is a
+ * refusal: this transaction writes nothing, so its own commit would not flush them.
  */
 static void
 make_answer_durable(void)
@@ -447,7 +487,6 @@ insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int npart
 		MemoryContextAllocHuge(CurrentMemoryContext, nevents * sizeof(int64));
 	uint64		categories = 0;
 	TimestampTz now;
-	bool		changed = false;
 
 	for (int p = 0; p < nparts; p++)
 	{
@@ -468,22 +507,18 @@ insert_events(EsTable *table, const char *tenant, EsAppendPart *parts, int npart
 
 	es_table_begin(table);
 	for (int p = 0; p < nparts; p++)
-		changed |= insert_part(table, &parts[p], now);
-	if (changed)
-		follow_changes(tenant, events, nevents);
+		insert_part(table, &parts[p], now);
 	es_tag_insert(tenant, events, nevents);
 	es_table_end(table);
 	CommandCounterIncrement();
 }
 
-/* true where a trigger may have changed what was inserted */
-static bool
+static void
 insert_part(EsTable *table, EsAppendPart *part, TimestampTz now)
 {
 	bool		has_stream = part->stream != NULL;
 	Datum		values[ES_EVENT_NATTS];
 	bool		nulls[ES_EVENT_NATTS] = {0};
-	bool		changed = false;
 
 	nulls[ES_EVENT_STREAM_ID] = nulls[ES_EVENT_VERSION] = nulls[ES_EVENT_CATEGORY_HASH] = !has_stream;
 	values[ES_EVENT_STREAM_ID] = Int64GetDatum(part->handle->id);
@@ -515,27 +550,16 @@ insert_part(EsTable *table, EsAppendPart *part, TimestampTz now)
 			insert_with_id(table, e, values, nulls);
 		else
 			es_table_insert(table, values, nulls);
-		changed |= take_changes(e, es_table_changed_row(table));
+		take_changes(e, part->handle, es_table_changed_row(table));
 	}
 	if (part->n == 0)
-		return false;
+		return;
 	if (has_stream)
 		es_stream_set_version(part->handle, part->version + part->n);
 	part->result.first_version = has_stream ? part->version + 1 : 0;
 	part->result.version = has_stream ? part->version + part->n : 0;
 	part->result.first_position = part->events[0].position;
 	part->result.position = part->events[part->n - 1].position;
-	return changed;
-}
-
-/* a BEFORE trigger may have given the events other types and tags: they are locked late, but before the commit, as well */
-static void
-follow_changes(const char *tenant, EsEvent *events, int nevents)
-{
-	for (int i = 0; i < nevents; i++)
-		es_tag_prepare(&events[i], tenant);
-	(void) es_condition_lock(tenant, events, nevents, NULL);
-	es_condition_announce(tenant, events, nevents);
 }
 
 /* the id may be in another stream, in a transaction that was in flight when we looked: its lock is not ours */
@@ -564,21 +588,55 @@ insert_with_id(EsTable *table, const EsEvent *event, const Datum *values, const 
 }
 
 /* projections and rules get what is in the table, not what a BEFORE trigger took away */
-static bool
-take_changes(EsEvent *event, TupleTableSlot *row)
+static void
+take_changes(EsEvent *event, const EsStream *stream, TupleTableSlot *row)
 {
 	if (row == NULL)
-		return false;
+		return;
 	slot_getallattrs(row);
+	refuse_other_keys(event, stream, row);
 	event->schema_version = DatumGetInt32(row->tts_values[ES_EVENT_SCHEMA_VERSION]);
 	event->id = *DatumGetUUIDP(row->tts_values[ES_EVENT_ID]);
 	event->occurred_at = DatumGetTimestampTz(row->tts_values[ES_EVENT_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(row->tts_values[ES_EVENT_RECORDED_AT]);
-	event->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_TYPE]));
-	event->tags = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_TAGS]));
 	event->data = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_DATA]));
 	event->metadata = PointerGetDatum(PG_DETOAST_DATUM_COPY(row->tts_values[ES_EVENT_METADATA]));
-	return true;
+}
+
+/*
+ * Type and tags were locked before the position was allocated: a condition that looked for others meanwhile has passed
+ * already, and nothing could be done about it any more.
+ */
+static void
+refuse_other_keys(const EsEvent *event, const EsStream *stream, TupleTableSlot *row)
+{
+	bool		has_category = !row->tts_isnull[ES_EVENT_CATEGORY_HASH];
+
+	if (same_bytes(event->type, row->tts_values[ES_EVENT_TYPE]) && same_bytes(event->tags, row->tts_values[ES_EVENT_TAGS]) &&
+		same_bytes(event->tenant, row->tts_values[ES_EVENT_TENANT]) && has_category == (stream != es_stream_none()) &&
+		(!has_category || DatumGetInt32(row->tts_values[ES_EVENT_CATEGORY_HASH]) == stream->category_hash))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+			 errmsg("a BEFORE INSERT trigger on table \"event\" changed type, tags, tenant or category_hash"),
+			 errdetail("They decide who waits for the append, and were locked before the trigger ran."),
+			 errhint("Give them to the append. A trigger may change data, metadata, schema_version, id and the times.")));
+}
+
+static bool
+same_bytes(Datum a, Datum b)
+{
+	struct varlena *x = PG_DETOAST_DATUM_PACKED(a);
+	struct varlena *y = PG_DETOAST_DATUM_PACKED(b);
+
+	return VARSIZE_ANY_EXHDR(x) == VARSIZE_ANY_EXHDR(y) && memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		ids_locked = 0;
 }
 
 static void

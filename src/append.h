@@ -71,11 +71,11 @@ extern void es_append_set_history(bool history);
 extern bool es_append_is_history(void);
 
 /*
- * Called in the append's transaction after the events of all parts are in the table, part by part, in order of
- * registration; an error refuses the append.  Must cost nothing where it has nothing to do.  Events without a stream come
- * with es_stream_none(), whose name is empty.
+ * Called in the append's transaction after the events of all parts are in the table, in order of registration; an error
+ * refuses the append.  Must cost nothing where it has nothing to do.  Events without a stream come with es_stream_none(),
+ * whose name is empty.
  */
-typedef void (*EsAppendHook)(EsStream *stream, EsEvent *events, int n);
+typedef void (*EsAppendHook)(const EsAppendPart *parts, int nparts, int nevents);
 extern void es_append_register_hook(EsAppendHook hook);
 
 extern void es_append_init(void);

@@ -14,7 +14,8 @@
  * every transaction in flight that announced one of its types.  An append announces its types in its backend's slot, passes
  * a barrier and looks at the count: where it is not zero, it takes the announcement back and locks its types instead.
  *
- * Big batches lock every tag of the tenant at once (ES_LOCK_ALL_TAGS), which conditions with tags share.
+ * Big batches lock every tag of the tenant at once (ES_LOCK_ALL_TAGS), which conditions with tags share, and where need be
+ * every type (ES_LOCK_ALL_TYPES), which those without share.
  *
  * Shared: one slot for each backend, written by it alone, and one counter.  Slots are emptied and the count is lowered
  * in the transaction's callbacks, when its events are visible or gone and its locks not yet released.  A process that
@@ -36,6 +37,7 @@
 #include "condition.h"
 #include "error.h"
 #include "event.h"
+#include "feed.h"
 #include "lock.h"
 #include "search.h"
 #include "shmem.h"
@@ -70,7 +72,7 @@ typedef struct Slot
 	/* entries to look at; those from confirmed on may be taken back in a moment */
 	pg_atomic_uint32 announced;
 	pg_atomic_uint32 confirmed;
-	/* changes with the transaction: what is below was written for this one */
+	/* changes with the transaction, and when something is taken back: what is below was written for this one */
 	pg_atomic_uint32 transaction;
 	pg_atomic_uint32 every_type;	/* CONFIRMED: more than fit */
 	Oid			database;
@@ -118,6 +120,7 @@ static void *condition_area = NULL;
 static int	announced_level[MAX_ANNOUNCED];
 static int	every_type_level = 0;
 static int	tags_locked = 0;
+static int	tags_forbidden = 0;		/* of these, by conditions */
 static int	counted_level = 0;
 
 static Size condition_size(void);
@@ -178,7 +181,10 @@ es_condition_lock(const char *tenant, const EsEvent *events, int n, const EsQuer
 	if (tags_locked + list.n > MAX_TAG_LOCKS)
 		escalate(&list, tenant);
 	if (broad.any)
+	{
 		add_written_types(&list, tenant, events, n);
+		add_key(&list, ES_LOCK_ALL_TYPES, kind_hash(kind_of(tenant, "", 0)), FORBIDS);
+	}
 	merge_keys(&list);
 	take_locks(&list);
 	pfree(list.keys);
@@ -201,7 +207,12 @@ es_condition_check(const char *tenant, const EsQuery *query, int64 after)
 	TupleTableSlot *slot = es_table_scan_slot(es_table_open(ES_TABLE_EVENT, es_catalog()->event));
 
 	if (es_search_next(search, slot))
+	{
+		/* who is told of an event may rely on it, also if it was committed asynchronously: as after a read */
+		es_feed_begin_stream_read();
+		es_feed_end_read();
 		refuse_match(slot);
+	}
 	ExecClearTuple(slot);
 	es_search_close(search);
 }
@@ -316,10 +327,14 @@ add_written_tags(KeyList *list, const EsEvent *events, int n)
 	}
 }
 
-/* and that there is an event at all, for conditions on everything */
+/*
+ * And that there is an event at all, for conditions on everything.  Very many types are locked as one, which conditions
+ * without tags share.
+ */
 static void
 add_written_types(KeyList *list, const char *tenant, const EsEvent *events, int n)
 {
+	KeyList		types = {0};
 	Kind		previous = {0};
 
 	for (int i = 0; i < n; i++)
@@ -329,13 +344,21 @@ add_written_types(KeyList *list, const char *tenant, const EsEvent *events, int 
 		if (i > 0 && kind.type == previous.type)
 			continue;
 		previous = kind;
-		add_key(list, ES_LOCK_TYPE, kind_hash(kind), WRITES);
+		add_key(&types, ES_LOCK_TYPE, kind_hash(kind), WRITES);
 	}
-	if (n > 0)
-		add_key(list, ES_LOCK_TYPE, kind_hash(kind_of(tenant, "", 0)), WRITES);
+	if (n == 0)
+		return;
+	merge_keys(&types);
+	if (types.n > MAX_TAG_LOCKS)
+		add_key(list, ES_LOCK_ALL_TYPES, kind_hash(kind_of(tenant, "", 0)), WRITES);
+	else
+		for (int i = 0; i < types.n; i++)
+			add_key(list, types.keys[i].space, types.keys[i].hash, types.keys[i].mode);
+	pfree(types.keys);
+	add_key(list, ES_LOCK_TYPE, kind_hash(kind_of(tenant, "", 0)), WRITES);
 }
 
-/* a condition with very many items is taken for one on everything */
+/* a condition with very many items, or after very many others, is taken for one on everything */
 static void
 add_condition(KeyList *list, Broad *broad, const char *tenant, const EsQuery *query)
 {
@@ -343,7 +366,7 @@ add_condition(KeyList *list, Broad *broad, const char *tenant, const EsQuery *qu
 
 	for (int i = 0; i < query->nitems; i++)
 		add_item(list, broad, tenant, &query->items[i]);
-	if (query->nitems == 0 || list->n - before > MAX_TAG_LOCKS)
+	if (query->nitems == 0 || tags_forbidden + list->n - before > MAX_TAG_LOCKS)
 	{
 		list->n = before;
 		broad->any = broad->every_type = true;
@@ -428,7 +451,10 @@ take_locks(const KeyList *list)
 		const Key  *key = &list->keys[i];
 
 		if (es_lock_mode(key->space, key->hash, key->mode) && key->space == ES_LOCK_TAG)
+		{
 			tags_locked++;
+			tags_forbidden += key->mode != WRITES;
+		}
 	}
 }
 
@@ -566,6 +592,7 @@ find_conflict(Slot *slot, const Broad *broad, VirtualTransactionId *vxid)
 		CHECK_FOR_INTERRUPTS();
 		pg_read_barrier();
 		announced = pg_atomic_read_u32(&slot->announced);
+		pg_read_barrier();
 		every_type = pg_atomic_read_u32(&slot->every_type);
 		confirmed = pg_atomic_read_u32(&slot->confirmed);
 		pg_read_barrier();
@@ -625,6 +652,9 @@ forget_from(int level)
 
 	while (n > 0 && announced_level[n - 1] >= level)
 		n--;
+	/* what is dropped may be written over: who reads meanwhile shall begin anew */
+	if (n < pg_atomic_read_u32(&slot->confirmed))
+		pg_atomic_write_u32(&slot->transaction, pg_atomic_read_u32(&slot->transaction) + 1);
 	pg_memory_barrier();
 	pg_atomic_write_u32(&slot->announced, n);
 	pg_atomic_write_u32(&slot->confirmed, n);
@@ -658,7 +688,7 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			if (tags_locked > 0 || counted_level > 0 || pg_atomic_read_u32(&my_slot()->announced) > 0)
 				forget_from(1);
-			tags_locked = 0;
+			tags_locked = tags_forbidden = 0;
 			break;
 		default:
 			break;

@@ -36,6 +36,7 @@
 #include "error.h"
 #include "feed.h"
 #include "feed_store.h"
+#include "lock.h"
 #include "shmem.h"
 #include "spi.h"
 
@@ -123,7 +124,7 @@ es_feed_allocate(int n, uint64 category_bits, int64 *positions)
 	 * of the transaction nobody can restart or replace it.
 	 */
 	if (my_level == 0)
-		LockRelationOid(sequence, RowExclusiveLock);
+		es_lock_relation(sequence, RowExclusiveLock, CurTransactionResourceOwner);
 	store = es_feed_attach();
 	if (pg_atomic_read_u32(&store->needs_leap) != 0)
 		es_feed_leap(store, sequence);

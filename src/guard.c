@@ -60,7 +60,7 @@ PG_FUNCTION_INFO_V1(evtstore_guard_immutable);
 static ProcessUtility_hook_type previous_utility = NULL;
 static object_access_hook_type previous_object_access = NULL;
 
-static void note_append(EsStream *stream, EsEvent *events, int n);
+static void note_append(const EsAppendPart *parts, int nparts, int nevents);
 static void note_use(void);
 static void guard_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 						  ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc);
@@ -116,7 +116,7 @@ evtstore_guard_immutable(PG_FUNCTION_ARGS)
  * copied.
  */
 static void
-note_append(EsStream *stream, EsEvent *events, int n)
+note_append(const EsAppendPart *parts, int nparts, int nevents)
 {
 	note_use();
 }

@@ -10,7 +10,9 @@
 #define ES_LOCK_H
 
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "utils/resowner.h"
 
 typedef enum EsLockSpace
 {
@@ -21,6 +23,7 @@ typedef enum EsLockSpace
 	ES_LOCK_ALL_TAGS = 0xE505, /* every tag of a tenant (condition.c) */
 	ES_LOCK_TAG = 0xE506,	   /* a tag, or a tag with a type */
 	ES_LOCK_TYPE = 0xE507,	   /* a type, or every type */
+	ES_LOCK_ALL_TYPES = 0xE50D, /* very many types of a tenant at once */
 	ES_LOCK_EVENT_ID = 0xE508, /* an event id outside of streams (append.c) */
 	ES_LOCK_COMMAND = 0xE511,
 	ES_LOCK_IMPORT = 0xE512,
@@ -29,44 +32,68 @@ typedef enum EsLockSpace
 	ES_LOCK_SCAVENGE = 0xE50C /* one for the store */
 } EsLockSpace;
 
+/*
+ * The owner of a lock is the (sub)transaction, whose rows the lock is about, and not the portal that happens to run: the
+ * server gives a portal that failed in a savepoint to that savepoint, with all that it owns, and what an earlier FETCH
+ * locked outside of the savepoint would be released with it.
+ */
+static inline LockAcquireResult
+es_lock_acquire(EsLockSpace space, uint64 hash, LOCKMODE mode, bool dont_wait)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+	LockAcquireResult result;
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
+	CurrentResourceOwner = CurTransactionResourceOwner;
+	result = LockAcquire(&tag, mode, false, dont_wait);
+	CurrentResourceOwner = old_owner;
+	return result;
+}
+
 /* waits; detects deadlocks; released at the end of the (sub)transaction that took it */
 static inline void
 es_lock(EsLockSpace space, uint64 hash)
 {
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	(void) es_lock_acquire(space, hash, ExclusiveLock, false);
 }
 
 /* false instead of waiting */
 static inline bool
 es_lock_try(EsLockSpace space, uint64 hash)
 {
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
-	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+	return es_lock_acquire(space, hash, ExclusiveLock, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 /* in another mode than exclusive; true when this transaction did not hold it in that mode yet */
 static inline bool
 es_lock_mode(EsLockSpace space, uint64 hash, LOCKMODE mode)
 {
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
-	return LockAcquire(&tag, mode, false, false) != LOCKACQUIRE_ALREADY_HELD;
+	return es_lock_acquire(space, hash, mode, false) != LOCKACQUIRE_ALREADY_HELD;
 }
 
 /* gives back what es_lock_mode took, before the end of the transaction */
 static inline void
 es_lock_release(EsLockSpace space, uint64 hash, LOCKMODE mode)
 {
+	ResourceOwner old_owner = CurrentResourceOwner;
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, space);
+	CurrentResourceOwner = CurTransactionResourceOwner;
 	(void) LockRelease(&tag, mode, false);
+	CurrentResourceOwner = old_owner;
+}
+
+/* a relation's lock, of the (sub)transaction or of the whole transaction, for the same reason */
+static inline void
+es_lock_relation(Oid relation, LOCKMODE mode, ResourceOwner owner)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = owner;
+	LockRelationOid(relation, mode);
+	CurrentResourceOwner = old_owner;
 }
 
 #endif

@@ -37,6 +37,7 @@
 #include "evtstore.h"
 #include "filter.h"
 #include "identity.h"
+#include "lock.h"
 #include "options.h"
 #include "projection.h"
 #include "read.h"
@@ -75,7 +76,7 @@ typedef struct Cache
 static Cache *cache = NULL;
 static Cache *retired = NULL;
 
-static void on_append(EsStream *stream, EsEvent *events, int n);
+static void on_append(const EsAppendPart *parts, int nparts, int nevents);
 static void apply(Projection *projection, EsStream *stream, EsEvent *events, Datum *datums, int n);
 static Handler *find_handler(Projection *projection, const EsEvent *event);
 static void run_handler(Handler *handler, EsEvent *event, Datum *datum);
@@ -110,7 +111,7 @@ evtstore_create_projection(PG_FUNCTION_ARGS)
 	check_handlers(es_options_object(spec, "handlers"));
 	if (es_definition_create("projection", name, spec, &id))
 	{
-		LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);
+		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
 		es_identity_establish();
 		apply_history(name);
 	}
@@ -129,7 +130,7 @@ evtstore_drop_projection(PG_FUNCTION_ARGS)
 }
 
 static void
-on_append(EsStream *stream, EsEvent *events, int n)
+on_append(const EsAppendPart *parts, int nparts, int nevents)
 {
 	Datum	   *datums;
 	ListCell   *lc;
@@ -140,9 +141,17 @@ on_append(EsStream *stream, EsEvent *events, int n)
 		return;
 
 	/* rows are built when the first handler wants them; projections one after the other, each event in order */
-	datums = palloc0(n * sizeof(Datum));
+	datums = MemoryContextAllocExtended(CurrentMemoryContext, nevents * sizeof(Datum), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	foreach(lc, cache->projections)
-		apply(lfirst(lc), stream, events, datums, n);
+	{
+		Datum	   *next = datums;
+
+		for (int p = 0; p < nparts; p++)
+		{
+			apply(lfirst(lc), parts[p].handle, parts[p].events, next, parts[p].n);
+			next += parts[p].n;
+		}
+	}
 	pfree(datums);
 }
 

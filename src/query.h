@@ -22,8 +22,8 @@ typedef struct EsQuery
 } EsQuery;
 
 /*
- * Reads {"items": [{"types": [...], "tags": [...]}]}; types and tags of an item are without duplicates, in the given
- * order.  Errors: 22023 names what is wrong and in which item; what: for the message.  Allocated in the current context.
+ * Reads {"items": [{"types": [...], "tags": [...]}]}; types and tags of an item in the given order.  Errors: 22023 names
+ * what is wrong and in which item, 54000 too big; what: for the message.  Allocated in the current context.
  */
 extern EsQuery *es_query_parse(Jsonb *query, const char *what);
 /* does an event with this type (text) and these tags (text[]) match? */

@@ -48,8 +48,8 @@ static MemoryContext retired_context = NULL;	/* parent of caches given up in thi
 static List *targets = NIL;
 static uint64 cache_generation = 0;
 
-static void on_append(EsStream *stream, EsEvent *events, int n);
-static void send_matching(Target *target, EsStream *stream, EsEvent *events, int n);
+static void on_append(const EsAppendPart *parts, int nparts, int nevents);
+static void send_matching(Target *target, const EsAppendPart *parts, int nparts, int nevents);
 static void fill_message(EsMessage *message, const EsEvent *event);
 static void xact_callback(XactEvent event, void *arg);
 static Target *find_target(List *list, const char *queue);
@@ -128,7 +128,7 @@ evtstore_drop_rule(PG_FUNCTION_ARGS)
 }
 
 static void
-on_append(EsStream *stream, EsEvent *events, int n)
+on_append(const EsAppendPart *parts, int nparts, int nevents)
 {
 	ListCell   *lc;
 
@@ -138,32 +138,36 @@ on_append(EsStream *stream, EsEvent *events, int n)
 	if (cache_generation != es_catalog_generation())
 		refresh_cache();
 	foreach(lc, targets)
-		send_matching(lfirst(lc), stream, events, n);
+		send_matching(lfirst(lc), parts, nparts, nevents);
 }
 
 /*
- * Queue by queue, each event in order: two rules to one queue must not send a stream's events past each other.  An event
- * that two of them select is sent twice.
+ * Queue by queue, each event in order: two rules to one queue must not send a stream's events past each other.  All in one
+ * go, so that keys are locked in one order whatever the order of the parts.  An event that two of them select is sent
+ * twice.
  */
 static void
-send_matching(Target *target, EsStream *stream, EsEvent *events, int n)
+send_matching(Target *target, const EsAppendPart *parts, int nparts, int nevents)
 {
 	EsMessage  *messages = NULL;
 	int			count = 0;
 
-	for (int i = 0; i < n; i++)
-	{
-		ListCell   *lc;
-
-		foreach(lc, target->filters)
+	for (int p = 0; p < nparts; p++)
+		for (int i = 0; i < parts[p].n; i++)
 		{
-			if (!es_filter_matches(lfirst(lc), stream, &events[i]))
-				continue;
-			if (messages == NULL)
-				messages = palloc0((n - i) * list_length(target->filters) * sizeof(EsMessage));
-			fill_message(&messages[count++], &events[i]);
+			ListCell   *lc;
+
+			foreach(lc, target->filters)
+			{
+				if (!es_filter_matches(lfirst(lc), parts[p].handle, &parts[p].events[i]))
+					continue;
+				if (messages == NULL)
+					messages = MemoryContextAllocExtended(CurrentMemoryContext,
+														  (Size) nevents * list_length(target->filters) * sizeof(EsMessage),
+														  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+				fill_message(&messages[count++], &parts[p].events[i]);
+			}
 		}
-	}
 	if (count > 0)
 	{
 		es_queue_send(es_queue_get(target->queue), messages, count, NULL);

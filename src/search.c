@@ -179,10 +179,12 @@ es_search_close(EsSearch *search)
 static void
 open_relations(EsSearch *search)
 {
-	const EsCatalog *catalog = es_catalog();
+	const EsCatalog *catalog;
 
-	search->event = table_open(catalog->event, AccessShareLock);
-	search->tag = table_open(catalog->event_tag, AccessShareLock);
+	search->event = table_open(es_catalog()->event, AccessShareLock);
+	search->tag = table_open(es_catalog()->event_tag, AccessShareLock);
+	/* an index may have been replaced while we waited for a lock: now that the tables are locked, none can be */
+	catalog = es_catalog();
 	search->pkey = index_open(catalog->event_pkey, AccessShareLock);
 	search->tag_position = index_open(catalog->event_tag_pkey, AccessShareLock);
 	search->pair_position = index_open(catalog->event_tag_pair, AccessShareLock);

@@ -22,13 +22,11 @@
 #include "catalog/pg_collation.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -186,6 +184,17 @@ es_stream_find(const char *tenant, const char *name)
 }
 
 /*
+ * Before the table is opened, so that two calls for very many streams do not both hold the weaker lock when they want the
+ * stronger one.  Two transactions that have appended already still can; the server ends one.
+ */
+void
+es_stream_expect(int n)
+{
+	if (!every_stream_locked && streams_locked + n > max_stream_locks())
+		lock_every_stream();
+}
+
+/*
  * In ascending order of their hashes: two calls never wait for each other, whatever order they name their streams in.
  * Where a transaction would hold so many that the server's lock table is in danger, it locks the table against every
  * other appender instead, once and for all.
@@ -202,11 +211,9 @@ es_stream_lock(const char *tenant, const char *const *names, int n)
 		hashes[i] = es_stream_hash(tenant, names[i], strlen(names[i]));
 	if (n > 1)
 		qsort(hashes, n, sizeof(uint64), es_hash_compare);
-	if (streams_locked + n > max_stream_locks())
-		lock_every_stream();
-	else
-		for (int i = 0; i < n; i++)
-			streams_locked += es_lock_mode(ES_LOCK_STREAM, hashes[i], ExclusiveLock);
+	es_stream_expect(n);
+	for (int i = 0; i < n && !every_stream_locked; i++)
+		streams_locked += es_lock_mode(ES_LOCK_STREAM, hashes[i], ExclusiveLock);
 	if (n > 1)
 		pfree(hashes);
 }
@@ -221,18 +228,7 @@ max_stream_locks(void)
 static void
 lock_every_stream(void)
 {
-	ResourceOwner old_owner = CurrentResourceOwner;
-
-	CurrentResourceOwner = TopTransactionResourceOwner;
-	PG_TRY();
-	{
-		LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);
-	}
-	PG_FINALLY();
-	{
-		CurrentResourceOwner = old_owner;
-	}
-	PG_END_TRY();
+	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, TopTransactionResourceOwner);
 	every_stream_locked = true;
 }
 

@@ -40,6 +40,8 @@ struct EsStream
 	int32 category_hash; /* of tenant and category */
 	char *name;
 	char *tenant;
+	int64 pending_version; /* for append.c: what the parts before leave, in the call of that number */
+	uint64 pending_call;
 	EsStreamStateMemo memo; /* for stream_state.c */
 };
 
@@ -60,6 +62,8 @@ extern EsStream *es_stream_find(const char *tenant, const char *name);
  * are named; see append.c for the order among other locks.  Locks: the event table, RowExclusive, held.
  */
 extern void es_stream_lock(const char *tenant, const char *const *names, int n);
+/* so many streams will be locked: the first thing that an append to several of them does */
+extern void es_stream_expect(int n);
 /* stands for the stream of events that have none: no id, an empty name */
 extern EsStream *es_stream_none(void);
 /* creates it; Locks: the stream's, held */

@@ -319,7 +319,7 @@ return [
 	{
 		name   => 'the stream is not locked',
 		file   => 'stream.c',
-		change => [ "\t\t\tstreams_locked += es_lock_mode(ES_LOCK_STREAM, hashes[i], ExclusiveLock);\n", "\t\t\tstreams_locked++;\n" ],
+		change => [ "\t\tstreams_locked += es_lock_mode(ES_LOCK_STREAM, hashes[i], ExclusiveLock);\n", "\t\tstreams_locked++;\n" ],
 		tests  => 'append_race append_isolation',
 	},
 	{
@@ -349,7 +349,7 @@ return [
 	{
 		name   => 'a version of before is taken for a lower bound without looking',
 		file   => 'stream.c',
-		change => [ 'es_stream_set_version(stream, version > 0 ? version : look_up_version(stream->id, 1));', 'es_stream_set_version(stream, version > 0 ? version : memo->version);' ],
+		change => [ 'version = look_up_version(stream->id, 1);', 'version = memo->version;' ],
 		tests  => 'append append_race',
 	},
 	{
@@ -367,7 +367,7 @@ return [
 	{
 		name   => 'the expected version is not checked',
 		file   => 'append.c',
-		change => [ 'if (part->expected != ES_EXPECT_ANY && part->expected != part->version)', 'if (false)' ],
+		change => [ 'if (part->expected != ES_EXPECT_ANY && part->expected != part->version &&', 'if (false &&' ],
 		tests  => 'append append_race',
 	},
 	{
@@ -423,7 +423,7 @@ return [
 	{
 		name   => 'create_projection does not lock out appenders',
 		file   => 'projection.c',
-		change => [ 'LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);', ';' ],
+		change => [ 'es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);', ';' ],
 		tests  => 'projection_create',
 	},
 	{
@@ -551,7 +551,7 @@ return [
 	{
 		name   => 'all streams are locked by nothing',
 		file   => 'stream.c',
-		change => [ 'LockRelationOid(es_catalog()->event, ShareRowExclusiveLock);', ';' ],
+		change => [ 'es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, TopTransactionResourceOwner);', ';' ],
 		tests  => 'append_streams_race',
 	},
 
@@ -609,5 +609,11 @@ return [
 		file   => 'janitor.c',
 		change => [ 'es_scavenge_lock(false)', 'es_scavenge_lock(true)' ],
 		tests  => '011_scavenge',
+	},
+	{
+		name   => 'locks belong to the portal',
+		file   => 'lock.h',
+		change => [ "\tCurrentResourceOwner = CurTransactionResourceOwner;\n\tresult = LockAcquire", "\tresult = LockAcquire" ],
+		tests  => 'append_cursor',
 	},
 ];

@@ -85,6 +85,17 @@ EXCEPTION WHEN OTHERS THEN
     RETURN state || CASE WHEN state = 'ST001' THEN ' ' || detail ELSE '' END;
 END $$;
 
+-- the first call appends, the second one fails
+CREATE FUNCTION t.append_if_or_fail(i int, query text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    item jsonb := jsonb_build_object('types', to_jsonb(array_remove(ARRAY[split_part(query, '/', 1)], '')), 'tags', to_jsonb(array_remove(ARRAY[split_part(query, '/', 2)], '')));
+BEGIN
+    RETURN (SELECT position FROM evtstore.append_if(
+        jsonb_build_array(jsonb_build_object('type', 'A', 'data', i, 'tags', jsonb_build_array('x'))), jsonb_build_object('items', jsonb_build_array(item))));
+END $$;
+CREATE FUNCTION t.append_or_fail(i int) RETURNS bigint LANGUAGE sql AS $$
+    SELECT version FROM evtstore.append('a-1', 'T', '1', expected_version => 0, tags => ARRAY['no-' || i]) $$;
+
 -- events n to m with ids of their own, as an append of that kind; what was answered
 CREATE FUNCTION t.retry(kind text, n int, m int) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

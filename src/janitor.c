@@ -7,8 +7,8 @@
  * was rests for evtstore.janitor_interval; where that is 0 nothing is done at all.
  *
  * Nothing that is done here must be done: what is missed, because the server crashed, a lock was busy, or the commit was
- * lost, comes up again in a later round.  So commits are asynchronous, locks are only tried, and an error ends the turn of
- * its duty for a while and nobody else's.  How far a duty has come is in the memory of the scheduler; its successor
+ * lost, comes up again in a later round.  So commits are asynchronous, locks are only tried, and an error ends the turn
+ * of its duty for a while and nobody else's.  How far a duty has come is in the memory of the scheduler; its successor
  * begins anew.
  */
 #include "postgres.h"

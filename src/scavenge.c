@@ -3,8 +3,8 @@
  *		Removing the events that deletion, truncation and policies took from the readers of streams.
  *
  * Runs in the scheduler, a step at a time in transactions of its own (janitor.c), and in backends that call
- * evtstore.scavenge().  A round goes over the rows of stream_state since the last one, each of which allows by itself the
- * removal of what lies below it, because truncate_before never falls; then over the policies, and for a policy of a
+ * evtstore.scavenge().  A round goes over the rows of stream_state since the last one, each of which allows by itself
+ * the removal of what lies below it, because truncate_before never falls; then over the policies, and for a policy of a
  * category over its streams by name.  A step does a bounded part of it.
  *
  * No stream is locked, and no appender waits.  Appends write above all that is removed, and take versions from the state

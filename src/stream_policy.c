@@ -7,8 +7,8 @@
  * the commit, whenever events are removed.  One that is taken back gives back what was not removed yet.
  *
  * The age of an event is the time since its recorded_at.  Along a stream these grow, because they are taken with the
- * stream locked, unless the machine's clock is set back; so where the old events end is found by halving, and not by reading
- * them.
+ * stream locked, unless the machine's clock is set back; so where the old events end is found by halving, and not by
+ * reading them.
  *
  * Nothing is cached or shared; a crash leaves a policy or none.
  */
@@ -74,9 +74,11 @@ typedef struct Events
 static void set_policy(const char *kind, const char *name, Jsonb *policy);
 static Jsonb *without_nulls(Jsonb *policy);
 static int64 whole_number(Jsonb *policy, const char *key, const char *what);
-static bool look_up(const char *tenant, const char *kind, const char *name, int len, Snapshot snapshot, EsStreamPolicy *policy);
+static bool look_up(const char *tenant, const char *kind, const char *name, int len, Snapshot snapshot,
+					EsStreamPolicy *policy);
 static int64 field(TupleTableSlot *slot, AttrNumber attno);
-static int64 policy_start(const EsStream *stream, const EsStreamPolicy *policy, int64 from, Snapshot snapshot, int64 *last);
+static int64 policy_start(const EsStream *stream, const EsStreamPolicy *policy, int64 from, Snapshot snapshot,
+						  int64 *last);
 static int64 first_young(Events *events, int64 from, int64 last, TimestampTz cutoff);
 static void open_events(Events *events, int64 stream_id, Snapshot snapshot);
 static bool event_at(Events *events, int64 from, ScanDirection direction, int64 *version, TimestampTz *recorded_at);
@@ -188,9 +190,10 @@ es_stream_policy(const EsStream *stream, Snapshot snapshot)
 	EsStreamPolicy own = {0};
 	EsStreamPolicy category = {0};
 	int			len = strlen(stream->name);
+	int			category_len = es_stream_category_len(stream->name, len);
 
 	look_up(stream->tenant, KIND_STREAM, stream->name, len, snapshot, &own);
-	if (look_up(stream->tenant, KIND_CATEGORY, stream->name, es_stream_category_len(stream->name, len), snapshot, &category))
+	if (look_up(stream->tenant, KIND_CATEGORY, stream->name, category_len, snapshot, &category))
 	{
 		if (own.max_age_ms == 0)
 			own.max_age_ms = category.max_age_ms;

@@ -7,10 +7,10 @@
  * the newest one up to a position is the state as of that position.
  *
  * An append has to know the state, and must not look it up each time.  A backend remembers it with the stream, together
- * with a counter in shared memory, one of many, chosen by the stream's hash.  Who commits state rows raises their counters
- * in the callback that runs after his commit is visible and before his locks are released: the next holder of the
- * stream's lock reads another number and looks again.  docs/architecture-deletion.md has the argument.  What this transaction wrote
- * itself is given up with a savepoint or the transaction (epoch).
+ * with a counter in shared memory, one of many, chosen by the stream's hash.  Who commits state rows raises their
+ * counters in the callback that runs after his commit is visible and before his locks are released: the next holder of
+ * the stream's lock reads another number and looks again.  docs/architecture-deletion.md has the argument.  What this
+ * transaction wrote itself is given up with a savepoint or the transaction (epoch).
  *
  * Shared: the counters, atomics, raised only.  A crash makes them anew, together with every backend that remembered
  * one.

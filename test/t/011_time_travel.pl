@@ -155,9 +155,10 @@ $slow->quit;
 # --- a busy store: what was committed before the clock was read belongs to the moment, what came after does not ---
 
 my @children = map { my $c = $_; start_psql($primary, qq{
-	DO \$\$ BEGIN FOR i IN 1 .. 1500 LOOP
-		PERFORM evtstore.append('w-$c', 'T', '1'); IF i % 5 = 0 THEN ROLLBACK; ELSE COMMIT; END IF;
-	END LOOP; END \$\$; }) } 1 .. 3;
+	DO \$\$ BEGIN FOR i IN 1 .. 12000 LOOP
+		PERFORM evtstore.append('w-$c', 'T', '1');
+		IF i % 100 = 0 THEN ROLLBACK; ELSIF i % 20 = 0 THEN COMMIT; END IF;
+	END LOOP; END \$\$; }) } 1 .. 2;
 my $asker = start_psql($primary, q{
 	DO $$ DECLARE own bigint; later bigint; t timestamptz; answer bigint; BEGIN FOR i IN 1 .. 200 LOOP
 		SELECT position INTO own FROM evtstore.append('own', 'T', '1'); COMMIT;
@@ -178,7 +179,7 @@ is(sql('SELECT count(*), count(*) FILTER (WHERE NOT after) FROM compared'), '200
 # on a machine that is busy with other things a transaction may take longer than an appender in flight is given
 my $without = sql('SELECT count(*) FILTER (WHERE NOT before) FROM compared');
 note "$without of 200 moments are closed below what was committed before them";
-cmp_ok($without, '<=', 10, 'and among others what was committed before');
+cmp_ok($without, '<=', 20, 'and among others what was committed before');
 is(changed($primary), '', 'every answer stands');
 sql('SELECT evtstore_internal.ledger_trim(100000)');
 is(changed($primary), '', 'without what was trimmed of the ledger too');

@@ -1,5 +1,5 @@
 #
-# README.md, docs/quickstart.md and docs/concepts.md do what they say.
+# README.md, docs/quickstart.md, docs/concepts.md and docs/dcb.md do what they say.
 #
 # Every ```sql block of a page is run, from top to bottom, each by a psql of its own in one database per page.  A block
 # without a language that follows it, with nothing but empty lines between, is what psql prints: it is compared.  A sql
@@ -27,19 +27,22 @@ my ($real_address) = $receiver->url =~ m{//([^/]+)};
 
 run_page('README.md',          'readme');
 run_page('docs/quickstart.md', 'quickstart');
-run_page('docs/concepts.md',   'concepts', 'CREATE EXTENSION evtstore');
+run_page('docs/concepts.md', 'concepts', before => 'CREATE EXTENSION evtstore');
+# no CONTEXT: it would show a line of PL/pgSQL under each error of the page's functions
+run_page('docs/dcb.md', 'dcb', options => [ '-v', 'SHOW_CONTEXT=never' ]);
 
 $node->stop;
 done_testing();
 
 sub run_page
 {
-	my ($page, $database, $before) = @_;
+	my ($page, $database, %how) = @_;
+	my @options = @{ $how{options} // [] };
 	my @blocks = blocks_of($page);
 	my $run    = 0;
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
-	$node->safe_psql($database, $before) if defined $before;
+	$node->safe_psql($database, $how{before}) if defined $how{before};
 	foreach my $i (0 .. $#blocks)
 	{
 		my $block = $blocks[$i];
@@ -50,7 +53,7 @@ sub run_page
 			my $next = $blocks[ $i + 1 ];
 			my $shown = $next && $next->{language} eq '' && $next->{adjacent} ? $next->{text} : undef;
 
-			run_block($database, $name, $block, $shown);
+			run_block($database, $name, $block, $shown, @options);
 			$run++;
 		}
 		elsif ($block->{language} eq 'http')
@@ -64,12 +67,12 @@ sub run_page
 
 sub run_block
 {
-	my ($database, $name, $block, $shown) = @_;
+	my ($database, $name, $block, $shown, @options) = @_;
 	my $printed = '';
 
 	if (!defined $shown)
 	{
-		unlike(psql($database, $block->{text}), qr/^(?:ERROR|FATAL|PANIC):/m, "$name does not fail");
+		unlike(psql($database, $block->{text}, @options), qr/^(?:ERROR|FATAL|PANIC):/m, "$name does not fail");
 		return;
 	}
 	if ($block->{wait})
@@ -77,12 +80,12 @@ sub run_block
 		# what it printed last is compared below, whether it came in time or not
 		eval {
 			poll_until($name,
-				sub { $printed = psql($database, $block->{text}); return normal($printed) eq normal($shown) }, 60);
+				sub { $printed = psql($database, $block->{text}, @options); return normal($printed) eq normal($shown) }, 60);
 		};
 	}
 	else
 	{
-		$printed = psql($database, $block->{text});
+		$printed = psql($database, $block->{text}, @options);
 	}
 	is(normal($printed), normal($shown), "$name prints what is shown");
 	return;
@@ -106,11 +109,11 @@ sub compare_request
 # What psql prints, errors in their place among the rest.
 sub psql
 {
-	my ($database, $sql) = @_;
+	my ($database, $sql, @options) = @_;
 	my $output = '';
 
 	$sql =~ s/\Q$shown_address\E/$real_address/g;
-	IPC::Run::run([ 'psql', '-X', '-v', 'VERBOSITY=verbose', '-d', $node->connstr($database) ],
+	IPC::Run::run([ 'psql', '-X', '-v', 'VERBOSITY=verbose', @options, '-d', $node->connstr($database) ],
 		'<', \$sql, '>&', \$output);
 	$output =~ s/\Q$real_address\E/$shown_address/g;
 	return $output;

@@ -19,6 +19,7 @@
 #include "query.h"
 
 static void parse_item(Jsonb *item, EsQueryItem *result, int number, const char *what);
+static void refuse_long(const char *what, const char *where) es_noreturn;
 static char **take_names(List *names, int *count, const char *arg, int max_bytes);
 static bool item_matches(const EsQueryItem *item, Datum type, const Datum *tags, int ntags);
 static bool is_text(Datum value, const char *text);
@@ -31,6 +32,7 @@ es_query_parse(Jsonb *query, const char *what)
 	JsonbValue	element;
 	JsonbIterator *it;
 	JsonbIteratorToken token;
+	int64		lists = 0;
 
 	static const EsOption allowed[] = {
 		{"items", ES_OPTION_ARRAY},
@@ -41,14 +43,21 @@ es_query_parse(Jsonb *query, const char *what)
 	if (getKeyJsonValueFromContainer(&query->root, "items", strlen("items"), &items) == NULL)
 		return result;
 
+	if (JsonContainerSize(items.val.binary.data) > ES_MAX_QUERY_LISTS)
+		refuse_long("items", what);
 	result->items = palloc0(Max(JsonContainerSize(items.val.binary.data), 1) * sizeof(EsQueryItem));
 	it = JsonbIteratorInit(items.val.binary.data);
 	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
 	{
+		EsQueryItem *item;
+
 		if (token != WJB_ELEM)
 			continue;
-		parse_item(JsonbValueToJsonb(&element), &result->items[result->nitems], result->nitems + 1, what);
-		result->nitems++;
+		item = &result->items[result->nitems++];
+		parse_item(JsonbValueToJsonb(&element), item, result->nitems, what);
+		lists += (int64) Max(item->ntypes, 1) * Max(item->ntags, 1);
+		if (lists > ES_MAX_QUERY_LISTS)
+			refuse_long("types and tags", what);
 	}
 	return result;
 }
@@ -88,13 +97,25 @@ parse_item(Jsonb *item, EsQueryItem *result, int number, const char *what)
 				 errhint("Leave out \"items\" to select every event: {}.")));
 }
 
-/* quadratic, which a dozen names do not notice */
+static void
+refuse_long(const char *what, const char *where)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("%s has too many %s", where, what),
+			 errdetail("The types of an item times its tags, summed up over the items, are at most %d.", ES_MAX_QUERY_LISTS),
+			 errhint("Ask for less at once.")));
+}
+
+/* quadratic, which a dozen names do not notice, and thousands do not feel */
 static char **
 take_names(List *names, int *count, const char *arg, int max_bytes)
 {
 	char	  **result = palloc(Max(list_length(names), 1) * sizeof(char *));
 	ListCell   *lc;
 
+	if (list_length(names) > ES_MAX_QUERY_LISTS)
+		refuse_long(psprintf("%ss", arg), "an item of the query");
 	*count = 0;
 	foreach(lc, names)
 	{

@@ -148,7 +148,8 @@ evtstore_read_query(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "evtstore event", ALLOCSET_DEFAULT_SIZES);
 	head = es_feed_begin_read(ES_FEED_ALL_CATEGORIES);
-	search = es_search_open(query, es_guc_tenant, range.has_after && !range.backwards ? range.after + 1 : 1,
+	/* nothing lies above the head, whatever after is */
+	search = es_search_open(query, es_guc_tenant, range.has_after && !range.backwards ? Min(range.after, head) + 1 : 1,
 							range.has_after && range.backwards ? Min(head, range.after - 1) : head,
 							range.backwards, GetActiveSnapshot());
 	while (left-- > 0 && (slot = es_search_next(search)) != NULL)

@@ -46,7 +46,7 @@ sub start_child
 	if (!$pid)
 	{
 		my $ok = eval { $run->(); 1 };
-		print STDERR "$name: $@" unless $ok;
+		append_to_file("$dir/died", "$name: $@") unless $ok;
 		# nothing of what the test's process owns ends with us
 		POSIX::_exit($ok ? 0 : 1);
 	}
@@ -65,7 +65,7 @@ sub finish_children
 		my ($name, $pid) = @$child;
 		my $gone = eval { poll_until("the end of $name", sub { waitpid($pid, POSIX::WNOHANG()) == $pid }, $deadline); 1 };
 		next if $gone && $? == 0;
-		push @failed, $gone ? $name : "$name hangs";
+		push @failed, $gone ? (-e "$dir/died" ? slurp_file("$dir/died") : "$name: $?") : "$name hangs";
 		kill 'KILL', $pid unless $gone;
 	}
 	return "@failed";

@@ -59,10 +59,11 @@ sub put
 	my $packet = 'Q' . pack('N', 5 + length $sql) . "$sql\0";
 
 	local $SIG{PIPE} = 'IGNORE';
-	while (length $packet)
+	# where the connection is gone take() says so
+	while ($self->{socket} && length $packet)
 	{
 		my $n = syswrite $self->{socket}, $packet;
-		return unless defined $n;    # the server went away: take() says so
+		return unless defined $n;
 		substr($packet, 0, $n) = '';
 	}
 	return;
@@ -111,6 +112,7 @@ sub take
 sub ready
 {
 	my ($self, $seconds) = @_;
+	return 1 unless $self->{socket};
 	return length $self->{buffer} || IO::Select->new($self->{socket})->can_read($seconds);
 }
 
@@ -132,6 +134,7 @@ sub close
 	my $self = shift;
 	close $self->{socket} if $self->{socket};
 	delete $self->{socket};
+	$self->{buffer} = '';
 	return;
 }
 

@@ -19,7 +19,7 @@ return [
 		name   => 'no floor is published',
 		file   => 'feed.c',
 		change => [ 'pg_atomic_write_u64(&floor->floor, my_floor + 1);', ';' ],
-		tests  => 'feed_appenders feed_savepoint 005_feed_storm',
+		tests  => 'feed_appenders feed_savepoint 005_feed_storm 060_property',
 	},
 	{
 		name   => 'floor published after the allocation',
@@ -166,7 +166,7 @@ return [
 		name   => 'what is handed out is not flushed',
 		file   => 'feed_durable.c',
 		change => [ "\tif (upto != InvalidXLogRecPtr)\n\t\tXLogFlush(upto);", "\t(void) upto;" ],
-		tests  => '002_feed_crash',
+		tests  => '002_feed_crash 060_property',
 	},
 	{
 		name   => 'REPEATABLE READ takes the head of the moment',
@@ -228,6 +228,37 @@ return [
 		change => [ 'pg_atomic_write_u32(&entry->untouched, 1);', 'pg_atomic_write_u32(&entry->untouched, 0);' ],
 		tests  => '003_dump_restore',
 	},
+	# ---- bad input, tenants ----
+	{
+		name   => 'text of the start packet is not verified',
+		file   => 'guc.c',
+		change => [ 'if (source >= PGC_S_CLIENT && !pg_verifymbstr(*newval, strlen(*newval), true))', 'if (false)' ],
+		tests  => '061_bad_input',
+	},
+	{
+		name   => 'a value that is shown is cut anywhere',
+		file   => 'arg.c',
+		change => [ 'pg_mbcliplen(value, len, 40)', '40' ],
+		tests  => 'bad_input',
+	},
+	{
+		name   => 'reads of a category are not confined to the tenant',
+		file   => 'read.c',
+		change => [ "	if (walk->tenant[0] != '\\0' && strcmp(TextDatumGetCString(event->tenant), walk->tenant) != 0)\n", "	if (false)\n" ],
+		tests  => 'tenants read',
+	},
+	{
+		name   => 'streams of all tenants are locked as one',
+		file   => 'stream.c',
+		change => [ 'hashes[i] = es_stream_hash(tenant, names[i], strlen(names[i]));', 'hashes[i] = es_stream_hash("", names[i], strlen(names[i]));' ],
+		tests  => 'tenants',
+	},
+	{
+		name   => 'tags of all tenants are locked as one',
+		file   => 'tag.c',
+		change => [ 'return es_stream_hash(tenant, tag, len);', 'return es_stream_hash("", tag, len);' ],
+		tests  => 'tenants append_condition',
+	},
 	# ---- streams and appends ----
 	{
 		name   => 'the stream is not locked',
@@ -242,7 +273,7 @@ return [
 			'scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 2);',
 			'scan = es_index_beginscan(es_table_relation(table), index, GetTransactionSnapshot(), 2);'
 		],
-		tests => 'append_isolation',
+		tests => 'append_isolation 060_property',
 	},
 	{
 		name   => 'the stream is that of the snapshot',
@@ -423,7 +454,7 @@ return [
 		name   => 'appends in flight are not waited for',
 		file   => 'condition.c',
 		change => [ "\t\twait_for_announced(&broad);\n", "\t\t(void) wait_for_announced;\n" ],
-		tests  => 'append_condition 050_condition_race',
+		tests  => 'append_condition 050_condition_race 060_property',
 	},
 	{
 		name   => 'appends look for no condition',

@@ -34,7 +34,18 @@ my $node = new_node(
 	'log_statement = none', 'max_connections = 40', 'deadlock_timeout = 30ms', 'wal_writer_delay = 10s', 'wal_writer_flush_after = 0',
 	'restart_after_crash = on', 'evtstore.poll_interval = 200ms', '');
 
+# the scheduler writes the ledger after a crash too when it knows that this is no restore: with a definition it does
+$node->safe_psql('postgres', q{SELECT evtstore.create_queue('any')});
+
 my ($started, @children) = (now());
+my $main = $$;
+
+END
+{
+	my $status = $?;
+	kill 'KILL', map { $_->[1] } grep { defined $main && $main == $$ && $_->[1] } @children;
+	$? = $status;
+}
 
 # In a process of its own, which ends by itself.
 sub start_child
@@ -64,6 +75,7 @@ sub finish_children
 	{
 		my ($name, $pid) = @$child;
 		my $gone = eval { poll_until("the end of $name", sub { waitpid($pid, POSIX::WNOHANG()) == $pid }, $deadline); 1 };
+		$child->[1] = undef if $gone;
 		next if $gone && $? == 0;
 		push @failed, $gone ? (-e "$dir/died" ? slurp_file("$dir/died") : "$name: $?") : "$name hangs";
 		kill 'KILL', $pid unless $gone;

@@ -42,7 +42,7 @@ return [
 		name   => 'floor taken back before the commit is visible',
 		file   => 'feed.c',
 		change => [ "\t\tcase XACT_EVENT_PRE_COMMIT:\n", "\t\tcase XACT_EVENT_PRE_COMMIT:\n\t\t\tclear_floor();\n" ],
-		tests  => '008_feed_outside 005_feed_storm',
+		tests  => '008_feed_outside 005_feed_storm 060_property',
 	},
 	{
 		name   => 'floor not freed at ROLLBACK TO',
@@ -324,7 +324,7 @@ return [
 		name   => 'known events are not looked for',
 		file   => 'append.c',
 		change => [ "\tif (!any_id)\n\t\treturn false;\n", "\treturn false;\n" ],
-		tests  => 'idempotency append_race',
+		tests  => 'idempotency append_race 060_property',
 	},
 	{
 		name   => 'the category is not checked behind its hash',
@@ -424,7 +424,7 @@ return [
 		name   => 'conditions lock no tags',
 		file   => 'condition.c',
 		change => [ "add_key(list, ES_LOCK_TAG, tag, FORBIDS);", ";" ],
-		tests  => 'append_condition 050_condition_race',
+		tests  => 'append_condition 050_condition_race 060_property',
 	},
 	{
 		name   => 'conditions lock no tags with a type',
@@ -436,7 +436,7 @@ return [
 		name   => 'writers lock no tags',
 		file   => 'condition.c',
 		change => [ "add_key(list, ES_LOCK_TAG, tag, WRITES);", ";" ],
-		tests  => 'append_condition 050_condition_race',
+		tests  => 'append_condition 050_condition_race 060_property',
 	},
 	{
 		name   => 'writers exclude each other',

@@ -346,6 +346,8 @@ check_expectations(EsAppendPart *parts, int nparts)
 	{
 		EsAppendPart *part = &parts[p];
 
+		/* quadratic: somebody who names very many streams shall be able to give up */
+		CHECK_FOR_INTERRUPTS();
 		memset(&part->result, 0, sizeof(part->result));
 		if (part->stream == NULL)
 			continue;

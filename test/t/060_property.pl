@@ -8,11 +8,10 @@
 use strict;
 use warnings;
 
-use EvtLoad qw(run_client run_reader now readers);
+use EvtLoad qw(run_client run_reader now readers read_records);
 use EvtModel;
 use EvtTest;
 use EvtWire;
-use JSON::PP;
 use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -179,8 +178,7 @@ my @stored = map {
 	($event{stream}, $event{version}) = () unless length $event{stream};
 	\%event
 } split /\n/, $node->safe_psql('postgres', q{SELECT position, stream, version, id, type, array_to_string(tags, ','), data #>> '{}' FROM evtstore.events ORDER BY position});
-my $json     = JSON::PP->new->utf8;
-my @attempts = map { map { $json->decode($_) } split /\n/, slurp_file("$dir/client_$_") } 0 .. $CLIENTS - 1;
+my @attempts = map { read_records("$dir/client_$_") } 0 .. $CLIENTS - 1;
 my $model    = EvtModel->new(stored => \@stored, attempts => \@attempts, crashes => \@crashes);
 
 my %what = (

@@ -140,6 +140,21 @@ sub matches
 	return 0;
 }
 
+# how many of these events, in order of position, stand at or below a position: the index of the first one above it
+sub count_upto
+{
+	my ($list, $position) = @_;
+	my ($low, $high) = (0, scalar @$list);
+
+	while ($low < $high)
+	{
+		my $middle = int(($low + $high) / 2);
+		if   ($list->[$middle]{position} > $position) { $high = $middle }
+		else                                          { $low  = $middle + 1 }
+	}
+	return $low;
+}
+
 # the first of these events, in order of position, above one position and below another that matches
 sub first_match
 {
@@ -154,14 +169,7 @@ sub first_match
 	}
 	foreach my $list (grep { defined } @lists)
 	{
-		my ($low, $high) = (0, scalar @$list);
-		while ($low < $high)
-		{
-			my $middle = int(($low + $high) / 2);
-			if   ($list->[$middle]{position} > $after) { $high = $middle }
-			else                                       { $low  = $middle + 1 }
-		}
-		for (; $low < @$list && $list->[$low]{position} < $below; $low++)
+		for (my $low = count_upto($list, $after); $low < @$list && $list->[$low]{position} < $below; $low++)
 		{
 			my $event = $list->[$low];
 			next unless matches($items, $event) && (!$is_wanted || $is_wanted->($event));
@@ -315,7 +323,7 @@ sub check_expectations
 		foreach my $part (@{ $op->{parts} })
 		{
 			my $stream = $part->{stream} // next;
-			my $found  = ($grown{$stream} // 0) + grep { $_->{position} < $before } @{ $self->{stream}{$stream} // [] };
+			my $found  = ($grown{$stream} // 0) + count_upto($self->{stream}{$stream} // [], $before - 1);
 
 			$grown{$stream} += @{ $part->{events} };
 			$self->fault("$op->{id} expected $stream at $part->{expected}, it was at $found") if defined $part->{expected} && $part->{expected} != $found;

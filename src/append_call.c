@@ -294,7 +294,7 @@ jsonb_argument(FunctionCallInfo fcinfo, int n, const char *arg)
 	if (!JB_ROOT_IS_OBJECT(value))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a JSON object, not %s", arg, JsonbToCString(NULL, &value->root, VARSIZE(value)))));
+				 errmsg("%s must be a JSON object, not %s", arg, es_options_shown(value))));
 	return JsonbPGetDatum(value);
 }
 
@@ -345,7 +345,7 @@ require_value(const char *require)
 		return ES_REQUIRE_DELETED;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown value of require: \"%s\"", require),
+			 errmsg("unknown value of require: \"%s\"", es_arg_shown(require, strlen(require))),
 			 errhint("Known values: 'exists', 'deleted'.")));
 }
 

@@ -7,6 +7,7 @@
 #include "fmgr.h"
 #include "common/int.h"
 #include "executor/executor.h"
+#include "mb/pg_wchar.h"
 #include "nodes/execnodes.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -16,6 +17,9 @@
 #include "arg.h"
 #include "compat.h"
 #include "guc.h"
+
+/* of a bad value in a message */
+#define SHOWN_BYTES 200
 
 static void forget_row(Datum arg);
 
@@ -52,8 +56,16 @@ es_arg_check_name(const char *value, const char *arg, int max_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is too long: %zu bytes, at most %d", arg, len, max_bytes),
-				 errdetail("It begins with \"%.40s\".", value),
+				 errdetail("It begins with \"%.*s\".", pg_mbcliplen(value, len, 40), value),
 				 errhint("Shorten it to %d bytes.", max_bytes)));
+}
+
+char *
+es_arg_shown(const char *value, int len)
+{
+	if (len <= SHOWN_BYTES)
+		return pnstrdup(value, len);
+	return psprintf("%.*s...", pg_mbcliplen(value, len, SHOWN_BYTES), value);
 }
 
 char *

@@ -14,6 +14,8 @@ extern char *es_arg_name(FunctionCallInfo fcinfo, int n, const char *arg, int ma
 extern char *es_arg_optional_name(FunctionCallInfo fcinfo, int n, const char *arg, int max_bytes);
 extern void es_arg_required(FunctionCallInfo fcinfo, int n, const char *arg);
 extern void es_arg_check_name(const char *value, const char *arg, int max_bytes);
+/* for a message: the value, or its beginning, cut between two characters */
+extern char *es_arg_shown(const char *value, int len);
 /* non-negative interval in microseconds, months and days at 30 and 1; 22023 when negative, 22004 when NULL */
 extern int64 es_arg_interval(FunctionCallInfo fcinfo, int n, const char *arg);
 

@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
@@ -302,16 +304,18 @@ parse_field(const char *key, JsonbValue *value, EsEvent *event, int index)
 	}
 	else if (strcmp(key, "schema_version") == 0)
 	{
-		if (value->type != jbvNumeric)
+		double		number = 0;
+
+		if (value->type == jbvNumeric)
+			number = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(value->val.numeric)));
+		if (number < 1 || number > PG_INT32_MAX || number != floor(number))
 			refuse_field(key, value, "an integer above 0", index);
-		event->schema_version = DatumGetInt32(DirectFunctionCall1(numeric_int4, NumericGetDatum(value->val.numeric)));
-		if (event->schema_version < 1)
-			refuse_field(key, value, "an integer above 0", index);
+		event->schema_version = (int32) number;
 	}
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown key \"%s\" in element %d of events", key, index + 1),
+				 errmsg("unknown key \"%s\" in element %d of events", es_arg_shown(key, strlen(key)), index + 1),
 				 errhint("Known keys: \"type\", \"data\", \"metadata\", \"tags\", \"id\", \"schema_version\", \"occurred_at\".")));
 }
 
@@ -352,7 +356,7 @@ field_tags(JsonbValue *value, int index)
 static void
 refuse_field(const char *key, JsonbValue *value, const char *wanted, int index)
 {
-	char	   *shown = es_options_text(JsonbValueToJsonb(value));
+	char	   *shown = es_options_shown(JsonbValueToJsonb(value));
 
 	if (key == NULL)
 		ereport(ERROR,

@@ -22,6 +22,9 @@
 #define ES_MAX_KEY_BYTES 1024
 #define ES_MAX_NAME_BYTES 255
 
+/* lists of positions that one query may read, in all its items: types times tags.  Each is an index scan, and pins a page */
+#define ES_MAX_QUERY_LISTS 5000
+
 typedef struct EsEvent EsEvent; /* stream.h */
 
 #endif

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "datatype/timestamp.h"
 #include "utils/guc.h"
@@ -65,6 +66,7 @@ typedef struct IntSetting
 	GucIntCheckHook check;
 } IntSetting;
 
+static bool check_text(char **newval, void **extra, GucSource source);
 static bool check_tenant(char **newval, void **extra, GucSource source);
 static bool check_allowed_networks(char **newval, void **extra, GucSource source);
 static bool check_clock_offset(int *newval, void **extra, GucSource source);
@@ -75,13 +77,13 @@ static const StringSetting string_settings[] = {
 	{"evtstore.tenant", "Confines every read and write to one tenant; empty: none asked for.",
 	&es_guc_tenant, PGC_USERSET, 0, check_tenant},
 	{"evtstore.correlation_id", "Stamped into the metadata of appended events unless they carry one.",
-	&es_guc_correlation_id, PGC_USERSET, 0, NULL},
+	&es_guc_correlation_id, PGC_USERSET, 0, check_text},
 	{"evtstore.causation_id", "Stamped into the metadata of appended events unless they carry one.",
-	&es_guc_causation_id, PGC_USERSET, 0, NULL},
+	&es_guc_causation_id, PGC_USERSET, 0, check_text},
 	{"evtstore.traceparent", "W3C trace context, stamped into the metadata of appended events unless they carry one.",
-	&es_guc_traceparent, PGC_USERSET, 0, NULL},
+	&es_guc_traceparent, PGC_USERSET, 0, check_text},
 	{"evtstore.actor", "Who acts, stamped into the metadata of appended events unless they carry one.",
-	&es_guc_actor, PGC_USERSET, 0, NULL},
+	&es_guc_actor, PGC_USERSET, 0, check_text},
 	{"evtstore.allowed_networks", "CIDR blocks that workers may connect to although they are loopback or private.",
 	&es_guc_allowed_networks, PGC_SUSET, GUC_LIST_INPUT, check_allowed_networks},
 };
@@ -147,6 +149,22 @@ es_guc_set_network_parser(bool (*parser) (const char *list, char *bad, size_t ba
 	parse_networks = parser;
 }
 
+/*
+ * What a client sets when it connects comes as it is, in no encoding, and would go into the tables.  What administrators
+ * set for roles and databases may come from a database of another encoding; refused, it would not be in force, and with
+ * it the tenant, so it is taken as bytes.
+ */
+static bool
+check_text(char **newval, void **extra, GucSource source)
+{
+	if (source >= PGC_S_CLIENT && !pg_verifymbstr(*newval, strlen(*newval), true))
+	{
+		GUC_check_errdetail("It is no text in the encoding of the database, %s.", GetDatabaseEncodingName());
+		return false;
+	}
+	return true;
+}
+
 static bool
 check_tenant(char **newval, void **extra, GucSource source)
 {
@@ -155,7 +173,7 @@ check_tenant(char **newval, void **extra, GucSource source)
 		GUC_check_errdetail("A tenant has at most 255 bytes.");
 		return false;
 	}
-	return true;
+	return check_text(newval, extra, source);
 }
 
 static bool

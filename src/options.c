@@ -12,10 +12,14 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "arg.h"
 #include "compat.h"
 #include "options.h"
 
 static void check(Jsonb *options, const EsOption *allowed, const char *what, bool null_passes);
+/* what is longer is not written out to show its beginning */
+#define MAX_SHOWN_BYTES (64 * 1024)
+
 static const EsOption *find_option(const EsOption *allowed, const char *key, int len);
 static void refuse_unknown(const EsOption *allowed, const char *key, int len, const char *what);
 static void check_value(const EsOption *option, JsonbValue *value, const char *what);
@@ -51,7 +55,7 @@ check(Jsonb *options, const EsOption *allowed, const char *what, bool null_passe
 	if (!JB_ROOT_IS_OBJECT(options))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a JSON object, not %s", what, es_options_text(options))));
+				 errmsg("%s must be a JSON object, not %s", what, es_options_shown(options))));
 	it = JsonbIteratorInit(&options->root);
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
@@ -190,6 +194,17 @@ es_options_text(Jsonb *options)
 	return JsonbToCString(NULL, &options->root, VARSIZE(options));
 }
 
+char *
+es_options_shown(Jsonb *options)
+{
+	char	   *shown;
+
+	if (VARSIZE(options) > MAX_SHOWN_BYTES)
+		return psprintf("a value of %u bytes", (unsigned) VARSIZE(options));
+	shown = es_options_text(options);
+	return es_arg_shown(shown, strlen(shown));
+}
+
 /* NULL where the key is absent; containers come back as binary */
 static JsonbValue *
 get_value(Jsonb *options, const char *key, JsonbValue *store)
@@ -216,7 +231,7 @@ refuse_unknown(const EsOption *allowed, const char *key, int len, const char *wh
 		appendStringInfo(&known, "%s\"%s\"", o == allowed ? "" : ", ", o->name);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown key \"%.*s\" in %s", len, key, what),
+			 errmsg("unknown key \"%s\" in %s", es_arg_shown(key, len), what),
 			 known.len == 0 ? errhint("No key is known here.") : errhint("Known keys: %s.", known.data)));
 }
 
@@ -309,9 +324,7 @@ is_string_array(JsonbValue *value)
 static char *
 show_value(JsonbValue *value)
 {
-	Jsonb	   *jsonb = JsonbValueToJsonb(value);
-
-	return es_options_text(jsonb);
+	return es_options_shown(JsonbValueToJsonb(value));
 }
 
 static double
@@ -352,7 +365,7 @@ interval_usec(JsonbValue *value)
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not an interval", text),
+				 errmsg("\"%s\" is not an interval", es_arg_shown(text, strlen(text))),
 				 errhint("Write it as \"500ms\", \"30s\" or \"10 minutes\".")));
 	}
 	PG_END_TRY();

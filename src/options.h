@@ -52,5 +52,7 @@ extern bool es_options_has(Jsonb *options, const char *key);
 /* options || changes, with keys that are null in changes removed */
 extern Jsonb *es_options_merge(Jsonb *options, Jsonb *changes);
 extern char *es_options_text(Jsonb *options);
+/* the same for a message: the beginning of what is long, the size of what is very long */
+extern char *es_options_shown(Jsonb *options);
 
 #endif

@@ -19,7 +19,7 @@ return [
 		name   => 'no floor is published',
 		file   => 'feed.c',
 		change => [ 'pg_atomic_write_u64(&floor->floor, my_floor + 1);', ';' ],
-		tests  => 'feed_appenders feed_savepoint 005_feed_storm',
+		tests  => 'feed_appenders feed_savepoint 005_feed_storm 060_property',
 	},
 	{
 		name   => 'floor published after the allocation',
@@ -42,7 +42,7 @@ return [
 		name   => 'floor taken back before the commit is visible',
 		file   => 'feed.c',
 		change => [ "\t\tcase XACT_EVENT_PRE_COMMIT:\n", "\t\tcase XACT_EVENT_PRE_COMMIT:\n\t\t\tclear_floor();\n" ],
-		tests  => '008_feed_outside 005_feed_storm',
+		tests  => '008_feed_outside 005_feed_storm 060_property',
 	},
 	{
 		name   => 'floor not freed at ROLLBACK TO',
@@ -166,7 +166,7 @@ return [
 		name   => 'what is handed out is not flushed',
 		file   => 'feed_durable.c',
 		change => [ "\tif (upto != InvalidXLogRecPtr)\n\t\tXLogFlush(upto);", "\t(void) upto;" ],
-		tests  => '002_feed_crash',
+		tests  => '002_feed_crash 060_property',
 	},
 	{
 		name   => 'REPEATABLE READ takes the head of the moment',
@@ -315,6 +315,37 @@ return [
 		change => [ 'es_spi_become(&state, fold->reducer->owner,', 'es_spi_become(&state, GetUserNameFromId(GetUserId(), false),' ],
 		tests  => 'state_of',
 	},
+	# ---- bad input, tenants ----
+	{
+		name   => 'text of the start packet is not verified',
+		file   => 'guc.c',
+		change => [ 'if (source >= PGC_S_CLIENT && !pg_verifymbstr(*newval, strlen(*newval), true))', 'if (false)' ],
+		tests  => '061_bad_input',
+	},
+	{
+		name   => 'a value that is shown is cut anywhere',
+		file   => 'arg.c',
+		change => [ 'pg_mbcliplen(value, len, 40)', '40' ],
+		tests  => 'bad_input',
+	},
+	{
+		name   => 'reads are not confined to the tenant',
+		file   => 'read_source.c',
+		change => [ "if (reader->tenant[0] != '\\0')", 'if (false)' ],
+		tests  => 'tenants read',
+	},
+	{
+		name   => 'streams of all tenants are locked as one',
+		file   => 'stream.c',
+		change => [ 'hashes[i] = es_stream_hash(tenant, names[i], strlen(names[i]));', 'hashes[i] = es_stream_hash("", names[i], strlen(names[i]));' ],
+		tests  => 'tenants',
+	},
+	{
+		name   => 'tags of all tenants are locked as one',
+		file   => 'tag.c',
+		change => [ 'return es_stream_hash(tenant, tag, len);', 'return es_stream_hash("", tag, len);' ],
+		tests  => 'tenants append_condition',
+	},
 	# ---- streams and appends ----
 	{
 		name   => 'the stream is not locked',
@@ -329,7 +360,7 @@ return [
 			'scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 2);',
 			'scan = es_index_beginscan(es_table_relation(table), index, GetTransactionSnapshot(), 2);'
 		],
-		tests => 'append_isolation',
+		tests => 'append_isolation 060_property',
 	},
 	{
 		name   => 'the stream is that of the snapshot',
@@ -380,7 +411,7 @@ return [
 		name   => 'known events are not looked for',
 		file   => 'append.c',
 		change => [ "\tif (!any_id)\n\t\treturn false;\n", "\treturn false;\n" ],
-		tests  => 'idempotency append_race',
+		tests  => 'idempotency append_race 060_property',
 	},
 	{
 		name   => 'the category is not checked behind its hash',
@@ -480,7 +511,7 @@ return [
 		name   => 'conditions lock no tags',
 		file   => 'condition.c',
 		change => [ "add_key(list, ES_LOCK_TAG, tag, FORBIDS);", ";" ],
-		tests  => 'append_condition 050_condition_race',
+		tests  => 'append_condition 050_condition_race 060_property',
 	},
 	{
 		name   => 'conditions lock no tags with a type',
@@ -492,7 +523,7 @@ return [
 		name   => 'writers lock no tags',
 		file   => 'condition.c',
 		change => [ "add_key(list, ES_LOCK_TAG, tag, WRITES);", ";" ],
-		tests  => 'append_condition 050_condition_race',
+		tests  => 'append_condition 050_condition_race 060_property',
 	},
 	{
 		name   => 'writers exclude each other',
@@ -510,7 +541,7 @@ return [
 		name   => 'appends in flight are not waited for',
 		file   => 'condition.c',
 		change => [ "\t\twait_for_announced(&broad);\n", "\t\t(void) wait_for_announced;\n" ],
-		tests  => 'append_condition 050_condition_race',
+		tests  => 'append_condition 050_condition_race 060_property',
 	},
 	{
 		name   => 'appends look for no condition',

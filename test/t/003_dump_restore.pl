@@ -55,6 +55,8 @@ my %facts = (
 	events  => q{SELECT md5(string_agg(e::text, E'\n' ORDER BY position)) FROM evtstore.events e},
 	streams => q{SELECT md5(string_agg(s::text, E'\n' ORDER BY tenant, stream)) FROM evtstore.streams s},
 	count   => 'SELECT count(*), max(position) FROM evtstore.events',
+	tags    => q{SELECT count(*), md5(string_agg(t::text, E'\n' ORDER BY tag_hash, position)) FROM evtstore_internal.event_tag t},
+	query   => q{SELECT count(*), max(position) FROM evtstore.read_query('{"items": [{"types": ["T1"], "tags": ["t2"]}, {"types": ["Big"]}]}')},
 	seen    => 'SELECT count(*), md5(string_agg(s::text, E\'\n\' ORDER BY n)) FROM seen s',
 	queues  => 'SELECT name, ready, delayed, in_flight, dead FROM evtstore.queue_status ORDER BY name',
 	status  => 'SELECT name, mode, state FROM evtstore.projection_status',
@@ -115,6 +117,8 @@ sub check_restored
 	is(sql($new,
 		q{SELECT version, duplicate FROM evtstore.append('b-1', 'T', '1', id => '00000000-0000-7000-8000-000000000001')},
 		$database), '1|t', "$what: ids are known");
+	is(sqlstate($new, q{SELECT evtstore.append_if('[{"type": "T", "data": 1}]', '{"items": [{"types": ["T1"], "tags": ["t2"]}]}')}, $database), 'ST003',
+		"$what: conditions know the old events");
 	is(sql($new, 'SELECT count(*) FROM seen', $database), 308, "$what: the projection goes on");
 	is(sql($new, q{SELECT ready FROM evtstore.queue_status WHERE name = 'kept'}, $database), (split /\|/,
 		(grep { /^kept/ } split /\n/, $before{queues})[0])[1] + 1, "$what: so does the rule");

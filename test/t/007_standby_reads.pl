@@ -22,7 +22,7 @@ sub on_standby { return $standby->safe_psql('postgres', shift) }
 sub append
 {
 	my ($stream, $session) = @_;
-	my $query = "SELECT position FROM evtstore.append('$stream', 'T', '1')";
+	my $query = "SELECT position FROM evtstore.append('$stream', 'T', '1', tags => ARRAY['$stream', 'every'])";
 	return $session ? $session->query_safe($query) : on_primary($query);
 }
 
@@ -58,6 +58,7 @@ $primary->wait_for_catchup($standby, 'replay');
 is(on_standby('SELECT count(*) FROM evtstore.events'), 3, 'the standby has the event above it');
 is(feed(), 'a-1/1 z-1/1', 'its feed waits');
 is(feed(q{evtstore.read_category('a')}), 'a-1/1', 'that of a category too');
+is(feed(q{evtstore.read_query('{"items": [{"tags": ["every"]}]}')}), 'a-1/1 z-1/1', 'that of a query too');
 is(feed(q{evtstore.read_stream('a-3')}), 'a-3/1', 'streams can be read');
 is(on_standby(q{SELECT evtstore.stream_version('a-3')}), 1, 'and their versions');
 is(on_standby("SELECT stream FROM evtstore.get_event((SELECT id FROM evtstore.events WHERE position = $above))"), 'a-3',
@@ -75,6 +76,7 @@ is(feed(q{evtstore.read_category('a', NULL, 2)}), 'a-1/1 a-2/1', 'by pages too')
 
 is(sqlstate($standby, q{SELECT evtstore.append('a-1', 'T', '1')}), '25006', 'append is refused');
 is(sqlstate($standby, q{SELECT evtstore.append_events('a-1', '[]')}), '25006', 'an empty one too');
+is(sqlstate($standby, q{SELECT evtstore.append_if('[]', '{}')}), '25006', 'and a condition alone');
 is(sqlstate($standby, q{SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'sync')}), '25006',
 	'definitions are refused');
 is(sqlstate($standby, 'CALL evtstore.wait_for_head(1)'), '25006', 'nobody can wait for the head');
@@ -106,6 +108,9 @@ $standby->promote;
 poll_sql($standby, 'SELECT NOT pg_is_in_recovery()');
 is(on_standby("SELECT count(*) FROM evtstore.events WHERE position = $held"), 0, 'what was in flight is gone');
 is(on_standby("SELECT count(*) FROM evtstore.read_all($held)"), 1, 'what was above it can be read at once');
+is(on_standby(qq{SELECT string_agg(stream, ' ') FROM evtstore.read_query('{"items": [{"types": ["T"], "tags": ["every"]}]}', $held - 1)}), 'a-3', 'by query too');
+is(sqlstate($standby, q{SELECT evtstore.append_if('[{"type": "T", "data": 1}]', '{"items": [{"tags": ["a-3"]}]}')}), 'ST003', 'conditions see it');
+is(sqlstate($standby, qq{SELECT evtstore.append_if('[]', '{"items": [{"tags": ["a-2"]}]}', $held - 1)}), '00000', 'and nothing of what is gone');
 my $first = on_standby(q{SELECT position FROM evtstore.append('a-1', 'T', '1', expected_version => 1)});
 cmp_ok($first, '>', $above + 100_000, 'positions leap: what the old primary may have shown is never given out again');
 $reader->catch_up;

@@ -58,7 +58,7 @@ sub store_faults
 		SELECT coalesce(string_agg(fault, '; '), '') FROM (
 			SELECT format('%s: version %s where %s belongs', stream, version, n) AS fault
 			FROM (SELECT tenant, stream, version, row_number() OVER (PARTITION BY tenant, stream ORDER BY position) AS n
-			      FROM evtstore.events) e
+			      FROM evtstore.events WHERE stream IS NOT NULL) e
 			WHERE version IS DISTINCT FROM n
 			UNION ALL
 			SELECT format('id %s stands %s times', id, count(*)) FROM evtstore.events GROUP BY tenant,

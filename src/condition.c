@@ -363,9 +363,13 @@ static void
 add_condition(KeyList *list, Broad *broad, const char *tenant, const EsQuery *query)
 {
 	int			before = list->n;
+	bool		any_tag = false;
 
 	for (int i = 0; i < query->nitems; i++)
+	{
 		add_item(list, broad, tenant, &query->items[i]);
+		any_tag |= query->items[i].ntags > 0;
+	}
 	if (query->nitems == 0 || tags_forbidden + list->n - before > MAX_TAG_LOCKS)
 	{
 		list->n = before;
@@ -375,6 +379,8 @@ add_condition(KeyList *list, Broad *broad, const char *tenant, const EsQuery *qu
 		broad->nkinds = 1;
 		add_key(list, ES_LOCK_TYPE, kind_hash(broad->kinds[0]), FORBIDS);
 	}
+	else if (any_tag)
+		add_key(list, ES_LOCK_ALL_TAGS, es_tag_tenant_hash(tenant), FORBIDS);
 }
 
 static void
@@ -397,7 +403,6 @@ add_item(KeyList *list, Broad *broad, const char *tenant, const EsQueryItem *ite
 		return;
 	}
 	tag = es_tag_hash(tenant, item->tags[0], strlen(item->tags[0]));
-	add_key(list, ES_LOCK_ALL_TAGS, es_tag_tenant_hash(tenant), FORBIDS);
 	if (item->ntypes == 0)
 		add_key(list, ES_LOCK_TAG, tag, FORBIDS);
 	for (int t = 0; t < item->ntypes; t++)

@@ -155,7 +155,18 @@ SELECT count(*) FROM evtstore.read_query((SELECT jsonb_build_object('items', jso
 SELECT try('P', '{}', (SELECT jsonb_build_object('items', jsonb_agg(jsonb_build_object('types', jsonb_build_array('Absent' || i), 'tags', jsonb_build_array('k' || i)))) FROM generate_series(1, 1000) i)) AS none,
        try('P', '{}', (SELECT jsonb_build_object('items', jsonb_agg(jsonb_build_object('types', jsonb_build_array('Absent' || i)) ORDER BY i) || '[{"types": ["K"]}]') FROM generate_series(1, 999) i)) LIKE 'ST003%' AS last,
        try('P', '{}', (SELECT jsonb_build_object('items', jsonb_build_array(jsonb_build_object('types', jsonb_agg('Absent' || i)))) FROM generate_series(1, 1000) i)) AS types;
--- a query with very many items locks as one on everything does
+-- up to 256 items, each counted for each of its types, lock their tags one by one; a query with more locks as one on everything does
+CREATE FUNCTION absent(n int, types jsonb DEFAULT '[]') RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('items', jsonb_agg(jsonb_build_object('types', types, 'tags', jsonb_build_array('absent' || i)))) FROM generate_series(1, n) i $$;
+BEGIN;
+SELECT try('P', '{}', absent(256)), tag_locks(), type_locks();
+COMMIT;
+BEGIN;
+SELECT try('P', '{}', absent(128, '["A", "B"]')), tag_locks(), type_locks();
+COMMIT;
+BEGIN;
+SELECT try('P', '{}', absent(257)), tag_locks(), type_locks();
+COMMIT;
 BEGIN;
 SELECT try('P', '{}', (SELECT jsonb_build_object('items', jsonb_agg(jsonb_build_object('tags', jsonb_build_array('absent' || i)))) FROM generate_series(1, 1000) i)), tag_locks(), type_locks();
 COMMIT;

@@ -156,6 +156,9 @@ es_feed_last_allocated(void)
 {
 	EsStoreEntry *store = es_feed_attach();
 
+	/* after an unclean start the sequence may be behind what was handed out, until it leaps */
+	if (pg_atomic_read_u32(&store->needs_leap) != 0)
+		return PG_INT64_MAX;
 	return (int64) Max(pg_atomic_read_u64(&store->last_allocated),
 					   pg_atomic_read_u32(&store->untouched) != 0 ? es_feed_read_sequence() : 0);
 }

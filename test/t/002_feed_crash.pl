@@ -51,7 +51,6 @@ my %reads  = (
 	read_category  => q{SELECT count(*) FROM evtstore.read_category('a')},
 	read_stream    => q{SELECT count(*) FROM evtstore.read_stream('a-1')},
 	stream_version => q{SELECT evtstore.stream_version('a-1')},
-	head_position  => 'SELECT evtstore.head_position()',
 	get_event      => q{SELECT count(evtstore.get_event('%s'))});
 foreach my $read (sort keys %reads)
 {
@@ -97,6 +96,8 @@ sub crash_and_look
 	cmp_ok(sql('SELECT evtstore.head_position()'), '<=', $head + 2_000_000,
 		"$what: the head can be asked for before anything is appended");
 	is(sql("SELECT count(*) FROM evtstore.read_all($head)"), 0, "$what: nothing above it yet");
+	is(sqlstate($node, "SELECT evtstore.append_if('[]', '{\"items\": [{\"types\": [\"None\"]}]}', after => $head)"), '00000',
+		"$what: a condition above it is not taken for one of the future");
 	my $first = sql(q{SELECT position FROM evtstore.append('a-2', 'T', '1')});
 	cmp_ok($first, '>', $head, "$what: the first position afterwards is one that nobody saw");
 	is(sql("SELECT count(*) FROM evtstore.read_all($head)"), 1, "$what: so whoever had read up to the head finds it");

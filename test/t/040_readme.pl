@@ -27,7 +27,7 @@ my ($real_address) = $receiver->url =~ m{//([^/]+)};
 
 run_page('README.md',          'readme');
 run_page('docs/quickstart.md', 'quickstart');
-run_page('docs/concepts.md', 'concepts', before => 'CREATE EXTENSION evtstore');
+run_page('docs/concepts.md', 'concepts', before => 'CREATE EXTENSION evtstore; CREATE SCHEMA acme');
 # no CONTEXT: it would show a line of PL/pgSQL under each error of the page's functions
 run_page('docs/dcb.md', 'dcb', options => [ '-v', 'SHOW_CONTEXT=never' ]);
 

@@ -35,6 +35,9 @@
 
 PG_FUNCTION_INFO_V1(evtstore_read_support);
 
+/* what a reader takes at a time, where it is not known */
+#define PAGE_ROWS 1000
+
 static set_rel_pathlist_hook_type previous_hook = NULL;
 
 static void add_read_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte);
@@ -218,9 +221,16 @@ estimate_rows(FuncExpr *call, const EsReadFunction *function)
 		rows /= distinct_values(ES_EVENT_STREAM_ID, all);
 	else if (strcmp(function->symbol, "evtstore_read_category") == 0)
 		rows /= distinct_values(ES_EVENT_CATEGORY_HASH, all);
+	else if (strcmp(function->symbol, "evtstore_read_query") == 0)
+		rows *= DEFAULT_RANGE_INEQ_SEL;
 	rows *= share_after(call, function, function->order == 1 ? all : rows);
-	if (IsA(max_count, Const) && !((Const *) max_count)->constisnull)
+	if (!IsA(max_count, Const))
+		rows = Min(rows, PAGE_ROWS);
+	else if (!((Const *) max_count)->constisnull)
 		rows = Min(rows, DatumGetInt64(((Const *) max_count)->constvalue));
+	/* who reads from a position that is known only later follows the feed: JIT of a plan for the whole store would cost more */
+	if (!IsA(list_nth(call->args, function->max_count_arg - 1), Const))
+		rows = Min(rows, PAGE_ROWS);
 	return clamp_row_est(rows);
 }
 

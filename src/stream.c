@@ -398,20 +398,19 @@ add_id(TupleTableSlot *slot)
 	text	   *tenant = DatumGetTextPP(slot_getattr(slot, STREAM_TENANT + 1, &isnull));
 	text	   *name = DatumGetTextPP(slot_getattr(slot, STREAM_NAME + 1, &isnull));
 	IdEntry    *entry = hash_search(by_id, &id, HASH_FIND, &known);
-	MemoryContext old;
-	char	   *tenant_copy;
-	char	   *name_copy;
+	Size		name_size = VARSIZE_ANY_EXHDR(name) + 1;
+	Size		tenant_size = VARSIZE_ANY_EXHDR(tenant) + 1;
+	char	   *copies;
 
 	if (known)
 		return entry;
-	old = MemoryContextSwitchTo(id_context);
-	tenant_copy = text_to_cstring(tenant);
-	name_copy = text_to_cstring(name);
-	MemoryContextSwitchTo(old);
+	copies = MemoryContextAlloc(id_context, name_size + tenant_size);
+	text_to_cstring_buffer(name, copies, name_size);
+	text_to_cstring_buffer(tenant, copies + name_size, tenant_size);
 	entry = hash_search(by_id, &id, HASH_ENTER, NULL);
 	entry->stream.id = id;
-	entry->stream.tenant = tenant_copy;
-	entry->stream.name = name_copy;
+	entry->stream.name = copies;
+	entry->stream.tenant = copies + name_size;
 	return entry;
 }
 

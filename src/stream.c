@@ -490,7 +490,7 @@ prepare_ids(void)
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(IdEntry);
 	ctl.hcxt = id_context;
-	by_id = hash_create("evtstore streams by id", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	by_id = hash_create("evtstore streams by id", 2048, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	id_generation = es_catalog_generation();
 }
 

@@ -29,6 +29,7 @@
 #include "evtstore.h"
 #include "guc.h"
 #include "options.h"
+#include "stream_name.h"
 
 static void parse_event(JsonbContainer *object, EsEvent *event, int index);
 static void parse_field(const char *key, JsonbValue *value, EsEvent *event, int index);
@@ -75,7 +76,7 @@ void
 es_event_from_slot(TupleTableSlot *slot, EsEvent *event)
 {
 	int64		stream_id;
-	const EsStream *stream = NULL;
+	const EsStreamName *stream = NULL;
 
 	slot_getallattrs(slot);
 	memset(event, 0, sizeof(*event));
@@ -96,10 +97,10 @@ es_event_from_slot(TupleTableSlot *slot, EsEvent *event)
 
 	event->version = DatumGetInt64(slot->tts_values[ES_EVENT_VERSION]);
 	stream_id = DatumGetInt64(slot->tts_values[ES_EVENT_STREAM_ID]);
-	stream = es_stream_by_id(stream_id);
+	stream = es_stream_name(stream_id);
 	if (stream == NULL)
 		es_event_refuse_lost_stream(stream_id, event->position);
-	event->stream = CStringGetTextDatum(stream->name);
+	event->stream = es_stream_name_datum(stream);
 }
 
 void

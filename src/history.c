@@ -8,14 +8,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/json.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -23,6 +19,7 @@
 #include "error.h"
 #include "event.h"
 #include "history.h"
+#include "index_scan.h"
 #include "spi.h"
 
 static EsPlan created_plan = {
@@ -101,26 +98,21 @@ es_history_require(const EsStream *stream, int64 from, int64 last)
 static int64
 probe(const EsStream *stream, int64 from, ScanDirection direction, int64 *position)
 {
-	Relation	rel = table_open(es_catalog()->event, AccessShareLock);
-	Relation	index = index_open(es_catalog()->event_stream_version, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsIndexScan scan;
 	ScanKeyData keys[2];
-	IndexScanDesc scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 2);
 	int64		version = 0;
 	bool		isnull;
 
+	es_index_scan_open(&scan, es_catalog()->event, es_catalog()->event_stream_version, GetActiveSnapshot());
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->id));
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from));
-	index_rescan(scan, keys, 2, NULL, 0);
-	if (index_getnext_slot(scan, direction, slot))
+	es_index_scan_start(&scan, keys, 2);
+	if (es_index_scan_next(&scan, direction))
 	{
-		version = DatumGetInt64(slot_getattr(slot, ES_EVENT_VERSION + 1, &isnull));
-		*position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+		version = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_VERSION + 1, &isnull));
+		*position = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_close(&scan);
 	return version;
 }
 

@@ -43,6 +43,7 @@
 #include "error.h"
 #include "event.h"
 #include "feed.h"
+#include "index_scan.h"
 #include "ledger.h"
 #include "lock.h"
 #include "spi.h"
@@ -316,36 +317,29 @@ search(TimestampTz at, int64 cap, bool *met_later)
 static int64
 walk(TimestampTz at, int64 from, int64 cap, bool *met_later)
 {
-	Relation	rel = table_open(es_catalog()->event, AccessShareLock);
-	Relation	index = index_open(es_catalog()->event_pkey, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsIndexScan scan;
 	ScanKeyData keys[2];
-	IndexScanDesc scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
 	int64		position = 0;
 	bool		isnull;
 
+	es_index_scan_open(&scan, es_catalog()->event, es_catalog()->event_pkey, GetActiveSnapshot());
 	ScanKeyInit(&keys[0], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(from));
-	index_rescan(scan, keys, 1, NULL, 0);
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
-		position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
-	index_endscan(scan);
+	es_index_scan_start(&scan, keys, 1);
+	if (es_index_scan_next(&scan, BackwardScanDirection))
+		position = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
 
 	*met_later = false;
 	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(from));
 	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(cap));
-	scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 2);
-	index_rescan(scan, keys, 2, NULL, 0);
-	while (!*met_later && index_getnext_slot(scan, ForwardScanDirection, slot))
+	es_index_scan_start(&scan, keys, 2);
+	while (!*met_later && es_index_scan_next(&scan, ForwardScanDirection))
 	{
 		CHECK_FOR_INTERRUPTS();
-		*met_later = DatumGetTimestampTz(slot_getattr(slot, ES_EVENT_RECORDED_AT + 1, &isnull)) > at;
+		*met_later = DatumGetTimestampTz(slot_getattr(scan.slot, ES_EVENT_RECORDED_AT + 1, &isnull)) > at;
 		if (!*met_later)
-			position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+			position = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_close(&scan);
 	return position;
 }
 

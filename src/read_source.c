@@ -30,6 +30,7 @@
 #include "evtstore.h"
 #include "feed.h"
 #include "read.h"
+#include "stream_name.h"
 
 struct EsReader
 {
@@ -42,7 +43,7 @@ struct EsReader
 	int64		left;
 	Relation	rel;
 	TupleTableSlot *slot;
-	EsStreamLookup *streams;
+	EsStreamNames *streams;
 	TupleDesc	row_desc;		/* of evtstore.event, once somebody asked for a whole row */
 	const EsReadSource *source; /* NULL: no rows */
 	void	   *source_state;
@@ -61,7 +62,7 @@ static bool walk_next(EsReader *reader, void *state, TupleTableSlot *slot);
 static void walk_restart(void *state);
 static void walk_close(void *state);
 static bool wanted(EsReader *reader);
-static const EsStream *stream_of_row(EsReader *reader);
+static const EsStreamName *stream_of_row(EsReader *reader);
 static Datum whole_row(EsReader *reader);
 
 static const EsReadSource walk_source = {
@@ -95,7 +96,7 @@ es_reader_open(const EsReadFunction *function, FunctionCallInfo fcinfo, MemoryCo
 	function->open(reader, fcinfo);
 	Assert(reader->snapshot != NULL);
 	reader->left = reader->max_count;
-	reader->streams = es_stream_lookup_open(reader->snapshot);
+	reader->streams = es_stream_names_open(reader->snapshot);
 	MemoryContextSwitchTo(old);
 	return reader;
 }
@@ -125,7 +126,7 @@ es_reader_next(EsReader *reader)
 Datum
 es_reader_value(EsReader *reader, int attno, bool *isnull)
 {
-	const EsStream *stream;
+	const EsStreamName *stream;
 
 	*isnull = false;
 	if (attno == 0)
@@ -134,7 +135,7 @@ es_reader_value(EsReader *reader, int attno, bool *isnull)
 		return slot_getattr(reader->slot, column_of[attno - 1] + 1, isnull);
 	stream = stream_of_row(reader);
 	*isnull = stream == NULL;
-	return stream == NULL ? (Datum) 0 : CStringGetTextDatum(stream->name);
+	return stream == NULL ? (Datum) 0 : es_stream_name_datum(stream);
 }
 
 void
@@ -151,7 +152,7 @@ es_reader_close(EsReader *reader)
 {
 	if (reader->source != NULL)
 		reader->source->close(reader->source_state);
-	es_stream_lookup_close(reader->streams);
+	es_stream_names_close(reader->streams);
 	ExecDropSingleTupleTableSlot(reader->slot);
 	table_close(reader->rel, AccessShareLock);
 	es_feed_close_read(reader->snapshot);
@@ -290,27 +291,27 @@ wanted(EsReader *reader)
 	}
 	if (reader->category != NULL)
 	{
-		const EsStream *stream = stream_of_row(reader);
+		const EsStreamName *stream = stream_of_row(reader);
 		size_t		len = strlen(reader->category);
 
-		if (stream == NULL || es_stream_category_len(stream->name, strlen(stream->name)) != len ||
-			memcmp(stream->name, reader->category, len) != 0)
+		if (stream == NULL || es_stream_category_len(VARDATA(stream->name), VARSIZE(stream->name) - VARHDRSZ) != len ||
+			memcmp(VARDATA(stream->name), reader->category, len) != 0)
 			return false;
 	}
 	return true;
 }
 
 /* NULL where the event has none */
-static const EsStream *
+static const EsStreamName *
 stream_of_row(EsReader *reader)
 {
 	bool		isnull;
 	int64		id = DatumGetInt64(slot_getattr(reader->slot, ES_EVENT_STREAM_ID + 1, &isnull));
-	const EsStream *stream;
+	const EsStreamName *stream;
 
 	if (isnull)
 		return NULL;
-	stream = es_stream_lookup(reader->streams, id);
+	stream = es_stream_names_find(reader->streams, id);
 	if (stream == NULL)
 		es_event_refuse_lost_stream(id, DatumGetInt64(slot_getattr(reader->slot, ES_EVENT_POSITION + 1, &isnull)));
 	return stream;

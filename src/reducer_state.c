@@ -9,17 +9,13 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/parallel.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "arg.h"
@@ -30,6 +26,7 @@
 #include "feed.h"
 #include "guc.h"
 #include "history.h"
+#include "index_scan.h"
 #include "ledger.h"
 #include "reducer.h"
 #include "snapshot.h"
@@ -180,14 +177,12 @@ begin_fold(Fold *fold, EsReducer *reducer, EsStream *stream)
 static void
 fold_events(Fold *fold, int64 last)
 {
-	Relation	rel = table_open(es_catalog()->event, AccessShareLock);
-	Relation	index = index_open(es_catalog()->event_stream_version, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsIndexScan scan;
 	ErrorContextCallback context = {.callback = describe_place, .arg = fold, .previous = error_context_stack};
 	ScanKeyData keys[3];
-	IndexScanDesc scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 3);
 	EsSpiState	state;
 
+	es_index_scan_open(&scan, es_catalog()->event, es_catalog()->event_stream_version, GetActiveSnapshot());
 	error_context_stack = &context;
 	if (fold->reducer->fold == ES_FOLD_FUNCTION)
 	{
@@ -201,23 +196,20 @@ fold_events(Fold *fold, int64 last)
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(fold->stream->id));
 	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(fold->version));
 	ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(last));
-	index_rescan(scan, keys, 3, NULL, 0);
+	es_index_scan_start(&scan, keys, 3);
 	if (fold->reducer->fold == ES_FOLD_MERGE_DATA)
 		fold->merge = es_reducer_merge_begin(fold->state);
-	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	while (es_index_scan_next(&scan, ForwardScanDirection))
 	{
 		CHECK_FOR_INTERRUPTS();
-		fold_one(fold, slot);
+		fold_one(fold, scan.slot);
 	}
 	if (fold->merge != NULL)
 		fold->state = es_reducer_merge_end(fold->merge);
 	if (fold->reducer->fold == ES_FOLD_FUNCTION)
 		es_spi_unbecome(&state);
 	error_context_stack = context.previous;
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_close(&scan);
 }
 
 static void

@@ -16,9 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -28,16 +25,17 @@
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "compat.h"
 #include "event.h"
 #include "guc.h"
+#include "index_scan.h"
 #include "lock.h"
 #include "scavenge.h"
 #include "spi.h"
+#include "stream_name.h"
 #include "stream_policy.h"
 #include "tag.h"
 
@@ -250,9 +248,9 @@ walk_states(EsScavengeRound *round, Batch *batch)
 
 		if (round->tenant[0] != '\0')
 		{
-			const EsStream *stream = es_stream_by_id(stream_id);
+			const EsStreamName *stream = es_stream_name(stream_id);
 
-			if (stream == NULL || strcmp(stream->tenant, round->tenant) != 0)
+			if (stream == NULL || !es_stream_name_has_tenant(stream, round->tenant))
 				continue;
 		}
 		if (deleted)
@@ -363,36 +361,27 @@ take_by_policy(const EsStream *stream, Batch *batch)
 static bool
 take_below(int64 stream_id, int64 version, Batch *batch)
 {
-	Relation	rel;
-	Relation	index;
-	TupleTableSlot *slot;
+	EsIndexScan scan;
 	ScanKeyData keys[2];
-	IndexScanDesc scan;
 	bool		all = true;
 	bool		isnull;
 
 	if (version <= 1)
 		return true;
-	rel = table_open(es_catalog()->event, AccessShareLock);
-	index = index_open(es_catalog()->event_stream_version, AccessShareLock);
-	slot = table_slot_create(rel, NULL);
+	es_index_scan_open(&scan, es_catalog()->event, es_catalog()->event_stream_version, GetActiveSnapshot());
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_id));
 	ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(version));
-	scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 2);
-	index_rescan(scan, keys, 2, NULL, 0);
-	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	es_index_scan_start(&scan, keys, 2);
+	while (es_index_scan_next(&scan, ForwardScanDirection))
 	{
 		if (batch->n == batch->limit)
 		{
 			all = false;
 			break;
 		}
-		batch->positions[batch->n++] = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+		batch->positions[batch->n++] = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_close(&scan);
 	return all;
 }
 

@@ -17,7 +17,6 @@
 
 #include "access/genam.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "commands/sequence.h"
@@ -32,23 +31,13 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "index_scan.h"
 #include "lock.h"
 #include "stream.h"
 #include "table.h"
 
 /* names kept after a transaction; a backend that touches more starts over */
 #define MEMO_MAX 20000
-
-/* columns of evtstore_internal.stream */
-enum
-{
-	STREAM_ID,
-	STREAM_CREATED_AT,
-	STREAM_TENANT,
-	STREAM_NAME,
-	STREAM_CATEGORY,
-	STREAM_NATTS
-};
 
 typedef struct MemoStream
 {
@@ -64,28 +53,6 @@ typedef struct MemoEntry
 	MemoStream *first;
 } MemoEntry;
 
-/* for readers, who meet streams by id; the entry is good until the next call */
-typedef struct IdEntry
-{
-	int64		id;				/* key */
-	EsStream	stream;
-} IdEntry;
-
-struct EsStreamLookup
-{
-	MemoryContext context;
-	Snapshot	snapshot;
-	Relation	rel;
-	Relation	index;
-	IndexScanDesc scan;			/* NULL until the first stream that is not in the cache */
-	TupleTableSlot *slot;
-	int64		last;			/* that was looked up, or the end of what was taken with it */
-};
-
-/* two looks so near to each other are taken for a run, and so many streams are taken at once from then on */
-#define RUN_DISTANCE 4
-#define RUN_LENGTH 32
-
 static MemoryContext memo_context = NULL;
 static MemoryContext retired_context = NULL;	/* parent of memos given up in this transaction */
 static HTAB *by_hash = NULL;
@@ -95,20 +62,12 @@ static bool made_any = false;	/* this transaction made a stream */
 static int	streams_locked = 0;	/* by this transaction, at least; savepoints that were rolled back count too */
 static bool every_stream_locked = false;	/* by this transaction: lock_every_stream() */
 
-static MemoryContext id_context = NULL;
-static HTAB *by_id = NULL;
-static uint64 id_generation = 0;
-
 static int	max_stream_locks(void);
 static void lock_every_stream(void);
 static void prepare_memo(void);
 static void retire_memo(void);
 static MemoStream *find_memo(uint64 hash, const char *tenant, const char *name);
 static MemoStream *add_memo(uint64 hash, const char *tenant, const char *name);
-static void prepare_ids(void);
-static void begin_lookup(EsStreamLookup *lookup);
-static IdEntry *look_up_ids(EsStreamLookup *lookup, int64 wanted, int64 low, int64 high);
-static IdEntry *add_id(TupleTableSlot *slot);
 static int64 look_up_id(const char *tenant, const char *name);
 static int64 look_up_version(int64 stream_id, int64 from);
 static void xact_callback(XactEvent event, void *arg);
@@ -246,16 +205,16 @@ es_stream_create(EsStream *stream)
 {
 	EsTable    *table = es_table_open(ES_TABLE_STREAM, es_catalog()->stream);
 	int			category_len = es_stream_category_len(stream->name, strlen(stream->name));
-	Datum		values[STREAM_NATTS];
-	bool		nulls[STREAM_NATTS] = {0};
+	Datum		values[ES_STREAM_NATTS];
+	bool		nulls[ES_STREAM_NATTS] = {0};
 
 	made_any = true;
 	stream->id = nextval_internal(es_catalog()->stream_id_seq, false);
-	values[STREAM_ID] = Int64GetDatum(stream->id);
-	values[STREAM_CREATED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[STREAM_TENANT] = CStringGetTextDatum(stream->tenant);
-	values[STREAM_NAME] = CStringGetTextDatum(stream->name);
-	values[STREAM_CATEGORY] = PointerGetDatum(cstring_to_text_with_len(stream->name, category_len));
+	values[ES_STREAM_ID] = Int64GetDatum(stream->id);
+	values[ES_STREAM_CREATED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[ES_STREAM_TENANT] = CStringGetTextDatum(stream->tenant);
+	values[ES_STREAM_NAME] = CStringGetTextDatum(stream->name);
+	values[ES_STREAM_CATEGORY] = PointerGetDatum(cstring_to_text_with_len(stream->name, category_len));
 	es_table_begin(table);
 	es_table_insert(table, values, nulls);
 	es_table_end(table);
@@ -288,130 +247,6 @@ es_stream_set_version(EsStream *stream, int64 version)
 
 	memo->version = version;
 	memo->version_epoch = version_epoch;
-}
-
-const EsStream *
-es_stream_by_id(int64 id)
-{
-	IdEntry    *entry;
-	EsStreamLookup *lookup;
-	const EsStream *stream;
-
-	prepare_ids();
-	entry = hash_search(by_id, &id, HASH_FIND, NULL);
-	if (entry != NULL)
-		return &entry->stream;
-	lookup = es_stream_lookup_open(GetActiveSnapshot());
-	stream = es_stream_lookup(lookup, id);
-	es_stream_lookup_close(lookup);
-	return stream;
-}
-
-EsStreamLookup *
-es_stream_lookup_open(Snapshot snapshot)
-{
-	EsStreamLookup *lookup = palloc0(sizeof(EsStreamLookup));
-
-	lookup->context = CurrentMemoryContext;
-	lookup->snapshot = snapshot;
-	return lookup;
-}
-
-const EsStream *
-es_stream_lookup(EsStreamLookup *lookup, int64 id)
-{
-	IdEntry    *entry;
-	int64		last = id;
-
-	prepare_ids();
-	entry = hash_search(by_id, &id, HASH_FIND, NULL);
-	if (entry != NULL)
-		return &entry->stream;
-
-	if (lookup->scan == NULL)
-		begin_lookup(lookup);
-	/* streams are written to in about the order in which they were made */
-	if (id > lookup->last && id - lookup->last <= RUN_DISTANCE)
-		last = id + RUN_LENGTH - 1;
-	else if (id < lookup->last && lookup->last - id <= RUN_DISTANCE)
-		last = id - RUN_LENGTH + 1;
-	entry = look_up_ids(lookup, id, Min(id, last), Max(id, last));
-	lookup->last = last;
-	return entry == NULL ? NULL : &entry->stream;
-}
-
-/* puts streams from id low to high into the cache; the one that is wanted, or NULL */
-static IdEntry *
-look_up_ids(EsStreamLookup *lookup, int64 wanted, int64 low, int64 high)
-{
-	ScanKeyData keys[2];
-	IdEntry    *found = NULL;
-	/* the scan allocates while it runs */
-	MemoryContext old = MemoryContextSwitchTo(lookup->context);
-
-	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(low));
-	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(high));
-	index_rescan(lookup->scan, keys, 2, NULL, 0);
-	while (index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->slot))
-	{
-		IdEntry    *entry = add_id(lookup->slot);
-
-		if (entry->id == wanted)
-			found = entry;
-	}
-	ExecClearTuple(lookup->slot);
-	MemoryContextSwitchTo(old);
-	return found;
-}
-
-void
-es_stream_lookup_close(EsStreamLookup *lookup)
-{
-	if (lookup->scan != NULL)
-	{
-		index_endscan(lookup->scan);
-		ExecDropSingleTupleTableSlot(lookup->slot);
-		index_close(lookup->index, AccessShareLock);
-		table_close(lookup->rel, AccessShareLock);
-	}
-	pfree(lookup);
-}
-
-static void
-begin_lookup(EsStreamLookup *lookup)
-{
-	MemoryContext old = MemoryContextSwitchTo(lookup->context);
-
-	lookup->rel = table_open(es_catalog()->stream, AccessShareLock);
-	lookup->index = index_open(es_catalog()->stream_pkey, AccessShareLock);
-	lookup->slot = table_slot_create(lookup->rel, NULL);
-	lookup->scan = es_index_beginscan(lookup->rel, lookup->index, lookup->snapshot, 2);
-	MemoryContextSwitchTo(old);
-}
-
-static IdEntry *
-add_id(TupleTableSlot *slot)
-{
-	bool		isnull;
-	bool		known;
-	int64		id = DatumGetInt64(slot_getattr(slot, STREAM_ID + 1, &isnull));
-	text	   *tenant = DatumGetTextPP(slot_getattr(slot, STREAM_TENANT + 1, &isnull));
-	text	   *name = DatumGetTextPP(slot_getattr(slot, STREAM_NAME + 1, &isnull));
-	IdEntry    *entry = hash_search(by_id, &id, HASH_FIND, &known);
-	Size		name_size = VARSIZE_ANY_EXHDR(name) + 1;
-	Size		tenant_size = VARSIZE_ANY_EXHDR(tenant) + 1;
-	char	   *copies;
-
-	if (known)
-		return entry;
-	copies = MemoryContextAlloc(id_context, name_size + tenant_size);
-	text_to_cstring_buffer(name, copies, name_size);
-	text_to_cstring_buffer(tenant, copies + name_size, tenant_size);
-	entry = hash_search(by_id, &id, HASH_ENTER, NULL);
-	entry->stream.id = id;
-	entry->stream.name = copies;
-	entry->stream.tenant = copies + name_size;
-	return entry;
 }
 
 static void
@@ -475,34 +310,12 @@ add_memo(uint64 hash, const char *tenant, const char *name)
 	return memo;
 }
 
-/* nobody holds pointers from before, so a full cache is simply emptied */
-static void
-prepare_ids(void)
-{
-	HASHCTL		ctl;
-
-	if (id_context != NULL && id_generation == es_catalog_generation() && hash_get_num_entries(by_id) < MEMO_MAX)
-		return;
-	if (id_context != NULL)
-		MemoryContextDelete(id_context);
-	id_context = AllocSetContextCreate(TopMemoryContext, "evtstore streams by id", ALLOCSET_DEFAULT_SIZES);
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(IdEntry);
-	ctl.hcxt = id_context;
-	by_id = hash_create("evtstore streams by id", 2048, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	id_generation = es_catalog_generation();
-}
-
 /* committed, or made by this transaction: what SnapshotSelf sees; 0 where there is none */
 static int64
 look_up_id(const char *tenant, const char *name)
 {
-	Relation	rel = table_open(es_catalog()->stream, AccessShareLock);
-	Relation	index = index_open(es_catalog()->stream_name, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsIndexScan scan;
 	ScanKeyData keys[2];
-	IndexScanDesc scan;
 	int64		id = 0;
 	bool		isnull;
 
@@ -510,14 +323,11 @@ look_up_id(const char *tenant, const char *name)
 						   CStringGetTextDatum(name));
 	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
 						   CStringGetTextDatum(tenant));
-	scan = es_index_beginscan(rel, index, SnapshotSelf, 2);
-	index_rescan(scan, keys, 2, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
-		id = DatumGetInt64(slot_getattr(slot, STREAM_ID + 1, &isnull));
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_open(&scan, es_catalog()->stream, es_catalog()->stream_name, SnapshotSelf);
+	es_index_scan_start(&scan, keys, 2);
+	if (es_index_scan_next(&scan, ForwardScanDirection))
+		id = DatumGetInt64(slot_getattr(scan.slot, ES_STREAM_ID + 1, &isnull));
+	es_index_scan_close(&scan);
 	return id;
 }
 

@@ -9,7 +9,6 @@
 #include "stream_state.h"
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
-#include "utils/snapshot.h"
 #include "utils/uuid.h"
 
 /* one event, as it goes into the table and out to projections and rules; text fields are varlena datums */
@@ -31,6 +30,17 @@ struct EsEvent
 	TimestampTz recorded_at;
 	int ntags; /* the rest: tag.c, once prepared */
 	uint64 *tag_hashes; /* distinct, ascending */
+};
+
+/* columns of evtstore_internal.stream */
+enum
+{
+	ES_STREAM_ID,
+	ES_STREAM_CREATED_AT,
+	ES_STREAM_TENANT,
+	ES_STREAM_NAME,
+	ES_STREAM_CATEGORY,
+	ES_STREAM_NATTS
 };
 
 struct EsStream
@@ -74,18 +84,6 @@ extern void es_stream_create(EsStream *stream);
  */
 extern int64 es_stream_current_version(EsStream *stream);
 extern void es_stream_set_version(EsStream *stream, int64 version);
-/* name and tenant by id under the active snapshot, cached; NULL when unknown.  Good until the next call */
-extern const EsStream *es_stream_by_id(int64 id);
-
-/*
- * The same for readers that meet one stream after the other: what a look into the table needs is kept from the first
- * one to the close.  In the current context, on behalf of the current resource owner, under a snapshot of the caller's.
- */
-typedef struct EsStreamLookup EsStreamLookup;
-extern EsStreamLookup *es_stream_lookup_open(Snapshot snapshot);
-extern const EsStream *es_stream_lookup(EsStreamLookup *lookup, int64 id);
-extern void es_stream_lookup_close(EsStreamLookup *lookup);
-
 extern void es_stream_init(void);
 
 #endif

@@ -15,8 +15,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -34,6 +32,7 @@
 #include "compat.h"
 #include "evtstore.h"
 #include "guc.h"
+#include "index_scan.h"
 #include "options.h"
 #include "spi.h"
 #include "stream_policy.h"
@@ -65,10 +64,7 @@ static const EsOption policy_options[] = {
 typedef struct Events
 {
 	int64		stream_id;
-	Relation	rel;
-	Relation	index;
-	TupleTableSlot *slot;
-	IndexScanDesc scan;
+	EsIndexScan scan;
 } Events;
 
 static void set_policy(const char *kind, const char *name, Jsonb *policy);
@@ -300,12 +296,9 @@ first_young(Events *events, int64 from, int64 last, TimestampTz cutoff)
 static bool
 look_up(const char *tenant, const char *kind, const char *name, int len, Snapshot snapshot, EsStreamPolicy *policy)
 {
-	Relation	rel = table_open(es_catalog()->policy, AccessShareLock);
-	Relation	index = index_open(es_catalog()->policy_pkey, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsIndexScan scan;
 	Datum		wanted[3];
 	ScanKeyData keys[3];
-	IndexScanDesc scan;
 	bool		found;
 
 	wanted[0] = CStringGetTextDatum(tenant);
@@ -313,19 +306,16 @@ look_up(const char *tenant, const char *kind, const char *name, int len, Snapsho
 	wanted[2] = PointerGetDatum(cstring_to_text_with_len(name, len));
 	for (int i = 0; i < 3; i++)
 		ScanKeyEntryInitialize(&keys[i], 0, i + 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ, wanted[i]);
-	scan = es_index_beginscan(rel, index, snapshot, 3);
-	index_rescan(scan, keys, 3, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	es_index_scan_open(&scan, es_catalog()->policy, es_catalog()->policy_pkey, snapshot);
+	es_index_scan_start(&scan, keys, 3);
+	found = es_index_scan_next(&scan, ForwardScanDirection);
 	if (found)
 	{
-		policy->max_age_ms = field(slot, POLICY_MAX_AGE);
-		policy->max_count = field(slot, POLICY_MAX_COUNT);
-		policy->truncate_before = field(slot, POLICY_TRUNCATE_BEFORE);
+		policy->max_age_ms = field(scan.slot, POLICY_MAX_AGE);
+		policy->max_count = field(scan.slot, POLICY_MAX_COUNT);
+		policy->truncate_before = field(scan.slot, POLICY_TRUNCATE_BEFORE);
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_close(&scan);
 	return found;
 }
 
@@ -342,10 +332,7 @@ static void
 open_events(Events *events, int64 stream_id, Snapshot snapshot)
 {
 	events->stream_id = stream_id;
-	events->rel = table_open(es_catalog()->event, AccessShareLock);
-	events->index = index_open(es_catalog()->event_stream_version, AccessShareLock);
-	events->slot = table_slot_create(events->rel, NULL);
-	events->scan = es_index_beginscan(events->rel, events->index, snapshot, 2);
+	es_index_scan_open(&events->scan, es_catalog()->event, es_catalog()->event_stream_version, snapshot);
 }
 
 /* the first, or going backwards the last, event at or above a version */
@@ -358,22 +345,19 @@ event_at(Events *events, int64 from, ScanDirection direction, int64 *version, Ti
 
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(events->stream_id));
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from));
-	index_rescan(events->scan, keys, 2, NULL, 0);
-	found = index_getnext_slot(events->scan, direction, events->slot);
+	es_index_scan_start(&events->scan, keys, 2);
+	found = es_index_scan_next(&events->scan, direction);
 	if (found)
 	{
-		*version = DatumGetInt64(slot_getattr(events->slot, EVENT_VERSION, &isnull));
-		*recorded_at = DatumGetTimestampTz(slot_getattr(events->slot, EVENT_RECORDED_AT, &isnull));
+		*version = DatumGetInt64(slot_getattr(events->scan.slot, EVENT_VERSION, &isnull));
+		*recorded_at = DatumGetTimestampTz(slot_getattr(events->scan.slot, EVENT_RECORDED_AT, &isnull));
 	}
-	ExecClearTuple(events->slot);
+	ExecClearTuple(events->scan.slot);
 	return found;
 }
 
 static void
 close_events(Events *events)
 {
-	index_endscan(events->scan);
-	ExecDropSingleTupleTableSlot(events->slot);
-	index_close(events->index, AccessShareLock);
-	table_close(events->rel, AccessShareLock);
+	es_index_scan_close(&events->scan);
 }

@@ -17,16 +17,12 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "port/atomics.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/json.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -34,6 +30,7 @@
 #include "compat.h"
 #include "error.h"
 #include "feed.h"
+#include "index_scan.h"
 #include "shmem.h"
 #include "spi.h"
 #include "stream.h"
@@ -120,29 +117,23 @@ es_stream_state_at(int64 stream_id, int64 position, Snapshot snapshot)
 int64
 es_stream_life_start(int64 stream_id, int64 version, Snapshot snapshot)
 {
-	Relation	rel = table_open(es_catalog()->stream_state, AccessShareLock);
-	Relation	index = index_open(es_catalog()->stream_state_stream, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsIndexScan scan;
 	ScanKeyData key;
-	IndexScanDesc scan;
 	int64		start = 1;
 	bool		isnull;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_id));
-	scan = es_index_beginscan(rel, index, snapshot, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	while (start == 1 && index_getnext_slot(scan, BackwardScanDirection, slot))
+	es_index_scan_open(&scan, es_catalog()->stream_state, es_catalog()->stream_state_stream, snapshot);
+	es_index_scan_start(&scan, &key, 1);
+	while (start == 1 && es_index_scan_next(&scan, BackwardScanDirection))
 	{
-		int64		truncate_before = DatumGetInt64(slot_getattr(slot, STATE_TRUNCATE_BEFORE, &isnull));
-		char	   *status = TextDatumGetCString(slot_getattr(slot, STATE_STATUS, &isnull));
+		int64		truncate_before = DatumGetInt64(slot_getattr(scan.slot, STATE_TRUNCATE_BEFORE, &isnull));
+		char	   *status = TextDatumGetCString(slot_getattr(scan.slot, STATE_STATUS, &isnull));
 
 		if (truncate_before <= version && parse_status(status) != ES_STREAM_LIVE)
 			start = truncate_before;
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_close(&scan);
 	return start;
 }
 
@@ -226,27 +217,21 @@ counter_of(const EsStream *stream)
 static EsStreamState
 look_up_state(int64 stream_id, int64 position, Snapshot snapshot)
 {
-	Relation	rel = table_open(es_catalog()->stream_state, AccessShareLock);
-	Relation	index = index_open(es_catalog()->stream_state_stream, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsIndexScan scan;
 	EsStreamState state = {ES_STREAM_LIVE, 1};
 	ScanKeyData keys[2];
-	IndexScanDesc scan;
 	bool		isnull;
 
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_id));
 	ScanKeyInit(&keys[1], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(position));
-	scan = es_index_beginscan(rel, index, snapshot, 2);
-	index_rescan(scan, keys, 2, NULL, 0);
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+	es_index_scan_open(&scan, es_catalog()->stream_state, es_catalog()->stream_state_stream, snapshot);
+	es_index_scan_start(&scan, keys, 2);
+	if (es_index_scan_next(&scan, BackwardScanDirection))
 	{
-		state.truncate_before = DatumGetInt64(slot_getattr(slot, STATE_TRUNCATE_BEFORE, &isnull));
-		state.status = parse_status(TextDatumGetCString(slot_getattr(slot, STATE_STATUS, &isnull)));
+		state.truncate_before = DatumGetInt64(slot_getattr(scan.slot, STATE_TRUNCATE_BEFORE, &isnull));
+		state.status = parse_status(TextDatumGetCString(slot_getattr(scan.slot, STATE_STATUS, &isnull)));
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(rel, AccessShareLock);
+	es_index_scan_close(&scan);
 	return state;
 }
 

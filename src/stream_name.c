@@ -1,0 +1,249 @@
+/*
+ * stream_name.c
+ *		The names of streams by id, for readers.
+ *
+ * Runs in backends and workers.  Each backend keeps the names it met in an array, a stream in the place that its id modulo the
+ * size says.  Streams that are written to at the same time were mostly made at the same time, have ids in a row, and lie in
+ * a row here: a reader that follows the feed finds them in memory that it has just touched, which a hash table would have
+ * scattered.  Two streams that want one place take it from each other, after the array has grown to its full size; nothing
+ * is ever started over, so a backend that reads more streams than fit loses the oldest and not all of them.
+ *
+ * A stream never changes its name and an id is never given out twice, so what a backend has seen once is good as long as the
+ * tables are the same (es_catalog_generation()).  Nothing is shared, a crash leaves nothing.
+ */
+#include "postgres.h"
+
+#include "executor/tuptable.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "index_scan.h"
+#include "stream.h"
+#include "stream_name.h"
+
+/* places of the array, a power of two: 40 bytes each, and the name */
+#define MIN_PLACES 1024
+#define MAX_PLACES 16384
+
+/*
+ * Two looks so near to each other are taken for a run.  So many streams are taken at once then, and twice as many each time
+ * that it goes on.
+ */
+#define RUN_DISTANCE 4
+#define RUN_MIN 32
+#define RUN_MAX 128
+
+typedef struct Place
+{
+	EsStreamName stream;		/* id 0: nobody has it */
+	char	   *bytes;			/* what name and tenant point into; kept for the next one */
+	Size		size;
+} Place;
+
+struct EsStreamNames
+{
+	MemoryContext context;
+	Snapshot	snapshot;
+	bool		is_open;		/* from the first stream on that is not in the cache */
+	EsIndexScan scan;
+	int64		last;			/* that was looked up, or the end of what was taken with it */
+	int			run;			/* how many to take next, where the run goes on */
+};
+
+static MemoryContext context = NULL;
+static Place *places = NULL;
+static int	nplaces = 0;
+static uint64 generation = 0;
+
+static void prepare_places(void);
+static void grow_places(void);
+static Place *place_of(int64 id);
+static const EsStreamName *known(int64 id);
+static void look_up(EsStreamNames *names, int64 low, int64 high);
+static void keep(TupleTableSlot *slot);
+static text *put(char *to, const text *value);
+
+const EsStreamName *
+es_stream_name(int64 id)
+{
+	const EsStreamName *stream;
+	EsStreamNames *names;
+
+	prepare_places();
+	stream = known(id);
+	if (stream != NULL)
+		return stream;
+	names = es_stream_names_open(GetActiveSnapshot());
+	stream = es_stream_names_find(names, id);
+	es_stream_names_close(names);
+	return stream;
+}
+
+Datum
+es_stream_name_datum(const EsStreamName *stream)
+{
+	return PointerGetDatum(put(palloc(VARSIZE(stream->name)), stream->name));
+}
+
+bool
+es_stream_name_has_tenant(const EsStreamName *stream, const char *tenant)
+{
+	Size		len = strlen(tenant);
+
+	return VARSIZE(stream->tenant) - VARHDRSZ == len && memcmp(VARDATA(stream->tenant), tenant, len) == 0;
+}
+
+EsStreamNames *
+es_stream_names_open(Snapshot snapshot)
+{
+	EsStreamNames *names = palloc0(sizeof(EsStreamNames));
+
+	names->context = CurrentMemoryContext;
+	names->snapshot = snapshot;
+	names->run = RUN_MIN;
+	return names;
+}
+
+const EsStreamName *
+es_stream_names_find(EsStreamNames *names, int64 id)
+{
+	const EsStreamName *stream;
+	int64		last = id;
+
+	prepare_places();
+	stream = known(id);
+	if (stream != NULL)
+		return stream;
+
+	/* streams are written to in about the order in which they were made */
+	if (id > names->last && id - names->last <= RUN_DISTANCE)
+		last = id + names->run - 1;
+	else if (id < names->last && names->last - id <= RUN_DISTANCE)
+		last = id - names->run + 1;
+	names->run = last == id ? RUN_MIN : Min(names->run * 2, RUN_MAX);
+	look_up(names, Min(id, last), Max(id, last));
+	names->last = last;
+	return known(id);
+}
+
+void
+es_stream_names_close(EsStreamNames *names)
+{
+	if (names->is_open)
+		es_index_scan_close(&names->scan);
+	pfree(names);
+}
+
+/* keeps the streams from id low to high: fewer than the array has places */
+static void
+look_up(EsStreamNames *names, int64 low, int64 high)
+{
+	ScanKeyData keys[2];
+	/* the scan allocates while it runs */
+	MemoryContext old = MemoryContextSwitchTo(names->context);
+
+	if (!names->is_open)
+		es_index_scan_open(&names->scan, es_catalog()->stream, es_catalog()->stream_pkey, names->snapshot);
+	names->is_open = true;
+	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(low));
+	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(high));
+	es_index_scan_start(&names->scan, keys, 2);
+	while (es_index_scan_next(&names->scan, ForwardScanDirection))
+		keep(names->scan.slot);
+	ExecClearTuple(names->scan.slot);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+keep(TupleTableSlot *slot)
+{
+	bool		isnull;
+	int64		id = DatumGetInt64(slot_getattr(slot, ES_STREAM_ID + 1, &isnull));
+	text	   *tenant = DatumGetTextPP(slot_getattr(slot, ES_STREAM_TENANT + 1, &isnull));
+	text	   *name = DatumGetTextPP(slot_getattr(slot, ES_STREAM_NAME + 1, &isnull));
+	Size		name_size = INTALIGN(VARSIZE_ANY_EXHDR(name) + VARHDRSZ);
+	Size		size = name_size + VARSIZE_ANY_EXHDR(tenant) + VARHDRSZ;
+	Place	   *place = place_of(id);
+
+	if (place->stream.id == id)
+		return;
+	if (place->stream.id != 0 && nplaces < MAX_PLACES)
+	{
+		grow_places();
+		place = place_of(id);
+	}
+	/* half a place must not be taken for a whole one, should memory run out in between */
+	place->stream.id = 0;
+	if (place->size < size)
+	{
+		char	   *bytes = MemoryContextAlloc(context, size);
+
+		if (place->bytes != NULL)
+			pfree(place->bytes);
+		place->bytes = bytes;
+		place->size = size;
+	}
+	place->stream.name = put(place->bytes, name);
+	place->stream.tenant = put(place->bytes + name_size, tenant);
+	place->stream.id = id;
+}
+
+/* with a four-byte header, whatever it had */
+static text *
+put(char *to, const text *value)
+{
+	Size		len = VARSIZE_ANY_EXHDR(value);
+
+	SET_VARSIZE(to, len + VARHDRSZ);
+	memcpy(VARDATA(to), VARDATA_ANY(value), len);
+	return (text *) to;
+}
+
+static const EsStreamName *
+known(int64 id)
+{
+	Place	   *place = place_of(id);
+
+	return place->stream.id == id ? &place->stream : NULL;
+}
+
+static Place *
+place_of(int64 id)
+{
+	return &places[id & (nplaces - 1)];
+}
+
+static void
+prepare_places(void)
+{
+	if (context != NULL && generation == es_catalog_generation())
+		return;
+	if (context != NULL)
+		MemoryContextDelete(context);
+	context = NULL;
+	context = AllocSetContextCreate(TopMemoryContext, "evtstore names of streams", ALLOCSET_DEFAULT_SIZES);
+	places = MemoryContextAllocZero(context, sizeof(Place) * MIN_PLACES);
+	nplaces = MIN_PLACES;
+	generation = es_catalog_generation();
+}
+
+/* to twice the size: what lay in one place lies in one of two */
+static void
+grow_places(void)
+{
+	Place	   *old = places;
+	int			nold = nplaces;
+	Place	   *grown = MemoryContextAllocZero(context, sizeof(Place) * nold * 2);
+
+	places = grown;
+	nplaces = nold * 2;
+	for (int i = 0; i < nold; i++)
+		if (old[i].stream.id != 0)
+			*place_of(old[i].stream.id) = old[i];
+		else if (old[i].bytes != NULL)
+			pfree(old[i].bytes);
+	pfree(old);
+}

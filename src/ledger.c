@@ -24,7 +24,6 @@
 #include "access/genam.h"
 #include "access/parallel.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -39,7 +38,6 @@
 
 #include "arg.h"
 #include "catalog.h"
-#include "compat.h"
 #include "error.h"
 #include "event.h"
 #include "feed.h"

@@ -28,7 +28,6 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
-#include "compat.h"
 #include "event.h"
 #include "guc.h"
 #include "index_scan.h"

@@ -5,26 +5,24 @@
  * Runs in backends and workers.  Each backend keeps the names it met in an array, a stream in the place that its id modulo the
  * size says.  Streams that are written to at the same time were mostly made at the same time, have ids in a row, and lie in
  * a row here: a reader that follows the feed finds them in memory that it has just touched, which a hash table would have
- * scattered.  Two streams that want one place take it from each other, after the array has grown to its full size; nothing
- * is ever started over, so a backend that reads more streams than fit loses the oldest and not all of them.
+ * scattered.  The array grows while streams want places that are taken; at its full size they take them from each other.
+ * So a backend that reads more streams than fit loses one for each that comes, never all of them at once.
  *
  * A stream never changes its name and an id is never given out twice, so what a backend has seen once is good as long as the
  * tables are the same (es_catalog_generation()).  Nothing is shared, a crash leaves nothing.
  */
 #include "postgres.h"
 
-#include "executor/tuptable.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
-#include "compat.h"
 #include "index_scan.h"
 #include "stream.h"
 #include "stream_name.h"
 
-/* places of the array, a power of two: 40 bytes each, and the name */
+/* places of the array, a power of two: 32 bytes each, and the name */
 #define MIN_PLACES 1024
 #define MAX_PLACES 16384
 
@@ -39,8 +37,7 @@
 typedef struct Place
 {
 	EsStreamName stream;		/* id 0: nobody has it */
-	char	   *bytes;			/* what name and tenant point into; kept for the next one */
-	Size		size;
+	Size		size;			/* of what name points to, with the tenant in it; kept for the next one */
 } Place;
 
 struct EsStreamNames
@@ -175,19 +172,17 @@ keep(TupleTableSlot *slot)
 		grow_places();
 		place = place_of(id);
 	}
-	/* half a place must not be taken for a whole one, should memory run out in between */
-	place->stream.id = 0;
 	if (place->size < size)
 	{
-		char	   *bytes = MemoryContextAlloc(context, size);
+		text	   *bytes = MemoryContextAlloc(context, size);
 
-		if (place->bytes != NULL)
-			pfree(place->bytes);
-		place->bytes = bytes;
+		if (place->size > 0)
+			pfree(place->stream.name);
+		place->stream.name = bytes;
 		place->size = size;
 	}
-	place->stream.name = put(place->bytes, name);
-	place->stream.tenant = put(place->bytes + name_size, tenant);
+	put((char *) place->stream.name, name);
+	place->stream.tenant = put((char *) place->stream.name + name_size, tenant);
 	place->stream.id = id;
 }
 
@@ -219,8 +214,9 @@ place_of(int64 id)
 static void
 prepare_places(void)
 {
-	if (context != NULL && generation == es_catalog_generation())
+	if (places != NULL && generation == es_catalog_generation())
 		return;
+	places = NULL;
 	if (context != NULL)
 		MemoryContextDelete(context);
 	context = NULL;
@@ -243,7 +239,5 @@ grow_places(void)
 	for (int i = 0; i < nold; i++)
 		if (old[i].stream.id != 0)
 			*place_of(old[i].stream.id) = old[i];
-		else if (old[i].bytes != NULL)
-			pfree(old[i].bytes);
 	pfree(old);
 }

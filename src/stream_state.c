@@ -27,7 +27,6 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
-#include "compat.h"
 #include "error.h"
 #include "feed.h"
 #include "index_scan.h"

@@ -494,6 +494,14 @@ return [
 		tests  => 'privileges',
 	},
 
+	# ---- stream_name.c ----
+	{
+		name   => 'a name is not asked whose it is',
+		file   => 'stream_name.c',
+		change => [ 'place->stream.id == id ? &place->stream : NULL', 'place->stream.id != 0 ? &place->stream : NULL' ],
+		tests  => '046_reads_in_memory',
+	},
+
 	# ---- condition.c, search.c: append conditions ----
 	{
 		name   => 'the condition is not checked',

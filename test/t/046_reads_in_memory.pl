@@ -10,6 +10,10 @@ use Test::More;
 my $EVENTS  = 400_000;
 my $STREAMS = 30_000;    # more than the backend remembers
 
+# the number of event p's stream: far from the one before, and in the second half of the store next to it
+my $SCATTERED = $STREAMS * 7;
+my $NUMBER    = "(CASE WHEN p < $SCATTERED THEN p * 7919 ELSE p END % $STREAMS + 1)";
+
 my $node = new_node('main', conf => "autovacuum = off\nmax_wal_size = 4GB\njit = off\nlog_temp_files = 0\nwork_mem = '1MB'\nshared_buffers = 64MB\n");
 
 sub sql { return $node->safe_psql('postgres', shift) }
@@ -22,7 +26,7 @@ sql(qq{
 		SELECT 100 + n, now(), '', 'c-' || n, 'c' FROM generate_series(1, $STREAMS) n;
 	INSERT INTO evtstore_internal.event (position, stream_id, version, category_hash, schema_version, id, occurred_at,
 		recorded_at, tenant, type, tags, data, metadata)
-		SELECT 100 + p, 100 + (p * 7919 % $STREAMS) + 1, p / $STREAMS + 1, (SELECT category_hash FROM evtstore_internal.event), 1,
+		SELECT 100 + p, 100 + $NUMBER, p / $STREAMS + 1, (SELECT category_hash FROM evtstore_internal.event), 1,
 			   lpad(to_hex(p), 32, '0')::uuid, now(), now(), '', 'T', '{}', jsonb_build_object('n', p, 'pad', repeat('x', 200)), '{}'
 		FROM generate_series(1::bigint, $EVENTS) p;
 	SELECT setval('evtstore_internal.position_seq', $EVENTS + 100), setval('evtstore_internal.stream_id_seq', $STREAMS + 100);
@@ -49,7 +53,7 @@ sub contexts
 
 my $session = session($node);
 
-# what is read once fills the caches of the backend: 20,000 streams are remembered
+# what is read once fills the caches of the backend
 is($session->query_safe('SELECT count(*) FROM evtstore.read_all(max_count => 100000)'), 100000, 'a first read');
 my $memory   = memory($session);
 my $contexts = contexts($session);
@@ -57,7 +61,11 @@ my $contexts = contexts($session);
 my %reads = (
 	'count over read_all'         => ['SELECT count(*) FROM evtstore.read_all()', $all],
 	'count over read_category'    => [q{SELECT count(*) FROM evtstore.read_category('c')}, $all],
-	'names of streams'            => ['SELECT min(left(stream, 2)) || max(left(stream, 2)) FROM evtstore.read_all()', 'c-c-'],
+	'names of streams'            => [
+		qq{SELECT count(*) FILTER (WHERE stream = 'c-' || $NUMBER) FROM evtstore.read_all(), CAST(data ->> 'n' AS bigint) p}, $EVENTS ],
+	'names of streams, backwards' => [
+		qq{SELECT count(*) FILTER (WHERE stream = 'c-' || $NUMBER)
+			FROM evtstore.read_all(backwards => true), CAST(data ->> 'n' AS bigint) p}, $EVENTS ],
 	'whole rows'                  => ['SELECT count(r) FROM evtstore.read_all() r', $all],
 	'data looked into'            => [q{SELECT sum((data ->> 'n' IS NOT NULL)::int) FROM evtstore.read_all(backwards => true)}, $EVENTS],
 	'a row per call'              => ['SELECT count(*) FROM (SELECT evtstore.read_all()) r', $all],

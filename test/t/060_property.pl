@@ -108,13 +108,29 @@ sub a_backend
 	return $answer->{rows}[ rand @{ $answer->{rows} } ][0];
 }
 
+# the letter that the system gives: T stopped, Z ended and not yet asked for; empty where there is no such process
+sub process_state
+{
+	my $pid = shift;
+
+	open my $stat, '<', "/proc/$pid/stat" or return '';
+	my $line = <$stat> // '';
+	return $line =~ /\) (\w) [^)]*\z/ ? $1 : '';
+}
+
 # kill -9 of a backend: the server takes everybody down and recovers.
 sub kill_backend
 {
 	my $pid  = a_backend() // return 0;
 	my $from = now();
+	my $state;
 
-	return 0 unless kill 'KILL', $pid;
+	# A process that has ended, and that the server has not heard of yet, can be sent signals too, and nothing comes of it.
+	# One that was stopped is there to be killed.
+	return 0 unless kill 'STOP', $pid;
+	poll_until('the backend that was stopped', sub { ($state = process_state($pid)) =~ /^[TZX]?$/ });
+	return 0 if $state ne 'T';
+	kill 'KILL', $pid;
 	$wire->take;
 	$wire->close;
 	poll_until('the server after a backend was killed', sub { $wire = EvtWire->new($node, 'postgres', 'property main') });

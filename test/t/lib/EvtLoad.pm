@@ -355,7 +355,8 @@ sub run_plan
 		}
 		my $done = run_op($step, $plan, $record);
 		return lost($record, !$plan->{block}) if $done->{state} eq 'unknown';
-		next if $done->{state} ne 'refused';
+		# a look at what was written may be refused too: 40001
+		next if $done->{state} ne 'refused' && ($wire->{status} // '') ne 'E';
 		return give_up($record) unless @marks;
 		my $answer = savepoint('back', \@marks, $record);
 		return lost($record, 0) if $answer->{lost};

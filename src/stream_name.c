@@ -8,11 +8,16 @@
  * scattered.  The array grows while streams want places that are taken; at its full size they take them from each other.
  * So a backend that reads more streams than fit loses one for each that comes, never all of them at once.
  *
+ * For the same reason they lie in a row in the table.  A reader that wants two streams with ids near to each other is given
+ * the names of the whole page, which costs about as much as ten look-ups of one and saves a hundred.
+ *
  * A stream never changes its name and an id is never given out twice, so what a backend has seen once is good as long as the
  * tables are the same (es_catalog_generation()).  Nothing is shared, a crash leaves nothing.
  */
 #include "postgres.h"
 
+#include "access/tableam.h"
+#include "access/xact.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -26,13 +31,8 @@
 #define MIN_PLACES 1024
 #define MAX_PLACES 16384
 
-/*
- * Two looks so near to each other are taken for a run.  So many streams are taken at once then, and twice as many each time
- * that it goes on.
- */
-#define RUN_DISTANCE 4
-#define RUN_MIN 32
-#define RUN_MAX 128
+/* ids that are no further apart are near: their page is worth reading */
+#define NEAR 16
 
 typedef struct Place
 {
@@ -46,8 +46,10 @@ struct EsStreamNames
 	Snapshot	snapshot;
 	bool		is_open;		/* from the first stream on that is not in the cache */
 	EsIndexScan scan;
-	int64		last;			/* that was looked up, or the end of what was taken with it */
-	int			run;			/* how many to take next, where the run goes on */
+	TableScanDesc page;			/* NULL before the first page */
+	TupleTableSlot *neighbour;
+	int64		low;			/* what was taken last: ids from here */
+	int64		high;			/* to here, not each of them */
 };
 
 static MemoryContext context = NULL;
@@ -59,8 +61,10 @@ static void prepare_places(void);
 static void grow_places(void);
 static Place *place_of(int64 id);
 static const EsStreamName *known(int64 id);
-static void look_up(EsStreamNames *names, int64 low, int64 high);
-static void keep(TupleTableSlot *slot);
+static bool is_near(const EsStreamNames *names, int64 id);
+static void look_up(EsStreamNames *names, int64 id);
+static void keep_page(EsStreamNames *names, BlockNumber block);
+static int64 keep(TupleTableSlot *slot);
 static text *put(char *to, const text *value);
 
 const EsStreamName *
@@ -100,7 +104,6 @@ es_stream_names_open(Snapshot snapshot)
 
 	names->context = CurrentMemoryContext;
 	names->snapshot = snapshot;
-	names->run = RUN_MIN;
 	return names;
 }
 
@@ -108,70 +111,112 @@ const EsStreamName *
 es_stream_names_find(EsStreamNames *names, int64 id)
 {
 	const EsStreamName *stream;
-	int64		last = id;
 
 	prepare_places();
 	stream = known(id);
 	if (stream != NULL)
 		return stream;
-
-	/* streams are written to in about the order in which they were made */
-	if (id > names->last && id - names->last <= RUN_DISTANCE)
-		last = id + names->run - 1;
-	else if (id < names->last && names->last - id <= RUN_DISTANCE)
-		last = id - names->run + 1;
-	names->run = last == id ? RUN_MIN : Min(names->run * 2, RUN_MAX);
-	look_up(names, Min(id, last), Max(id, last));
-	names->last = last;
+	look_up(names, id);
 	return known(id);
 }
 
 void
 es_stream_names_close(EsStreamNames *names)
 {
+	if (names->page != NULL)
+	{
+		table_endscan(names->page);
+		ExecDropSingleTupleTableSlot(names->neighbour);
+	}
 	if (names->is_open)
 		es_index_scan_close(&names->scan);
 	pfree(names);
 }
 
-/* keeps the streams from id low to high: fewer than the array has places */
-static void
-look_up(EsStreamNames *names, int64 low, int64 high)
+static bool
+is_near(const EsStreamNames *names, int64 id)
 {
-	ScanKeyData keys[2];
-	/* the scan allocates while it runs */
+	return id >= names->low - NEAR && id <= names->high + NEAR;
+}
+
+/* keeps the stream, and those on its page if the reader has just been there */
+static void
+look_up(EsStreamNames *names, int64 id)
+{
+	ScanKeyData key;
+	/* the scans allocate while they run */
 	MemoryContext old = MemoryContextSwitchTo(names->context);
 
 	if (!names->is_open)
 		es_index_scan_open(&names->scan, es_catalog()->stream, es_catalog()->stream_pkey, names->snapshot);
 	names->is_open = true;
-	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(low));
-	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(high));
-	es_index_scan_start(&names->scan, keys, 2);
-	while (es_index_scan_next(&names->scan, ForwardScanDirection))
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	es_index_scan_start(&names->scan, &key, 1);
+	if (es_index_scan_next(&names->scan, ForwardScanDirection))
+	{
+		/*
+		 * A page shows streams that nobody asked for, made by transactions that have not ended yet among them: for a
+		 * SERIALIZABLE reader each of those could be a conflict.
+		 */
+		bool		is_run = is_near(names, id) && !IsolationIsSerializable();
+
+		names->low = names->high = id;
+		if (is_run)
+			keep_page(names, ItemPointerGetBlockNumber(&names->scan.slot->tts_tid));
+		/* at the end: another of the page may have its place */
 		keep(names->scan.slot);
+	}
 	ExecClearTuple(names->scan.slot);
 	MemoryContextSwitchTo(old);
 }
 
 static void
+keep_page(EsStreamNames *names, BlockNumber block)
+{
+	ItemPointerData first;
+	ItemPointerData last;
+
+	ItemPointerSet(&first, block, FirstOffsetNumber);
+	ItemPointerSet(&last, block, MaxOffsetNumber);
+	if (names->page == NULL)
+	{
+		names->page = table_beginscan_tidrange(names->scan.rel, names->snapshot, &first, &last);
+		names->neighbour = table_slot_create(names->scan.rel, NULL);
+	}
+	else
+		table_rescan_tidrange(names->page, &first, &last);
+	while (table_scan_getnextslot_tidrange(names->page, ForwardScanDirection, names->neighbour))
+	{
+		int64		id = keep(names->neighbour);
+
+		names->low = Min(names->low, id);
+		names->high = Max(names->high, id);
+	}
+}
+
+/* the id */
+static int64
 keep(TupleTableSlot *slot)
 {
 	bool		isnull;
 	int64		id = DatumGetInt64(slot_getattr(slot, ES_STREAM_ID + 1, &isnull));
-	text	   *tenant = DatumGetTextPP(slot_getattr(slot, ES_STREAM_TENANT + 1, &isnull));
-	text	   *name = DatumGetTextPP(slot_getattr(slot, ES_STREAM_NAME + 1, &isnull));
-	Size		name_size = INTALIGN(VARSIZE_ANY_EXHDR(name) + VARHDRSZ);
-	Size		size = name_size + VARSIZE_ANY_EXHDR(tenant) + VARHDRSZ;
 	Place	   *place = place_of(id);
+	text	   *tenant;
+	text	   *name;
+	Size		name_size;
+	Size		size;
 
 	if (place->stream.id == id)
-		return;
+		return id;
 	if (place->stream.id != 0 && nplaces < MAX_PLACES)
 	{
 		grow_places();
 		place = place_of(id);
 	}
+	name = DatumGetTextPP(slot_getattr(slot, ES_STREAM_NAME + 1, &isnull));
+	tenant = DatumGetTextPP(slot_getattr(slot, ES_STREAM_TENANT + 1, &isnull));
+	name_size = INTALIGN(VARSIZE_ANY_EXHDR(name) + VARHDRSZ);
+	size = name_size + VARSIZE_ANY_EXHDR(tenant) + VARHDRSZ;
 	if (place->size < size)
 	{
 		text	   *bytes = MemoryContextAlloc(context, size);
@@ -184,6 +229,7 @@ keep(TupleTableSlot *slot)
 	put((char *) place->stream.name, name);
 	place->stream.tenant = put((char *) place->stream.name + name_size, tenant);
 	place->stream.id = id;
+	return id;
 }
 
 /* with a four-byte header, whatever it had */

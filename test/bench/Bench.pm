@@ -130,15 +130,29 @@ sub file
 	return "$scratch/$name";
 }
 
-# pgbench(options): transactions a second
+# the head of a script for pgbench: what each session does before the clock runs
+sub once
+{
+	my (@statements) = @_;
+
+	return "\\if :once\n" . join('', map { "$_;\n" } @statements) . "\\set once 0\n\\endif\n";
+}
+
+# pgbench(options): transactions a second, without the time that once() took
 sub pgbench
 {
 	my (@options) = @_;
-	my $text = run("$bin/pgbench", '-n', @options);
+	my $text = run("$bin/pgbench", '-n', '-r', '-D', 'once=1', @options);
 
 	die "$text\npgbench lost transactions\n" if $text =~ /number of failed transactions: [1-9]/;
 	$text =~ /^tps = ([\d.]+)/m or die "$text\npgbench says no tps\n";
-	return $1;
+	my $tps = $1;
+	my ($once) = $text =~ /\\if :once\n(.*)\\endif$/ms or return $tps;
+	my ($transactions) = $text =~ /^number of transactions actually processed: (\d+)/m or die "$text\npgbench says no transactions\n";
+	my $milliseconds = 0;
+
+	$milliseconds += $_ foreach $once =~ /^\s*([\d.]+)/mg;
+	return $transactions / ($transactions / $tps - $milliseconds / 1000);
 }
 
 # pgbench(options) in the background; its process number, to be waited for

@@ -501,6 +501,15 @@ return [
 		change => [ 'place->stream.id == id ? &place->stream : NULL', 'place->stream.id != 0 ? &place->stream : NULL' ],
 		tests  => '046_reads_in_memory',
 	},
+	{
+		name   => 'a neighbour takes the place of the asked name',
+		file   => 'stream_name.c',
+		change => [
+			"\t\tnames->low = names->high = id;\n", "\t\tnames->low = names->high = id;\n\t\tkeep(names->scan.slot);\n",
+			"have its place */\n\t\tkeep(names->scan.slot);\n", "have its place */\n"
+		],
+		tests  => 'stream_names',
+	},
 
 	# ---- condition.c, search.c: append conditions ----
 	{

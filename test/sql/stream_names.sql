@@ -50,6 +50,19 @@ SELECT version, count(*) FROM evtstore.streams WHERE category = 'many' GROUP BY 
 SELECT count(*) FROM evtstore.read_category('many') WHERE stream <> 'many-' || (data #>> '{}');
 SELECT count(*) FROM evtstore.read_category('many') WHERE version = 2;
 
+-- streams that lie side by side in the table, with ids that a session cannot remember side by side: each has its own name
+DO $$
+BEGIN
+    FOR n IN 1..40 LOOP
+        PERFORM setval('evtstore_internal.stream_id_seq', last_value + 16382) FROM evtstore_internal.stream_id_seq;
+        PERFORM evtstore.append('far-' || n || '-' || letter, 'T', to_jsonb('far-' || n || '-' || letter), 0)
+        FROM unnest('{a,b}'::text[]) letter;
+    END LOOP;
+END $$;
+\connect
+SELECT count(*), count(*) FILTER (WHERE stream = data #>> '{}') AS own_ones FROM evtstore.read_category('far');
+SELECT count(*), count(*) FILTER (WHERE stream = data #>> '{}') AS own_ones FROM evtstore.read_category('far', backwards => true);
+
 -- tenants have categories of their own
 SET evtstore.tenant = 'ü''"';
 SELECT * FROM evtstore.read_category('order');

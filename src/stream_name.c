@@ -63,8 +63,8 @@ static Place *place_of(int64 id);
 static const EsStreamName *known(int64 id);
 static bool is_near(const EsStreamNames *names, int64 id);
 static void look_up(EsStreamNames *names, int64 id);
-static void keep_page(EsStreamNames *names, BlockNumber block);
-static int64 keep(TupleTableSlot *slot);
+static void keep_page(EsStreamNames *names, BlockNumber block, bool is_backward);
+static void keep(TupleTableSlot *slot);
 static text *put(char *to, const text *value);
 
 const EsStreamName *
@@ -159,10 +159,11 @@ look_up(EsStreamNames *names, int64 id)
 		 * SERIALIZABLE reader each of those could be a conflict.
 		 */
 		bool		is_run = is_near(names, id) && !IsolationIsSerializable();
+		bool		is_backward = id < names->low;
 
 		names->low = names->high = id;
 		if (is_run)
-			keep_page(names, ItemPointerGetBlockNumber(&names->scan.slot->tts_tid));
+			keep_page(names, ItemPointerGetBlockNumber(&names->scan.slot->tts_tid), is_backward);
 		/* at the end: another of the page may have its place */
 		keep(names->scan.slot);
 	}
@@ -170,9 +171,11 @@ look_up(EsStreamNames *names, int64 id)
 	MemoryContextSwitchTo(old);
 }
 
+/* those of the page that lie ahead of names->low, which is names->high */
 static void
-keep_page(EsStreamNames *names, BlockNumber block)
+keep_page(EsStreamNames *names, BlockNumber block, bool is_backward)
 {
+	int64		from = names->low;
 	ItemPointerData first;
 	ItemPointerData last;
 
@@ -187,15 +190,18 @@ keep_page(EsStreamNames *names, BlockNumber block)
 		table_rescan_tidrange(names->page, &first, &last);
 	while (table_scan_getnextslot_tidrange(names->page, ForwardScanDirection, names->neighbour))
 	{
-		int64		id = keep(names->neighbour);
+		bool		isnull;
+		int64		id = DatumGetInt64(slot_getattr(names->neighbour, ES_STREAM_ID + 1, &isnull));
 
+		if (is_backward ? id > from : id < from)
+			continue;
+		keep(names->neighbour);
 		names->low = Min(names->low, id);
 		names->high = Max(names->high, id);
 	}
 }
 
-/* the id */
-static int64
+static void
 keep(TupleTableSlot *slot)
 {
 	bool		isnull;
@@ -207,7 +213,7 @@ keep(TupleTableSlot *slot)
 	Size		size;
 
 	if (place->stream.id == id)
-		return id;
+		return;
 	if (place->stream.id != 0 && nplaces < MAX_PLACES)
 	{
 		grow_places();
@@ -229,7 +235,6 @@ keep(TupleTableSlot *slot)
 	put((char *) place->stream.name, name);
 	place->stream.tenant = put((char *) place->stream.name + name_size, tenant);
 	place->stream.id = id;
-	return id;
 }
 
 /* with a four-byte header, whatever it had */

@@ -8,11 +8,11 @@
 use strict;
 use warnings;
 
+use EvtChildren qw(start_child finish_children);
 use EvtLoad qw(run_client run_reader now readers read_records);
 use EvtModel;
 use EvtTest;
 use EvtWire;
-use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -36,51 +36,7 @@ my $node = new_node(
 # the scheduler writes the ledger after a crash too when it knows that this is no restore: with a definition it does
 $node->safe_psql('postgres', q{SELECT evtstore.create_queue('any')});
 
-my ($started, @children) = (now());
-my $main = $$;
-
-END
-{
-	my $status = $?;
-	kill 'KILL', map { $_->[1] } grep { defined $main && $main == $$ && $_->[1] } @children;
-	$? = $status;
-}
-
-# In a process of its own, which ends by itself.
-sub start_child
-{
-	my ($name, $run) = @_;
-	my $pid = fork;
-
-	die "fork: $!" unless defined $pid;
-	if (!$pid)
-	{
-		my $ok = eval { $run->(); 1 };
-		append_to_file("$dir/died", "$name: $@") unless $ok;
-		# nothing of what the test's process owns ends with us
-		POSIX::_exit($ok ? 0 : 1);
-	}
-	push @children, [ $name, $pid ];
-	return;
-}
-
-# When all those of one kind have ended, or the time is up: who failed.
-sub finish_children
-{
-	my ($kind, $deadline) = @_;
-	my @failed;
-
-	foreach my $child (grep { $_->[0] =~ /^$kind/ } @children)
-	{
-		my ($name, $pid) = @$child;
-		my $gone = eval { poll_until("the end of $name", sub { waitpid($pid, POSIX::WNOHANG()) == $pid }, $deadline); 1 };
-		$child->[1] = undef if $gone;
-		next if $gone && $? == 0;
-		push @failed, $gone ? (-e "$dir/died" ? slurp_file("$dir/died") : "$name: $?") : "$name hangs";
-		kill 'KILL', $pid unless $gone;
-	}
-	return "@failed";
-}
+my $started = now();
 
 foreach my $number (0 .. $CLIENTS - 1)
 {

@@ -123,6 +123,10 @@ load_catalog(void)
 	c.closing = find_relation("closing", internal);
 	c.definition = find_relation("definition", internal);
 	c.message = find_relation("message", internal);
+	c.checkpoint = find_relation("checkpoint", internal);
+	c.checkpoint_pkey = find_relation("checkpoint_pkey", internal);
+	c.failed_event = find_relation("failed_event", internal);
+	c.failed_event_head = find_relation("failed_event_head_idx", internal);
 	c.position_seq = find_relation("position_seq", internal);
 	c.stream_id_seq = find_relation("stream_id_seq", internal);
 	c.message_id_seq = find_relation("message_id_seq", internal);

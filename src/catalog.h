@@ -30,6 +30,10 @@ typedef struct EsCatalog
 	Oid closing;
 	Oid definition;
 	Oid message;
+	Oid checkpoint;
+	Oid checkpoint_pkey;
+	Oid failed_event;
+	Oid failed_event_head;
 	Oid position_seq;
 	Oid stream_id_seq;
 	Oid message_id_seq;

@@ -28,8 +28,23 @@ enum
 	ES_EVENT_NATTS
 };
 
-/* attributes of the type evtstore.event, from 0 */
-#define ES_EVENT_ROW_NATTS 12
+/* attributes of the type evtstore.event, from 1 */
+enum
+{
+	ES_EVENT_ROW_POSITION = 1,
+	ES_EVENT_ROW_TENANT,
+	ES_EVENT_ROW_STREAM,
+	ES_EVENT_ROW_VERSION,
+	ES_EVENT_ROW_ID,
+	ES_EVENT_ROW_TYPE,
+	ES_EVENT_ROW_SCHEMA_VERSION,
+	ES_EVENT_ROW_DATA,
+	ES_EVENT_ROW_METADATA,
+	ES_EVENT_ROW_TAGS,
+	ES_EVENT_ROW_OCCURRED_AT,
+	ES_EVENT_ROW_RECORDED_AT,
+	ES_EVENT_ROW_NATTS = ES_EVENT_ROW_RECORDED_AT
+};
 
 /* fills the attributes of evtstore.event */
 extern void es_event_values(const EsEvent *event, Datum *values, bool *nulls);

@@ -19,6 +19,7 @@
 #include "feed.h"
 #include "guard.h"
 #include "guc.h"
+#include "lane.h"
 #include "launcher.h"
 #include "projection.h"
 #include "queue.h"
@@ -57,6 +58,7 @@ _PG_init(void)
 	es_append_init();
 	es_read_init();
 	es_queue_init();
+	es_lane_init();
 	es_command_init();
 
 	/*

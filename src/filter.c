@@ -28,8 +28,13 @@ es_filter_parse(Jsonb *filter, const char *what)
 	};
 	EsFilter   *result;
 
-	es_options_check(filter, allowed, what);
 	result = palloc0(sizeof(EsFilter));
+	if (JB_ROOT_IS_OBJECT(filter) && es_options_has(filter, "items"))
+	{
+		result->query = es_query_parse(filter, what);
+		return result;
+	}
+	es_options_check(filter, allowed, what);
 	result->categories = es_options_strings(filter, "categories");
 	result->types = es_options_strings(filter, "types");
 	result->tags = es_options_strings(filter, "tags");
@@ -40,16 +45,21 @@ es_filter_parse(Jsonb *filter, const char *what)
 bool
 es_filter_matches(const EsFilter *filter, const EsStream *stream, const EsEvent *event)
 {
-	int			len = strlen(stream->name);
+	return es_filter_selects(filter, stream->name, strlen(stream->name), event->type, event->tags);
+}
 
-	if (filter->types != NIL && !has_text(filter->types, event->type))
+bool
+es_filter_selects(const EsFilter *filter, const char *stream, int len, Datum type, Datum tags)
+{
+	if (filter->query != NULL)
+		return es_query_matches(filter->query, type, tags);
+	if (filter->types != NIL && !has_text(filter->types, type))
 		return false;
-	if (filter->categories != NIL &&
-		!has_string(filter->categories, stream->name, es_stream_category_len(stream->name, len)))
+	if (filter->categories != NIL && !has_string(filter->categories, stream, es_stream_category_len(stream, len)))
 		return false;
-	if (filter->streams != NIL && !has_string(filter->streams, stream->name, len))
+	if (filter->streams != NIL && !has_string(filter->streams, stream, len))
 		return false;
-	return filter->tags == NIL || has_all_tags(filter->tags, event->tags);
+	return filter->tags == NIL || has_all_tags(filter->tags, tags);
 }
 
 static bool

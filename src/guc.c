@@ -26,6 +26,7 @@ bool		es_guc_enabled = true;
 bool		es_guc_allow_drop = false;
 char	   *es_guc_allowed_networks = NULL;
 int			es_guc_delivery_workers = 2;
+int			es_guc_max_subscriptions = 128;
 int			es_guc_max_databases = 64;
 int			es_guc_poll_interval = 1000;
 int			es_guc_lease = 30000;
@@ -104,6 +105,8 @@ static const IntSetting int_settings[] = {
 	&es_guc_delivery_workers, 2, 0, 64, PGC_POSTMASTER, 0, NULL},
 	{"evtstore.max_databases", "Databases of the cluster that may hold an event store.",
 	&es_guc_max_databases, 64, 1, 10000, PGC_POSTMASTER, 0, NULL},
+	{"evtstore.max_subscriptions", "Subscriptions of the cluster that may be in use.",
+	&es_guc_max_subscriptions, 128, 1, 10000, PGC_POSTMASTER, 0, NULL},
 	{"evtstore.poll_interval", "Longest sleep of a worker that nobody wakes.",
 	&es_guc_poll_interval, 1000, 10, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
 	{"evtstore.worker_lease", "Lease that delivery workers take on messages, beyond the time-out of the endpoint.",

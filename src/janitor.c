@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "checkpoint.h"
 #include "command.h"
 #include "compat.h"
 #include "feed.h"
@@ -58,6 +59,7 @@ static int	errors = 0;
 static int64 scavenge(int limit, bool *more);
 static int64 trim_commands(int limit, bool *more);
 static int64 trim_ledger(int limit, bool *more);
+static int64 trim_checkpoints(int limit, bool *more);
 static void turn(DutyState *duty, MemoryContext context);
 static TimestampTz due(const DutyState *duty);
 
@@ -65,6 +67,7 @@ static DutyState duties[] = {
 	{"scavenging", scavenge},
 	{"trimming commands", trim_commands},
 	{"trimming the ledger", trim_ledger},
+	{"trimming checkpoints", trim_checkpoints},
 };
 
 TimestampTz
@@ -154,6 +157,12 @@ static int64
 trim_commands(int limit, bool *more)
 {
 	return es_command_trim(limit);
+}
+
+static int64
+trim_checkpoints(int limit, bool *more)
+{
+	return es_checkpoint_trim(limit);
 }
 
 /* it reads all of the ledger, which grows by a row a second: now and then is often enough */

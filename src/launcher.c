@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "feed.h"
 #include "guc.h"
+#include "lane.h"
 #include "launcher.h"
 #include "process.h"
 #include "registry.h"
@@ -103,6 +104,7 @@ rescan(void)
 
 	es_registry_set_databases(found);
 	es_feed_forget_databases(oids);
+	es_lanes_forget_databases(oids);
 	if (es_registry_full() && !said_full)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),

@@ -1,13 +1,13 @@
 /*
  * queue.c
- *		Queues: definition, the cache of definitions, the lock of a queue.
+ *		Queues: definition and lock of a queue.
  *
  * Runs in backends and, for look-ups, in workers.  send.c puts messages in, claim.c hands them out, settle.c takes them
  * back.
  *
  * A queue is a definition (definition.c) and the rows with its id.  Who sends, claims or settles holds the queue's
  * lock, shared, to the end of the transaction, and its drop holds it exclusively: no message and no dead letter can
- * appear in a queue that is gone.  The cache is this backend's own and rebuilt when a definition changed.  Rows are
+ * appear in a queue that is gone.  Rows are
  * transactional: a crash leaves what was committed.
  */
 #include "postgres.h"
@@ -25,7 +25,7 @@
 #include "arg.h"
 #include "catalog.h"
 #include "compat.h"
-#include "definition.h"
+#include "definition_cache.h"
 #include "error.h"
 #include "evtstore.h"
 #include "guc.h"
@@ -34,27 +34,9 @@
 #include "options.h"
 #include "queue.h"
 
-/* the retry policy where a queue says nothing */
-#define DEFAULT_MAX_ATTEMPTS 10
-#define DEFAULT_INITIAL_MS 1000
-#define DEFAULT_MULTIPLIER 2.0
-#define DEFAULT_MAX_DELAY_MS (10 * 60 * 1000)
-#define DEFAULT_JITTER 0.5
-
-#define MAX_RETRY_SECONDS (365.0 * 24 * 3600)
-
 static const EsOption queue_options[] = {
 	{"endpoint", ES_OPTION_STRING},
 	{"retry", ES_OPTION_OBJECT},
-	{NULL}
-};
-
-static const EsOption retry_options[] = {
-	{"max_attempts", ES_OPTION_INT, 0, 100000},
-	{"initial", ES_OPTION_INTERVAL, 0, MAX_RETRY_SECONDS},
-	{"multiplier", ES_OPTION_NUMBER, 1, 1000},
-	{"max_delay", ES_OPTION_INTERVAL, 0, MAX_RETRY_SECONDS},
-	{"jitter", ES_OPTION_NUMBER, 0, 1},
 	{NULL}
 };
 
@@ -70,25 +52,19 @@ static EsPlan delete_dead_letters_plan = {
 	.args = {INT4OID},
 };
 
-/* every queue, in order of id; rebuilt when the definitions changed */
-static MemoryContext cache_context = NULL;
-static EsQueue *cache = NULL;
-static int	cache_size = 0;
-static uint64 cache_generation = 0;
-
-static void refresh_cache(void);
-static void fill_queue(EsQueue *queue, const EsDefinition *definition);
-static const EsQueue *find_by_name(const char *name);
-static const EsQueue *find_by_id(int32 id);
+static void fill_queue(void *entry, const EsDefinition *definition);
 static EsQueue *copy_queue(const EsQueue *queue);
 static Jsonb *canonical_spec(Jsonb *options);
-static void append_retry(StringInfo buf, Jsonb *retry);
 static void append_key(StringInfo buf, const char *key);
 static Jsonb *changed_options(Jsonb *spec, Jsonb *changes);
-static void check_keys(Jsonb *changes, const EsOption *allowed, const char *what);
-static Jsonb *make_empty_object(void);
 static void require_endpoint(Jsonb *spec);
 static void refuse_if_targeted(const char *name);
+
+static EsDefinitionCache cache = {
+	.kind = "queue",
+	.size = sizeof(EsQueue),
+	.fill = fill_queue,
+};
 
 PG_FUNCTION_INFO_V1(evtstore_create_queue);
 PG_FUNCTION_INFO_V1(evtstore_alter_queue);
@@ -167,7 +143,7 @@ evtstore_drop_queue(PG_FUNCTION_ARGS)
 const EsQueue *
 es_queue_get(const char *name)
 {
-	const EsQueue *queue = find_by_name(name);
+	const EsQueue *queue = es_definition_cache_by_name(&cache, name);
 
 	if (queue == NULL)
 		ereport(ERROR,
@@ -181,11 +157,12 @@ List *
 es_queue_list_pushed(void)
 {
 	List	   *result = NIL;
+	int			n;
+	const EsQueue *queues = es_definition_cache_all(&cache, &n);
 
-	refresh_cache();
-	for (int i = 0; i < cache_size; i++)
-		if (cache[i].endpoint != NULL)
-			result = lappend(result, copy_queue(&cache[i]));
+	for (int i = 0; i < n; i++)
+		if (queues[i].endpoint != NULL)
+			result = lappend(result, copy_queue(&queues[i]));
 	return result;
 }
 
@@ -195,7 +172,7 @@ es_queue_lock(int32 id, LOCKMODE mode)
 	/* who waited for a drop must hear of it: invalidation messages are not read by taking this kind of lock */
 	if (es_lock_mode(ES_LOCK_QUEUE, id, mode))
 		AcceptInvalidationMessages();
-	return find_by_id(id);
+	return es_definition_cache_by_id(&cache, id);
 }
 
 const char *
@@ -214,87 +191,13 @@ es_queue_spi_begin(EsSpiState *state)
 	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-/*
- * Looks at the generation before it reads: a change while it reads makes the next call read again.  Built aside and put
- * in place when complete, so that an error leaves the old one.
- */
 static void
-refresh_cache(void)
+fill_queue(void *entry, const EsDefinition *definition)
 {
-	uint64		generation = es_catalog_generation();
-	MemoryContext context;
-	MemoryContext old_context;
-	EsQueue    *queues;
-	List	   *definitions;
-	ListCell   *lc;
-	int			n = 0;
+	EsQueue    *queue = entry;
 
-	if (cache_context != NULL && cache_generation == generation)
-		return;
-	definitions = es_definition_list("queue");
-	context = AllocSetContextCreate(CurrentMemoryContext, "evtstore queues", ALLOCSET_SMALL_SIZES);
-	old_context = MemoryContextSwitchTo(context);
-	queues = palloc0(Max(list_length(definitions), 1) * sizeof(EsQueue));
-	foreach(lc, definitions)
-		fill_queue(&queues[n++], lfirst(lc));
-	MemoryContextSwitchTo(old_context);
-
-	MemoryContextSetParent(context, CacheMemoryContext);
-	if (cache_context != NULL)
-		MemoryContextDelete(cache_context);
-	cache_context = context;
-	cache = queues;
-	cache_size = n;
-	cache_generation = generation;
-}
-
-static void
-fill_queue(EsQueue *queue, const EsDefinition *definition)
-{
-	Jsonb	   *retry = es_options_object(definition->spec, "retry");
-
-	if (retry == NULL)
-		retry = make_empty_object();
-	queue->id = definition->id;
-	queue->name = pstrdup(definition->name);
 	queue->endpoint = es_options_string(definition->spec, "endpoint", NULL);
-	queue->retry.max_attempts = es_options_int(retry, "max_attempts", DEFAULT_MAX_ATTEMPTS);
-	queue->retry.initial = es_options_interval_ms(retry, "initial", DEFAULT_INITIAL_MS);
-	queue->retry.multiplier = es_options_number(retry, "multiplier", DEFAULT_MULTIPLIER);
-	queue->retry.max_delay = es_options_interval_ms(retry, "max_delay", DEFAULT_MAX_DELAY_MS);
-	queue->retry.jitter = es_options_number(retry, "jitter", DEFAULT_JITTER);
-}
-
-static const EsQueue *
-find_by_name(const char *name)
-{
-	refresh_cache();
-	for (int i = 0; i < cache_size; i++)
-		if (strcmp(cache[i].name, name) == 0)
-			return &cache[i];
-	return NULL;
-}
-
-static const EsQueue *
-find_by_id(int32 id)
-{
-	int			low = 0;
-	int			high;
-
-	refresh_cache();
-	high = cache_size;
-	while (low < high)
-	{
-		int			middle = low + (high - low) / 2;
-
-		if (cache[middle].id == id)
-			return &cache[middle];
-		if (cache[middle].id < id)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return NULL;
+	queue->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 }
 
 static EsQueue *
@@ -334,31 +237,12 @@ canonical_spec(Jsonb *options)
 	}
 	if (retry != NULL)
 	{
-		es_options_check(retry, retry_options, "retry");
+		es_options_check(retry, es_retry_options, "retry");
 		append_key(&buf, "retry");
-		append_retry(&buf, retry);
+		es_retry_append(&buf, retry);
 	}
 	appendStringInfoChar(&buf, '}');
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
-}
-
-static void
-append_retry(StringInfo buf, Jsonb *retry)
-{
-	appendStringInfoChar(buf, '{');
-	for (const EsOption *option = retry_options; option->name != NULL; option++)
-	{
-		if (!es_options_has(retry, option->name))
-			continue;
-		append_key(buf, option->name);
-		if (option->type == ES_OPTION_INTERVAL)
-			appendStringInfo(buf, "\"%lldms\"", (long long) es_options_interval_ms(retry, option->name, 0));
-		else if (option->type == ES_OPTION_INT)
-			appendStringInfo(buf, "%d", es_options_int(retry, option->name, 0));
-		else
-			appendStringInfo(buf, "%.15g", es_options_number(retry, option->name, 0));
-	}
-	appendStringInfoChar(buf, '}');
 }
 
 static void
@@ -374,58 +258,17 @@ static Jsonb *
 changed_options(Jsonb *spec, Jsonb *changes)
 {
 	Jsonb	   *changed;
-	Jsonb	   *old_retry;
-	Jsonb	   *retry;
 	StringInfoData buf;
 
-	check_keys(changes, queue_options, "changes of a queue");
+	es_options_check_changes(changes, queue_options, "changes of a queue");
 	changed = es_options_merge(spec, changes);
-	es_options_check(changed, queue_options, "queue options");
 	if (!es_options_has(changes, "retry") || !es_options_has(changed, "retry"))
 		return changed;
-
-	retry = es_options_object(changes, "retry");
-	check_keys(retry, retry_options, "retry");
-	old_retry = es_options_object(spec, "retry");
-	retry = es_options_merge(old_retry != NULL ? old_retry : make_empty_object(), retry);
-	es_options_check(retry, retry_options, "retry");
 	initStringInfo(&buf);
 	appendStringInfoString(&buf, "{\"retry\": ");
-	append_retry(&buf, retry);
+	es_retry_append(&buf, es_retry_change(es_options_object(spec, "retry"), es_options_object(changes, "retry")));
 	appendStringInfoChar(&buf, '}');
 	return es_options_merge(changed, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
-}
-
-/* es_options_check sees only what is left after the merge; a null for an unknown key would pass it */
-static void
-check_keys(Jsonb *changes, const EsOption *allowed, const char *what)
-{
-	JsonbIterator *it;
-	JsonbValue	v;
-	JsonbIteratorToken token;
-
-	if (!JB_ROOT_IS_OBJECT(changes))
-		es_options_check(changes, allowed, what);	/* says so */
-	it = JsonbIteratorInit(&changes->root);
-	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
-	{
-		const EsOption *option = allowed;
-		char	   *key;
-
-		if (token != WJB_KEY)
-			continue;
-		key = pnstrdup(v.val.string.val, v.val.string.len);
-		while (option->name != NULL && strcmp(option->name, key) != 0)
-			option++;
-		if (option->name == NULL)
-			es_options_check(changes, allowed, what);	/* names the first unknown key and those that are known */
-	}
-}
-
-static Jsonb *
-make_empty_object(void)
-{
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
 }
 
 /* the endpoint's name stays locked, so that it cannot be dropped before this transaction ends */

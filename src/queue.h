@@ -11,17 +11,8 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "retry.h"
 #include "spi.h"
-
-/* retry policy; delays in ms */
-typedef struct EsRetry
-{
-	int max_attempts; /* 0: no end */
-	int64 initial;
-	double multiplier;
-	int64 max_delay;
-	double jitter; /* 0..1: share of the delay that is random */
-} EsRetry;
 
 typedef struct EsQueue
 {
@@ -103,6 +94,30 @@ typedef enum EsSettle
  * 22023.  Wakes workers at commit where it makes something ready.
  */
 extern bool es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 delay_ms);
+
+/* what a message's receipt says */
+typedef struct EsMessageReceipt
+{
+	const char *text;
+	int32 queue_id;
+	int64 message_id;
+	int32 epoch;
+	const char *stale; /* once settled: why it does not hold; NULL: it does */
+} EsMessageReceipt;
+
+/* false: malformed */
+extern bool es_queue_parse_receipt(const char *text, EsMessageReceipt *receipt);
+/* for qsort: in the order that they are settled in */
+extern int es_queue_compare_receipts(const void *a, const void *b);
+/*
+ * Settles n receipts in that order, each once, and sets stale.  All or nothing is up to the caller: if one is stale he
+ * raises an error.  reason may be NULL; delay_ms < 0: by the retry policy.
+ */
+extern void es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms);
+/* as much of it as is kept */
+extern char *es_queue_clip_reason(const char *reason);
+/* the lease ends then; sets stale */
+extern void es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms);
 
 /* when the next message of a pushed queue becomes ready by time (delay, backoff, lease end); 0: none waits for time */
 extern TimestampTz es_queue_next_due(void);

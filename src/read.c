@@ -50,7 +50,6 @@ static void add_moment(EsWalk *walk, const EsStream *stream, const EsReadRange *
 static void open_category(EsReader *reader, FunctionCallInfo fcinfo);
 static void open_all(EsReader *reader, FunctionCallInfo fcinfo);
 static void open_query(EsReader *reader, FunctionCallInfo fcinfo);
-static void set_search(EsReader *reader, const EsQuery *query, int64 head, const EsReadRange *range);
 static bool search_next(EsReader *reader, void *state, TupleTableSlot *slot);
 static void search_restart(void *state);
 static void search_close(void *state);
@@ -188,7 +187,7 @@ open_all(EsReader *reader, FunctionCallInfo fcinfo)
 	/* a tenant's events have postings of their own: no walk over those of others */
 	if (es_guc_tenant[0] != '\0')
 	{
-		set_search(reader, palloc0(sizeof(EsQuery)), head, &range);
+		es_reader_search(reader, palloc0(sizeof(EsQuery)), es_guc_tenant, head, &range);
 		return;
 	}
 	walk = es_reader_walk(reader, es_catalog()->event_pkey);
@@ -212,19 +211,18 @@ open_query(EsReader *reader, FunctionCallInfo fcinfo)
 	es_arg_required(fcinfo, 0, "query");
 	query = es_query_parse(PG_GETARG_JSONB_P(0), "query");
 	es_reader_set_max_count(reader, range.max_count);
-	set_search(reader, query, es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES), &range);
+	es_reader_search(reader, query, es_guc_tenant, es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES), &range);
 }
 
-/* the source that looks for the events of a query; the query lives as long as the reader */
-static void
-set_search(EsReader *reader, const EsQuery *query, int64 head, const EsReadRange *range)
+void
+es_reader_search(EsReader *reader, const EsQuery *query, const char *tenant, int64 head, const EsReadRange *range)
 {
 	int64		from = range->has_after && !range->backwards ? range->after : 0;
 	int64		upto = range->has_after && range->backwards ? Min(head, range->after - 1) : head;
 
 	/* above the last position is nothing */
 	es_reader_set_source(reader, &search_source,
-						 es_search_open(query, es_guc_tenant, Min(from, upto) + 1, upto, range->backwards, es_reader_snapshot(reader)));
+						 es_search_open(query, tenant, Min(from, upto) + 1, upto, range->backwards, es_reader_snapshot(reader)));
 }
 
 static bool

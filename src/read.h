@@ -61,6 +61,8 @@ extern EsReadRange es_read_range_arguments(FunctionCallInfo fcinfo, int first, c
  * current at open and must be current at close; what an error leaves is cleared away with that owner.
  */
 extern EsReader *es_reader_open(const EsReadFunction *function, FunctionCallInfo fcinfo, MemoryContext parent);
+/* the same for other modules: open is called with the argument */
+extern EsReader *es_reader_open_with(void (*open)(EsReader *reader, void *arg), void *arg, MemoryContext parent);
 /* the next row of the event table that the caller may see; good until the next call; NULL: no more */
 extern TupleTableSlot *es_reader_next(EsReader *reader);
 /*
@@ -68,6 +70,8 @@ extern TupleTableSlot *es_reader_next(EsReader *reader);
  * pointing into the row, as it lies in the table: toasted values stay so until somebody looks into them.
  */
 extern Datum es_reader_value(EsReader *reader, int attno, bool *isnull);
+/* the name of the present row's stream, good until the next look; NULL where the event has none */
+extern const text *es_reader_stream(EsReader *reader);
 extern void es_reader_restart(EsReader *reader);
 extern void es_reader_close(EsReader *reader);
 
@@ -83,6 +87,10 @@ extern void es_reader_set_source(EsReader *reader, const EsReadSource *source, v
 extern Snapshot es_reader_snapshot(EsReader *reader);
 extern Relation es_reader_relation(EsReader *reader);
 
+/* the source that looks for the events of a query, which lives as long as the reader, up to the head */
+struct EsQuery;
+extern void es_reader_search(EsReader *reader, const struct EsQuery *query, const char *tenant, int64 head,
+							 const EsReadRange *range);
 /* the source that walks one index of the event table, its columns counted from 1 */
 extern EsWalk *es_reader_walk(EsReader *reader, Oid index);
 extern void es_walk_add_key(EsWalk *walk, int attno, StrategyNumber strategy, RegProcedure function, Datum value);

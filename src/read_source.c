@@ -58,6 +58,8 @@ struct EsWalk
 	bool		backwards;
 };
 
+static EsReader *make_reader(MemoryContext parent);
+static void finish_open(EsReader *reader);
 static bool walk_next(EsReader *reader, void *state, TupleTableSlot *slot);
 static void walk_restart(void *state);
 static void walk_close(void *state);
@@ -71,8 +73,6 @@ static const EsReadSource walk_source = {
 	.close = walk_close,
 };
 
-#define ROW_STREAM 3
-
 /* where the attributes of evtstore.event lie in the event table; the stream has only its id there */
 static const int column_of[ES_EVENT_ROW_NATTS] = {
 	ES_EVENT_POSITION, ES_EVENT_TENANT, ES_EVENT_STREAM_ID, ES_EVENT_VERSION, ES_EVENT_ID, ES_EVENT_TYPE,
@@ -82,6 +82,30 @@ static const int column_of[ES_EVENT_ROW_NATTS] = {
 
 EsReader *
 es_reader_open(const EsReadFunction *function, FunctionCallInfo fcinfo, MemoryContext parent)
+{
+	EsReader   *reader = make_reader(parent);
+	MemoryContext old = MemoryContextSwitchTo(reader->context);
+
+	function->open(reader, fcinfo);
+	finish_open(reader);
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+EsReader *
+es_reader_open_with(void (*open) (EsReader *reader, void *arg), void *arg, MemoryContext parent)
+{
+	EsReader   *reader = make_reader(parent);
+	MemoryContext old = MemoryContextSwitchTo(reader->context);
+
+	open(reader, arg);
+	finish_open(reader);
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+static EsReader *
+make_reader(MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(parent, "evtstore reader", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -93,12 +117,16 @@ es_reader_open(const EsReadFunction *function, FunctionCallInfo fcinfo, MemoryCo
 	reader->max_count = PG_INT64_MAX;
 	reader->rel = table_open(es_catalog()->event, AccessShareLock);
 	reader->slot = table_slot_create(reader->rel, NULL);
-	function->open(reader, fcinfo);
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+static void
+finish_open(EsReader *reader)
+{
 	Assert(reader->snapshot != NULL);
 	reader->left = reader->max_count;
 	reader->streams = es_stream_names_open(reader->snapshot);
-	MemoryContextSwitchTo(old);
-	return reader;
 }
 
 TupleTableSlot *
@@ -131,11 +159,19 @@ es_reader_value(EsReader *reader, int attno, bool *isnull)
 	*isnull = false;
 	if (attno == 0)
 		return whole_row(reader);
-	if (attno != ROW_STREAM)
+	if (attno != ES_EVENT_ROW_STREAM)
 		return slot_getattr(reader->slot, column_of[attno - 1] + 1, isnull);
 	stream = stream_of_row(reader);
 	*isnull = stream == NULL;
 	return stream == NULL ? (Datum) 0 : es_stream_name_datum(stream);
+}
+
+const text *
+es_reader_stream(EsReader *reader)
+{
+	const EsStreamName *stream = stream_of_row(reader);
+
+	return stream == NULL ? NULL : stream->name;
 }
 
 void

@@ -1,9 +1,9 @@
 /*
  * settle.c
- *		Taking messages back: receipts, ack, nack, reject, release, extend, dead letters.
+ *		Taking messages back: ack, nack, reject, release, extend, dead letters.
  *
- * Runs in consumers' backends and in delivery workers.  A receipt names a message and the epoch of one claim; it holds
- * as long as the message is there, at that epoch, with a lease (claim.c raises the epoch with each claim; nack and
+ * Runs in consumers' backends (receipt.c) and in delivery workers.  A receipt names a message and the epoch of one claim; it
+ * holds as long as the message is there, at that epoch, with a lease (claim.c raises the epoch with each claim; nack and
  * release take the lease away).  Whether the lease's time is over does not matter: until somebody else took the message
  * over, the late ack is right.  Every statement here finds its row by primary key and locks it, waiting for whoever
  * changes it at the moment, and looks at the epoch of the version that it locked: of two settlements of one receipt the
@@ -14,11 +14,8 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/pg_prng.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -42,14 +39,6 @@
 
 /* what stands for a reason that was not given */
 #define NO_REASON "no reason given"
-
-typedef struct Receipt
-{
-	const char *text;
-	int32		queue_id;
-	int64		message_id;
-	int32		epoch;
-} Receipt;
 
 /* the row of a receipt that holds; $1 to $4 in every plan that has it */
 #define HELD "id = $1 AND queue_id = $2 AND epoch = $3 AND lease_until IS NOT NULL AND ($4 = '' OR tenant = $4)"
@@ -122,137 +111,55 @@ static EsPlan recover_plan = {
 	.args = {TEXTOID, TEXTOID},
 };
 
-static Receipt parse_receipt(const char *text);
-static Receipt get_receipt_arg(FunctionCallInfo fcinfo, int n);
-static Receipt *parse_receipts(ArrayType *array, int *n);
-static int	compare_receipts(const void *a, const void *b);
-static int	settle_all(ArrayType *array, EsSettle how);
-static void settle_or_fail(const Receipt *receipt, EsSettle how, const char *reason, int64 delay_ms);
-static bool settle(const Receipt *receipt, EsSettle how, const char *reason, int64 delay_ms);
-static bool give_back(const Receipt *receipt, const EsRetry *retry, const char *reason, int64 delay_ms,
+static bool settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms);
+static bool give_back(const EsMessageReceipt *receipt, const EsRetry *retry, const char *reason, int64 delay_ms,
 					  bool *makes_ready);
-static bool bury(const Receipt *receipt, const char *reason, bool *makes_ready);
-static void bind_receipt(Datum *values, const Receipt *receipt);
-static int64 backoff(const EsRetry *retry, int attempt);
-static char *get_reason(FunctionCallInfo fcinfo, int n);
-static char *clip_reason(const char *reason);
+static bool bury(const EsMessageReceipt *receipt, const char *reason, bool *makes_ready);
+static void bind_receipt(Datum *values, const EsMessageReceipt *receipt);
 static char *worker_prefix(void);
-static const char *why_stale(const Receipt *receipt);
-static void refuse_stale(const Receipt *stale, int n) es_noreturn;
+static const char *why_stale(const EsMessageReceipt *receipt);
 
-PG_FUNCTION_INFO_V1(evtstore_ack);
-PG_FUNCTION_INFO_V1(evtstore_ack_many);
-PG_FUNCTION_INFO_V1(evtstore_nack);
-PG_FUNCTION_INFO_V1(evtstore_reject);
-PG_FUNCTION_INFO_V1(evtstore_release);
-PG_FUNCTION_INFO_V1(evtstore_extend);
-
-/*
- * ack(receipt text) -> int; evtstore_writer.  Drivers send arrays untyped, and an untyped argument resolves to this
- * function: an array literal is taken as what it is.
- */
-Datum
-evtstore_ack(PG_FUNCTION_ARGS)
+void
+es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms)
 {
-	char	   *given;
-	Receipt		receipt;
-
-	es_catalog_require_writable("ack");
-	es_arg_required(fcinfo, 0, "receipt");
-	given = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	if (given[0] == '{')
-		PG_RETURN_INT32(settle_all(DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, given, TEXTOID, -1)),
-								   ES_SETTLE_ACK));
-	receipt = parse_receipt(given);
-	settle_or_fail(&receipt, ES_SETTLE_ACK, NULL, -1);
-	PG_RETURN_INT32(1);
+	for (int i = 0; i < n; i++)
+		if (!settle(&receipts[i], how, reason, delay_ms))
+			receipts[i].stale = why_stale(&receipts[i]);
 }
 
-/* ack(receipts text[]) -> int; evtstore_writer */
-Datum
-evtstore_ack_many(PG_FUNCTION_ARGS)
+void
+es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms)
 {
-	es_catalog_require_writable("ack");
-	es_arg_required(fcinfo, 0, "receipts");
-	PG_RETURN_INT32(settle_all(PG_GETARG_ARRAYTYPE_P(0), ES_SETTLE_ACK));
-}
-
-/* nack(receipt text, reason text, delay interval) -> void; evtstore_writer */
-Datum
-evtstore_nack(PG_FUNCTION_ARGS)
-{
-	Receipt		receipt;
-	char	   *reason;
-	int64		delay_ms = -1;
-
-	es_catalog_require_writable("nack");
-	receipt = get_receipt_arg(fcinfo, 0);
-	reason = get_reason(fcinfo, 1);
-	if (!PG_ARGISNULL(2))
-		delay_ms = es_arg_interval(fcinfo, 2, "delay") / 1000;
-	settle_or_fail(&receipt, ES_SETTLE_NACK, reason, delay_ms);
-	PG_RETURN_VOID();
-}
-
-/* reject(receipt text, reason text) -> void; evtstore_writer */
-Datum
-evtstore_reject(PG_FUNCTION_ARGS)
-{
-	Receipt		receipt;
-
-	es_catalog_require_writable("reject");
-	receipt = get_receipt_arg(fcinfo, 0);
-	settle_or_fail(&receipt, ES_SETTLE_REJECT, get_reason(fcinfo, 1), -1);
-	PG_RETURN_VOID();
-}
-
-/* release(receipts text[]) -> void; evtstore_writer */
-Datum
-evtstore_release(PG_FUNCTION_ARGS)
-{
-	es_catalog_require_writable("release");
-	es_arg_required(fcinfo, 0, "receipts");
-	(void) settle_all(PG_GETARG_ARRAYTYPE_P(0), ES_SETTLE_RELEASE);
-	PG_RETURN_VOID();
-}
-
-/* extend(receipt text, lease interval) -> boolean; evtstore_writer */
-Datum
-evtstore_extend(PG_FUNCTION_ARGS)
-{
-	Receipt		receipt;
 	EsSpiState	state;
 	Datum		values[5];
-	int64		lease_ms;
 	bool		held = false;
 
-	es_catalog_require_writable("extend");
-	receipt = get_receipt_arg(fcinfo, 0);
-	lease_ms = es_arg_interval(fcinfo, 1, "lease") / 1000;
-	if (lease_ms < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("lease must be at least one millisecond"),
-				 errhint("Give the time that the work may still take, or call evtstore.release().")));
-	if (es_queue_lock(receipt.queue_id, AccessShareLock) != NULL)
+	if (es_queue_lock(receipt->queue_id, AccessShareLock) != NULL)
 	{
-		bind_receipt(values, &receipt);
+		bind_receipt(values, receipt);
 		values[4] = TimestampTzGetDatum(es_queue_deadline(es_clock_now(), lease_ms, "lease"));
 		es_queue_spi_begin(&state);
 		held = es_spi_run(&extend_plan, values, NULL, false, 0) > 0;
 		es_spi_end(&state);
 	}
 	if (!held)
-		refuse_stale(&receipt, 1);
-	PG_RETURN_BOOL(true);
+		receipt->stale = why_stale(receipt);
 }
 
 bool
 es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 delay_ms)
 {
-	Receipt		parsed = parse_receipt(receipt);
+	EsMessageReceipt parsed;
 
-	return settle(&parsed, how, clip_reason(reason), delay_ms);
+	if (!es_queue_parse_receipt(receipt, &parsed))
+		elog(ERROR, "malformed receipt \"%s\"", receipt);
+	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms);
+}
+
+char *
+es_queue_clip_reason(const char *reason)
+{
+	return reason == NULL ? NULL : pnstrdup(reason, pg_mbcharcliplen(reason, strlen(reason), MAX_REASON));
 }
 
 /* Inside es_queue_spi_begin.  Locks: the message's row */
@@ -309,75 +216,30 @@ worker_prefix(void)
 }
 
 /* what it reads must print as what was given: no spaces, signs, leading zeros or overflow pass */
-static Receipt
-parse_receipt(const char *text)
+bool
+es_queue_parse_receipt(const char *text, EsMessageReceipt *receipt)
 {
-	Receipt		receipt = {.text = text};
 	char	   *end = NULL;
-	bool		ok = text[0] == 'q';
 
-	if (ok)
-	{
-		receipt.queue_id = (int32) strtol(text + 1, &end, 10);
-		ok = *end == '.';
-	}
-	if (ok)
-	{
-		receipt.message_id = strtoll(end + 1, &end, 10);
-		ok = *end == '.';
-	}
-	if (ok)
-		receipt.epoch = (int32) strtol(end + 1, &end, 10);
-	if (!ok || strcmp(text, es_queue_receipt(receipt.queue_id, receipt.message_id, receipt.epoch)) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("receipt \"%.*s\" is malformed", pg_mbcliplen(text, strlen(text), 100), text),
-				 errhint("Give it as evtstore.receive() returned it.")));
-	return receipt;
+	memset(receipt, 0, sizeof(EsMessageReceipt));
+	receipt->text = text;
+	if (text[0] != 'q')
+		return false;
+	receipt->queue_id = (int32) strtol(text + 1, &end, 10);
+	if (*end != '.')
+		return false;
+	receipt->message_id = strtoll(end + 1, &end, 10);
+	if (*end != '.')
+		return false;
+	receipt->epoch = (int32) strtol(end + 1, &end, 10);
+	return strcmp(text, es_queue_receipt(receipt->queue_id, receipt->message_id, receipt->epoch)) == 0;
 }
 
-static Receipt
-get_receipt_arg(FunctionCallInfo fcinfo, int n)
+int
+es_queue_compare_receipts(const void *a, const void *b)
 {
-	es_arg_required(fcinfo, n, "receipt");
-	return parse_receipt(text_to_cstring(PG_GETARG_TEXT_PP(n)));
-}
-
-/* in order of message id, each once */
-static Receipt *
-parse_receipts(ArrayType *array, int *n)
-{
-	Datum	   *values;
-	bool	   *nulls;
-	Receipt    *receipts;
-	int			count;
-	int			kept = 0;
-
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
-	receipts = palloc(Max(count, 1) * sizeof(Receipt));
-	for (int i = 0; i < count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("receipts[%d] must not be NULL", i + 1),
-					 errhint("Give each receipt as evtstore.receive() returned it.")));
-		receipts[i] = parse_receipt(TextDatumGetCString(values[i]));
-	}
-	if (count > 1)
-		qsort(receipts, count, sizeof(Receipt), compare_receipts);
-	for (int i = 0; i < count; i++)
-		if (i == 0 || compare_receipts(&receipts[kept - 1], &receipts[i]) != 0)
-			receipts[kept++] = receipts[i];
-	*n = kept;
-	return receipts;
-}
-
-static int
-compare_receipts(const void *a, const void *b)
-{
-	const Receipt *x = a;
-	const Receipt *y = b;
+	const EsMessageReceipt *x = a;
+	const EsMessageReceipt *y = b;
 
 	if (x->message_id != y->message_id)
 		return x->message_id < y->message_id ? -1 : 1;
@@ -386,32 +248,9 @@ compare_receipts(const void *a, const void *b)
 	return x->epoch < y->epoch ? -1 : x->epoch > y->epoch;
 }
 
-/* all or nothing: the error takes back what was settled before it */
-static int
-settle_all(ArrayType *array, EsSettle how)
-{
-	int			n;
-	Receipt    *receipts = parse_receipts(array, &n);
-	int			nstale = 0;
-
-	for (int i = 0; i < n; i++)
-		if (!settle(&receipts[i], how, NULL, -1))
-			receipts[nstale++] = receipts[i];
-	if (nstale > 0)
-		refuse_stale(receipts, nstale);
-	return n;
-}
-
-static void
-settle_or_fail(const Receipt *receipt, EsSettle how, const char *reason, int64 delay_ms)
-{
-	if (!settle(receipt, how, reason, delay_ms))
-		refuse_stale(receipt, 1);
-}
-
 /* false: the receipt is stale.  Workers are woken where this makes a message ready, now or after a time */
 static bool
-settle(const Receipt *receipt, EsSettle how, const char *reason, int64 delay_ms)
+settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms)
 {
 	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
 	EsRetry		retry;
@@ -456,7 +295,7 @@ settle(const Receipt *receipt, EsSettle how, const char *reason, int64 delay_ms)
 
 /* nack */
 static bool
-give_back(const Receipt *receipt, const EsRetry *retry, const char *reason, int64 delay_ms, bool *makes_ready)
+give_back(const EsMessageReceipt *receipt, const EsRetry *retry, const char *reason, int64 delay_ms, bool *makes_ready)
 {
 	TimestampTz now = es_clock_now();
 	Datum		values[4];
@@ -478,7 +317,7 @@ give_back(const Receipt *receipt, const EsRetry *retry, const char *reason, int6
 	}
 
 	if (delay_ms < 0)
-		delay_ms = backoff(retry, attempt);
+		delay_ms = es_retry_delay(retry, attempt);
 	values[0] = Int64GetDatum(receipt->message_id);
 	values[1] = TimestampTzGetDatum(es_queue_deadline(now, delay_ms, "delay"));
 	nulls[1] = delay_ms > 0 ? ' ' : 'n';
@@ -490,7 +329,7 @@ give_back(const Receipt *receipt, const EsRetry *retry, const char *reason, int6
 
 /* reject */
 static bool
-bury(const Receipt *receipt, const char *reason, bool *makes_ready)
+bury(const EsMessageReceipt *receipt, const char *reason, bool *makes_ready)
 {
 	Datum		values[4];
 	bool		isnull;
@@ -504,7 +343,7 @@ bury(const Receipt *receipt, const char *reason, bool *makes_ready)
 }
 
 static void
-bind_receipt(Datum *values, const Receipt *receipt)
+bind_receipt(Datum *values, const EsMessageReceipt *receipt)
 {
 	values[0] = Int64GetDatum(receipt->message_id);
 	values[1] = Int32GetDatum(receipt->queue_id);
@@ -512,32 +351,8 @@ bind_receipt(Datum *values, const Receipt *receipt)
 	values[3] = CStringGetTextDatum(es_queue_tenant());
 }
 
-/* in ms; the random share spreads what failed together, so that it does not come back together */
-static int64
-backoff(const EsRetry *retry, int attempt)
-{
-	double		delay = Min((double) retry->max_delay, retry->initial * pow(retry->multiplier, Max(attempt, 1) - 1));
-	double		random_share = delay * retry->jitter;
-
-	return (int64) (delay - random_share + random_share * pg_prng_double(&pg_global_prng_state));
-}
-
-static char *
-get_reason(FunctionCallInfo fcinfo, int n)
-{
-	return PG_ARGISNULL(n) ? NULL : clip_reason(text_to_cstring(PG_GETARG_TEXT_PP(n)));
-}
-
-static char *
-clip_reason(const char *reason)
-{
-	if (reason == NULL)
-		return NULL;
-	return pnstrdup(reason, pg_mbcharcliplen(reason, strlen(reason), MAX_REASON));
-}
-
 static const char *
-why_stale(const Receipt *receipt)
+why_stale(const EsMessageReceipt *receipt)
 {
 	EsSpiState	state;
 	Datum		values[4];
@@ -556,31 +371,4 @@ why_stale(const Receipt *receipt)
 	}
 	es_spi_end(&state);
 	return reason;
-}
-
-/* the reason given is that of the first one */
-static void
-refuse_stale(const Receipt *stale, int n)
-{
-	const char *reason = why_stale(&stale[0]);
-	StringInfoData detail;
-
-	initStringInfo(&detail);
-	appendStringInfoString(&detail, "{\"stale\": [");
-	for (int i = 0; i < n; i++)
-	{
-		appendStringInfoString(&detail, i > 0 ? ", " : "");
-		escape_json(&detail, stale[i].text);
-	}
-	appendStringInfo(&detail, "], \"reason\": \"%s\"}", reason);
-	ereport(ERROR,
-			(errcode(ES_ERRCODE_STALE_RECEIPT),
-			 n == 1 ? errmsg("receipt \"%s\" is stale", stale[0].text) : errmsg("%d receipts are stale", n),
-			 errdetail_internal("%s", detail.data),
-			 strcmp(reason, "settled") == 0 ?
-			 errhint("It was settled before. Do not settle a message twice.") :
-			 strcmp(reason, "claimed_again") == 0 ?
-			 errhint("The message was given back or its lease ran out, and somebody else has it. Undo or ignore the work.") :
-			 errhint("Its lease ran out while the work went on. Undo or ignore the work; take a longer lease, or call "
-					 "evtstore.extend() in time.")));
 }

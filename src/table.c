@@ -39,6 +39,7 @@ static const int own_columns[ES_TABLE_COUNT] = {
 	[ES_TABLE_STREAM] = 5,
 	[ES_TABLE_EVENT_TAG] = 3,
 	[ES_TABLE_MESSAGE] = 24,
+	[ES_TABLE_CHECKPOINT] = 5,
 };
 
 /*

@@ -12,16 +12,16 @@ TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
 GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant TO PUBLIC;
-GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots TO evtstore_reader;
+GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.consumer_status TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.queue_status, evtstore.dead_letters,
-    evtstore.workers, evtstore.policies
+    evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION
     evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if,
     evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
-    evtstore.reject, evtstore.release, evtstore.extend, evtstore.save_snapshot
+    evtstore.reject, evtstore.release, evtstore.extend, evtstore.poll, evtstore.leave, evtstore.save_snapshot
 TO evtstore_writer;
 
 GRANT EXECUTE ON FUNCTION
@@ -30,6 +30,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_projection, evtstore.drop_projection,
     evtstore.create_reducer, evtstore.alter_reducer, evtstore.drop_reducer,
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue,
+    evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
 TO evtstore_admin;

@@ -1,0 +1,106 @@
+CREATE OR REPLACE FUNCTION evtstore.create_subscription(
+    name text, filter jsonb DEFAULT '{}', endpoint text DEFAULT NULL, start_at text DEFAULT 'beginning',
+    start_position bigint DEFAULT NULL, start_time timestamptz DEFAULT NULL, lanes int DEFAULT 8,
+    on_failure text DEFAULT 'block', options jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_subscription';
+COMMENT ON FUNCTION evtstore.create_subscription IS
+'Defines a cursor over the events that the filter selects: {"categories","types","tags","streams"} or a query {"items"}; {} is every event.
+It begins at the ''beginning'', at the ''end'' (what is committed from now on), with the event at start_position, or after start_time. Up to
+lanes consumers work at a time. on_failure, when the retry policy is spent: ''block'' (the key waits) or ''dead_letter''. options: {"key":
+"${stream}" or "${data.field}", "retry", "max_in_flight" (of a lane)}. Errors: 42710 another definition of that name, 22023, 22004.';
+
+CREATE OR REPLACE FUNCTION evtstore.alter_subscription(name text, changes jsonb)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_alter_subscription';
+COMMENT ON FUNCTION evtstore.alter_subscription IS
+'Changes "filter", "on_failure", "retry" or "max_in_flight" of a subscription; a null is the default again. For what is polled after the
+commit. Errors: ST008, 22023.';
+
+CREATE OR REPLACE FUNCTION evtstore.drop_subscription(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_drop_subscription';
+COMMENT ON FUNCTION evtstore.drop_subscription IS
+'Forgets a subscription, what failed in it and its dead letters; receipts of its events are stale. Waits for transactions that use it.
+Errors: ST008, 25001 in REPEATABLE READ.';
+
+CREATE OR REPLACE FUNCTION evtstore.seek(subscription text, to_position bigint DEFAULT NULL, to_time timestamptz DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_seek';
+COMMENT ON FUNCTION evtstore.seek IS
+'Sets a subscription elsewhere: the event at to_position is the next one (0: the beginning), or the first one recorded after to_time. What
+is handed out becomes stale; what failed at or above comes again by itself, what failed below stays. Errors: ST008, 22023, 25001.';
+
+CREATE OR REPLACE FUNCTION evtstore.poll(
+    subscription text, consumer text DEFAULT NULL, max_count int DEFAULT 100, lease interval DEFAULT '30s')
+RETURNS SETOF evtstore.delivery
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_poll';
+COMMENT ON FUNCTION evtstore.poll IS
+'The next events of a subscription, at most max_count, in order of position, for the time of the lease: from the lanes that the consumer
+holds and those that it can have; a lane has one consumer at a time. What is not settled by the end of the lease is handed out again. The
+receipt settles an event: ack, nack, reject, release, extend. Without a consumer''s name a lane is held until its last event is settled. A
+rollback gives everything back, and counts as an attempt. Errors: ST008, 22023, 25001 in REPEATABLE READ, 53400.';
+
+CREATE OR REPLACE FUNCTION evtstore.leave(subscription text, consumer text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_leave';
+COMMENT ON FUNCTION evtstore.leave IS
+'A consumer ends: its lanes are free at once, whatever becomes of the transaction, and what it did not settle is handed out again. Waits for
+transactions that settle in them. Errors: ST008.';
+
+CREATE OR REPLACE FUNCTION evtstore_internal.lane_status()
+RETURNS TABLE (subscription_id int, lane int, consumer text, lease_until timestamptz, fetched bigint, in_flight int, is_held boolean)
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_lane_status';
+COMMENT ON FUNCTION evtstore_internal.lane_status IS 'the lanes of the subscriptions that are in use, from shared memory';
+
+CREATE OR REPLACE FUNCTION evtstore_internal.consumer_status()
+RETURNS TABLE (subscription_id int, consumer text, last_seen timestamptz)
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_consumer_status';
+COMMENT ON FUNCTION evtstore_internal.consumer_status IS 'the consumers that gave a name, from shared memory';
+
+CREATE OR REPLACE VIEW evtstore.subscription_status AS
+    SELECT d.name, d.state, l.lanes, c."position", s.in_flight, f.blocked, f.retrying, f.waiting, x.dead
+    FROM evtstore_internal.definition d
+    CROSS JOIN LATERAL (SELECT (d.spec->>'lanes')::int AS lanes) l
+    CROSS JOIN LATERAL (
+        SELECT min(coalesce(own."position", b."position")) AS "position"
+        FROM pg_catalog.generate_series(0, l.lanes - 1) n
+        LEFT JOIN LATERAL (
+            SELECT k."position" FROM evtstore_internal.checkpoint k
+            WHERE k.subscription_id = d.id AND k.lane = n ORDER BY k.seq DESC LIMIT 1) own ON true
+        CROSS JOIN LATERAL (
+            SELECT k."position" FROM evtstore_internal.checkpoint k
+            WHERE k.subscription_id = d.id AND k.lane = -1 ORDER BY k.seq DESC LIMIT 1) b) c
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(t.in_flight), 0) AS in_flight FROM evtstore_internal.lane_status() t
+        WHERE t.subscription_id = d.id) s
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE e.state = 'blocked') AS blocked, count(*) FILTER (WHERE e.state = 'retry') AS retrying,
+               count(*) FILTER (WHERE e.state = 'waiting') AS waiting
+        FROM evtstore_internal.failed_event e WHERE e.subscription_id = d.id) f
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS dead FROM evtstore_internal.dead_letter t WHERE t.source_id = d.id AND t.kind = 'subscription') x
+    WHERE d.kind = 'subscription'
+      AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
+COMMENT ON VIEW evtstore.subscription_status IS
+    'one row per subscription: position (everything at or below is settled in each lane, or failed), in_flight (handed out and not
+settled), blocked, retrying and waiting (events that failed, and those behind them), dead (given up)';
+
+CREATE OR REPLACE VIEW evtstore.consumers AS
+    SELECT d.name, c.consumer, count(t.lane) AS lanes, c.last_seen, coalesce(sum(t.in_flight), 0) AS in_flight
+    FROM evtstore_internal.consumer_status() c
+    JOIN evtstore_internal.definition d ON d.id = c.subscription_id
+    LEFT JOIN evtstore_internal.lane_status() t ON t.subscription_id = c.subscription_id AND t.consumer = c.consumer AND t.is_held
+    WHERE (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
+    GROUP BY d.name, c.consumer, c.last_seen;
+COMMENT ON VIEW evtstore.consumers IS 'the consumers of subscriptions that gave a name, and the lanes that they hold';
+
+CREATE OR REPLACE VIEW evtstore.blocked_keys AS
+    SELECT d.name, f.key, f.failed_at AS since, f.attempt, f.next_attempt_at AS next_attempt, f.last_error AS error, f.state,
+           f."position"
+    FROM evtstore_internal.failed_event f
+    JOIN evtstore_internal.definition d ON d.id = f.subscription_id
+    WHERE f.state <> 'waiting'
+      AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
+COMMENT ON VIEW evtstore.blocked_keys IS
+    'the event that each waiting key waits for: state retry (again at next_attempt) or blocked (a person decides)';

@@ -1,0 +1,44 @@
+-- Subscriptions (subscription.c, poll.c, subscription_settle.c): what is settled, and what failed.  Who holds a lane is in
+-- shared memory.
+CREATE TABLE evtstore_internal.checkpoint (
+    subscription_id int,
+    lane int,
+    seq bigint,
+    position bigint NOT NULL,
+    ranges bigint[] NOT NULL,
+    PRIMARY KEY (subscription_id, lane, seq)
+);
+COMMENT ON TABLE evtstore_internal.checkpoint IS
+    'what is settled in each lane; inserted and never updated, the row with the highest seq counts, the janitor removes the others';
+COMMENT ON COLUMN evtstore_internal.checkpoint.lane IS 'from 0; -1: where the lanes begin that have no row of their own yet';
+COMMENT ON COLUMN evtstore_internal.checkpoint.position IS 'everything at or below it is settled';
+COMMENT ON COLUMN evtstore_internal.checkpoint.ranges IS
+    'settled above it: from, to, from, to, ... in ascending order; each range without its beginning and with its end';
+
+CREATE TABLE evtstore_internal.failed_event (
+    subscription_id int,
+    position bigint,
+    epoch bigint,
+    next_attempt_at timestamptz,
+    failed_at timestamptz NOT NULL,
+    lane int NOT NULL,
+    attempt int NOT NULL DEFAULT 0,
+    state text NOT NULL,
+    key text COLLATE "C",
+    first_error text,
+    last_error text,
+    history jsonb,
+    PRIMARY KEY (subscription_id, position)
+);
+COMMENT ON TABLE evtstore_internal.failed_event IS
+    'events that failed and those that wait behind one of their key; settled for the checkpoint, removed when they are done';
+COMMENT ON COLUMN evtstore_internal.failed_event.state IS
+    'retry: handed out again from next_attempt_at on; blocked: a person decides; waiting: behind an older one of its key';
+COMMENT ON COLUMN evtstore_internal.failed_event.epoch IS 'of the hold that it was handed out in and not settled since; NULL: none';
+COMMENT ON COLUMN evtstore_internal.failed_event.history IS 'failed attempts, the last 20: [{"attempt","at","error"}]; NULL: none';
+-- the oldest one of each key that waits; without a key, each
+CREATE INDEX failed_event_head_idx ON evtstore_internal.failed_event (subscription_id, lane, position) WHERE state <> 'waiting';
+CREATE INDEX failed_event_key_idx ON evtstore_internal.failed_event (subscription_id, key, position) WHERE key IS NOT NULL;
+
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.checkpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.failed_event', '');

@@ -1,0 +1,101 @@
+/*
+ * definition_cache.c
+ *		Definitions of a kind as their module knows them, by name and by id.
+ *
+ * Runs everywhere.  A cache is this backend's own and rebuilt, as a whole, by the first look-up after a definition
+ * changed.  The catalog's generation is looked at before the definitions are read, so a change meanwhile makes the next
+ * look-up read again; and the new entries are put in place when they are complete, so an error leaves the old ones.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "definition_cache.h"
+
+static void refresh(EsDefinitionCache *cache);
+static EsCachedDefinition *entry_at(EsDefinitionCache *cache, int i);
+
+void *
+es_definition_cache_by_name(EsDefinitionCache *cache, const char *name)
+{
+	refresh(cache);
+	for (int i = 0; i < cache->n; i++)
+		if (strcmp(entry_at(cache, i)->name, name) == 0)
+			return entry_at(cache, i);
+	return NULL;
+}
+
+void *
+es_definition_cache_by_id(EsDefinitionCache *cache, int32 id)
+{
+	int			low = 0;
+	int			high;
+
+	refresh(cache);
+	high = cache->n;
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (entry_at(cache, middle)->id == id)
+			return entry_at(cache, middle);
+		if (entry_at(cache, middle)->id < id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return NULL;
+}
+
+void *
+es_definition_cache_all(EsDefinitionCache *cache, int *n)
+{
+	refresh(cache);
+	*n = cache->n;
+	return cache->entries;
+}
+
+static void
+refresh(EsDefinitionCache *cache)
+{
+	uint64		generation = es_catalog_generation();
+	MemoryContext context;
+	MemoryContext old_context;
+	List	   *definitions;
+	ListCell   *lc;
+	char	   *entries;
+	int			n = 0;
+
+	if (cache->context != NULL && cache->generation == generation)
+		return;
+	definitions = es_definition_list(cache->kind);
+	context = AllocSetContextCreate(CurrentMemoryContext, "evtstore definitions", ALLOCSET_SMALL_SIZES);
+	old_context = MemoryContextSwitchTo(context);
+	entries = palloc0(Max(list_length(definitions), 1) * cache->size);
+	foreach(lc, definitions)
+	{
+		EsDefinition *definition = lfirst(lc);
+		EsCachedDefinition *entry = (EsCachedDefinition *) (entries + cache->size * n++);
+
+		entry->id = definition->id;
+		entry->name = pstrdup(definition->name);
+		cache->fill(entry, definition);
+	}
+	MemoryContextSwitchTo(old_context);
+
+	MemoryContextSetParent(context, CacheMemoryContext);
+	if (cache->context != NULL)
+		MemoryContextDelete(cache->context);
+	cache->context = context;
+	cache->entries = entries;
+	cache->n = n;
+	cache->generation = generation;
+}
+
+static EsCachedDefinition *
+entry_at(EsDefinitionCache *cache, int i)
+{
+	return (EsCachedDefinition *) (cache->entries + cache->size * i);
+}

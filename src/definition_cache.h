@@ -1,0 +1,39 @@
+/*
+ * definition_cache.h
+ *		Definitions of a kind as their module knows them, by name and by id.
+ */
+#ifndef ES_DEFINITION_CACHE_H
+#define ES_DEFINITION_CACHE_H
+
+#include "definition.h"
+
+/* what every entry begins with */
+typedef struct EsCachedDefinition
+{
+	int32 id;
+	char *name;
+} EsCachedDefinition;
+
+typedef struct EsDefinitionCache
+{
+	const char *kind;
+	Size size; /* of an entry */
+	/* all but what it begins with, in the current context; the entry is zeroed */
+	void (*fill)(void *entry, const EsDefinition *definition);
+	/* the rest is for definition_cache.c */
+	MemoryContext context;
+	char *entries;
+	int n;
+	uint64 generation;
+} EsDefinitionCache;
+
+/*
+ * NULL where there is none.  Good until the next look-up in this cache, which may find that a definition was changed and
+ * build all of it anew.
+ */
+extern void *es_definition_cache_by_name(EsDefinitionCache *cache, const char *name);
+extern void *es_definition_cache_by_id(EsDefinitionCache *cache, int32 id);
+/* all of them, in order of id: as many as *n */
+extern void *es_definition_cache_all(EsDefinitionCache *cache, int *n);
+
+#endif

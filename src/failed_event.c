@@ -1,0 +1,442 @@
+/*
+ * failed_event.c
+ *		Events of a subscription that failed, and those that wait behind one of their key.
+ *
+ * Runs in consumers' backends and in workers.  Rows of evtstore_internal.failed_event; docs/architecture-subscriptions.md,
+ * section 6, says what becomes of them.  Each key has one row that stands in front, state retry or blocked, and any
+ * number behind it that wait; a row without a key stands for itself.  Rows of a lane are written under the lane's
+ * heavyweight lock and belong to the caller's transaction.  A crash leaves what was committed.
+ *
+ * Nothing here is on the way of success: statements by SPI are fast enough.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "clock.h"
+#include "compat.h"
+#include "failed_event.h"
+#include "index_scan.h"
+#include "queue.h"
+#include "spi.h"
+
+/* columns of evtstore_internal.failed_event, from 1 */
+enum
+{
+	COLUMN_SUBSCRIPTION = 1,
+	COLUMN_POSITION,
+	COLUMN_EPOCH,
+	COLUMN_NEXT_ATTEMPT_AT,
+	COLUMN_FAILED_AT,
+	COLUMN_LANE,
+	COLUMN_ATTEMPT,
+	COLUMN_STATE,
+	COLUMN_KEY
+};
+
+/* $1 the subscription, $2 the position, in every plan */
+
+static EsPlan add_plan = {
+	.sql = "INSERT INTO evtstore_internal.failed_event (subscription_id, position, lane, key, attempt, state, next_attempt_at,"
+	" failed_at, first_error, last_error, history)"
+	" SELECT $1, $2, $3, $4, attempt, $6, $7, $8, $9, $9,"
+	" CASE WHEN $9 IS NOT NULL THEN " ES_QUEUE_HISTORY("$8", "$9") " END FROM (SELECT $5 AS attempt, NULL::jsonb AS history) one",
+	.nargs = 9,
+	.args = {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
+};
+
+static EsPlan behind_plan = {
+	.sql = "SELECT position, attempt FROM evtstore_internal.failed_event"
+	" WHERE subscription_id = $1 AND key = $3 AND position > $2 ORDER BY position LIMIT $4",
+	.nargs = 4,
+	.args = {INT4OID, INT8OID, TEXTOID, INT8OID},
+};
+
+/* what was handed out with an event that failed again: it must not pass it */
+static EsPlan withdraw_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, attempt = GREATEST(attempt - 1, 0)"
+	" WHERE subscription_id = $1 AND key = $3 AND position > $2 AND epoch IS NOT NULL",
+	.nargs = 3,
+	.args = {INT4OID, INT8OID, TEXTOID},
+};
+
+static EsPlan hand_out_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event SET epoch = $3, attempt = $4 WHERE subscription_id = $1 AND position = $2",
+	.nargs = 4,
+	.args = {INT4OID, INT8OID, INT8OID, INT4OID},
+};
+
+static EsPlan find_plan = {
+	.sql = "SELECT lane, key, attempt FROM evtstore_internal.failed_event"
+	" WHERE subscription_id = $1 AND position = $2 AND ($3 IS NULL OR epoch = $3)",
+	.nargs = 3,
+	.args = {INT4OID, INT8OID, INT8OID},
+};
+
+static EsPlan again_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, state = $3, next_attempt_at = $4, failed_at = $5,"
+	" first_error = COALESCE(first_error, $6), last_error = $6, history = " ES_QUEUE_HISTORY("$5", "$6")
+	" WHERE subscription_id = $1 AND position = $2",
+	.nargs = 6,
+	.args = {INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
+};
+
+static EsPlan give_back_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, attempt = attempt - 1"
+	" WHERE subscription_id = $1 AND position = $2 AND epoch = $3",
+	.nargs = 3,
+	.args = {INT4OID, INT8OID, INT8OID},
+};
+
+static EsPlan delete_plan = {
+	.sql = "DELETE FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND position = $2",
+	.nargs = 2,
+	.args = {INT4OID, INT8OID},
+};
+
+/* the next one of the key, $2, stands in front now */
+static EsPlan advance_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event SET state = 'retry', next_attempt_at = $3"
+	" WHERE subscription_id = $1 AND state = 'waiting' AND position ="
+	" (SELECT position FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND key = $2 ORDER BY position LIMIT 1)",
+	.nargs = 3,
+	.args = {INT4OID, TEXTOID, TIMESTAMPTZOID},
+};
+
+/* an event that was scavenged meanwhile leaves nothing */
+static EsPlan dead_letter_plan = {
+	.sql = "INSERT INTO evtstore_internal.dead_letter"
+	" (id, position, version, enqueued_at, failed_at, occurred_at, recorded_at, source_id, attempt, schema_version, event_id,"
+	" tenant, kind, cause, key, stream, type, tags, body, headers, first_error, last_error, history)"
+	" SELECT nextval('evtstore_internal.dead_letter_id_seq'),"
+	" e.position, e.version, e.recorded_at, $3, e.occurred_at, e.recorded_at, $1, $4, e.schema_version, e.id,"
+	" e.tenant, 'subscription', $5, $6, s.name, e.type, e.tags, e.data, e.metadata, COALESCE(f.first_error, $7), $7,"
+	" (SELECT " ES_QUEUE_HISTORY("$3", "$7") " FROM (SELECT $4 AS attempt, f.history) one)"
+	" FROM evtstore_internal.event e"
+	" LEFT JOIN evtstore_internal.stream s ON s.id = e.stream_id"
+	" LEFT JOIN evtstore_internal.failed_event f ON f.subscription_id = $1 AND f.position = e.position"
+	" WHERE e.position = $2",
+	.nargs = 7,
+	.args = {INT4OID, INT8OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID},
+};
+
+static void insert(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt, const char *state,
+				   TimestampTz next_attempt_at, TimestampTz now, const char *error);
+static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, char **key, int *attempt);
+static bool is_spent(const EsSubscription *subscription, int attempt);
+static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
+				 const char *error, TimestampTz now);
+static void withdraw(const EsSubscription *subscription, int64 position, const char *key);
+static void remove_row(const EsSubscription *subscription, int64 position, const char *key, TimestampTz now);
+static void bind(Datum *values, const EsSubscription *subscription, int64 position);
+
+List *
+es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now)
+{
+	List	   *heads = NIL;
+	EsIndexScan scan;
+	ScanKeyData key;
+
+	es_index_scan_open(&scan, es_catalog()->failed_event, es_catalog()->failed_event_head, snapshot);
+	ScanKeyInit(&key, COLUMN_SUBSCRIPTION, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(subscription));
+	es_index_scan_start(&scan, &key, 1);
+	while (es_index_scan_next(&scan, ForwardScanDirection))
+	{
+		EsFailedEvent *event = palloc0(sizeof(EsFailedEvent));
+		bool		isnull;
+		Datum		value;
+
+		event->position = DatumGetInt64(slot_getattr(scan.slot, COLUMN_POSITION, &isnull));
+		event->lane = DatumGetInt32(slot_getattr(scan.slot, COLUMN_LANE, &isnull));
+		event->attempt = DatumGetInt32(slot_getattr(scan.slot, COLUMN_ATTEMPT, &isnull));
+		value = slot_getattr(scan.slot, COLUMN_EPOCH, &isnull);
+		event->epoch = isnull ? 0 : (uint64) DatumGetInt64(value);
+		value = slot_getattr(scan.slot, COLUMN_NEXT_ATTEMPT_AT, &isnull);
+		event->is_due = !isnull && DatumGetTimestampTz(value) <= now;
+		value = slot_getattr(scan.slot, COLUMN_KEY, &isnull);
+		event->key = isnull ? NULL : TextDatumGetCString(value);
+		heads = lappend(heads, event);
+	}
+	es_index_scan_close(&scan);
+	return heads;
+}
+
+List *
+es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_count)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *behind = NIL;
+	EsSpiState	state;
+	Datum		values[4];
+	uint64		n;
+
+	values[0] = Int32GetDatum(subscription);
+	values[1] = Int64GetDatum(front->position);
+	values[2] = CStringGetTextDatum(front->key);
+	values[3] = Int64GetDatum(max_count);
+	es_queue_spi_begin(&state);
+	n = es_spi_run(&behind_plan, values, NULL, true, 0);
+	for (uint64 i = 0; i < n; i++)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+		EsFailedEvent *event = palloc0(sizeof(EsFailedEvent));
+
+		event->position = es_spi_int64(i, 0);
+		event->attempt = es_spi_int32(i, 1);
+		event->lane = front->lane;
+		event->key = front->key;
+		behind = lappend(behind, event);
+		MemoryContextSwitchTo(spi);
+	}
+	es_spi_end(&state);
+	return behind;
+}
+
+void
+es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt, const char *cause,
+					const char *error, int64 delay_ms)
+{
+	TimestampTz now = es_clock_now();
+	bool		is_rejected = strcmp(cause, "rejected") == 0;
+	bool		is_over = is_spent(subscription, attempt);
+
+	if (is_rejected || (is_over && subscription->on_failure == ES_FAILURE_DEAD_LETTER))
+		bury(subscription, position, key, attempt, cause, error, now);
+	else if (is_over)
+		insert(subscription, lane, position, key, attempt, "blocked", 0, now, error);
+	else
+		insert(subscription, lane, position, key, attempt, "retry",
+			   es_queue_deadline(now, delay_ms >= 0 ? delay_ms : es_retry_delay(&subscription->retry, attempt), "delay"), now, error);
+}
+
+void
+es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *key)
+{
+	insert(subscription, lane, position, key, 0, "waiting", 0, es_clock_now(), NULL);
+}
+
+void
+es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *key)
+{
+	TimestampTz now = es_clock_now();
+
+	insert(subscription, lane, position, key, 0, "retry", now, now, NULL);
+}
+
+void
+es_failed_event_hand_out(const EsSubscription *subscription, int64 position, uint64 epoch, int attempt)
+{
+	EsSpiState	state;
+	Datum		values[4];
+
+	bind(values, subscription, position);
+	values[2] = Int64GetDatum((int64) epoch);
+	values[3] = Int32GetDatum(attempt);
+	es_queue_spi_begin(&state);
+	es_spi_run(&hand_out_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+}
+
+bool
+es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 epoch)
+{
+	char	   *key;
+	int			attempt;
+
+	if (!find(subscription, position, epoch, &key, &attempt))
+		return false;
+	remove_row(subscription, position, key, es_clock_now());
+	return true;
+}
+
+bool
+es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms)
+{
+	TimestampTz now = es_clock_now();
+	EsSpiState	state;
+	Datum		values[6];
+	char		nulls[7] = "      ";
+	char	   *key;
+	int			attempt;
+	bool		is_over;
+
+	if (!find(subscription, position, epoch, &key, &attempt))
+		return false;
+	is_over = is_spent(subscription, attempt);
+	if (is_over && subscription->on_failure == ES_FAILURE_DEAD_LETTER)
+	{
+		bury(subscription, position, key, attempt, "attempts spent", error, now);
+		remove_row(subscription, position, key, now);
+		return true;
+	}
+	bind(values, subscription, position);
+	values[2] = CStringGetTextDatum(is_over ? "blocked" : "retry");
+	values[3] = TimestampTzGetDatum(is_over ? 0 :
+									es_queue_deadline(now, delay_ms >= 0 ? delay_ms : es_retry_delay(&subscription->retry, attempt),
+													  "delay"));
+	nulls[3] = is_over ? 'n' : ' ';
+	values[4] = TimestampTzGetDatum(now);
+	values[5] = CStringGetTextDatum(error);
+	es_queue_spi_begin(&state);
+	es_spi_run(&again_plan, values, nulls, false, 0);
+	es_spi_end(&state);
+	withdraw(subscription, position, key);
+	return true;
+}
+
+bool
+es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error)
+{
+	TimestampTz now = es_clock_now();
+	char	   *key;
+	int			attempt;
+
+	if (!find(subscription, position, epoch, &key, &attempt))
+		return false;
+	bury(subscription, position, key, attempt, "rejected", error, now);
+	remove_row(subscription, position, key, now);
+	return true;
+}
+
+bool
+es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch)
+{
+	EsSpiState	state;
+	Datum		values[3];
+	bool		found;
+
+	bind(values, subscription, position);
+	values[2] = Int64GetDatum((int64) epoch);
+	es_queue_spi_begin(&state);
+	found = es_spi_run(&give_back_plan, values, NULL, false, 0) > 0;
+	es_spi_end(&state);
+	return found;
+}
+
+bool
+es_failed_event_exists(const EsSubscription *subscription, int64 position)
+{
+	char	   *key;
+	int			attempt;
+
+	return find(subscription, position, 0, &key, &attempt);
+}
+
+static void
+insert(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt, const char *state_name,
+	   TimestampTz next_attempt_at, TimestampTz now, const char *error)
+{
+	EsSpiState	state;
+	Datum		values[9];
+	char		nulls[10] = "         ";
+
+	bind(values, subscription, position);
+	values[2] = Int32GetDatum(lane);
+	values[3] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
+	nulls[3] = key == NULL ? 'n' : ' ';
+	values[4] = Int32GetDatum(attempt);
+	values[5] = CStringGetTextDatum(state_name);
+	values[6] = TimestampTzGetDatum(next_attempt_at);
+	nulls[6] = next_attempt_at == 0 ? 'n' : ' ';
+	values[7] = TimestampTzGetDatum(now);
+	values[8] = error == NULL ? (Datum) 0 : CStringGetTextDatum(error);
+	nulls[8] = error == NULL ? 'n' : ' ';
+	es_queue_spi_begin(&state);
+	es_spi_run(&add_plan, values, nulls, false, 0);
+	es_spi_end(&state);
+}
+
+/* epoch 0: in whatever hold.  The key is palloc'd, NULL where there is none */
+static bool
+find(const EsSubscription *subscription, int64 position, uint64 epoch, char **key, int *attempt)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EsSpiState	state;
+	Datum		values[3];
+	bool		found;
+
+	*key = NULL;
+	bind(values, subscription, position);
+	values[2] = Int64GetDatum((int64) epoch);
+	es_queue_spi_begin(&state);
+	found = es_spi_run(&find_plan, values, epoch == 0 ? "  n" : "   ", true, 1) > 0;
+	if (found)
+	{
+		char	   *text = es_spi_text(0, 1);
+
+		*attempt = es_spi_int32(0, 2);
+		if (text != NULL)
+			*key = MemoryContextStrdup(caller, text);
+	}
+	es_spi_end(&state);
+	return found;
+}
+
+static bool
+is_spent(const EsSubscription *subscription, int attempt)
+{
+	return subscription->retry.max_attempts > 0 && attempt >= subscription->retry.max_attempts;
+}
+
+static void
+bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause, const char *error,
+	 TimestampTz now)
+{
+	EsSpiState	state;
+	Datum		values[7];
+
+	bind(values, subscription, position);
+	values[2] = TimestampTzGetDatum(now);
+	values[3] = Int32GetDatum(attempt);
+	values[4] = CStringGetTextDatum(cause);
+	values[5] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
+	values[6] = CStringGetTextDatum(error);
+	es_queue_spi_begin(&state);
+	es_spi_run(&dead_letter_plan, values, key == NULL ? "     n " : "       ", false, 0);
+	es_spi_end(&state);
+}
+
+static void
+withdraw(const EsSubscription *subscription, int64 position, const char *key)
+{
+	EsSpiState	state;
+	Datum		values[3];
+
+	if (key == NULL)
+		return;
+	bind(values, subscription, position);
+	values[2] = CStringGetTextDatum(key);
+	es_queue_spi_begin(&state);
+	es_spi_run(&withdraw_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+}
+
+/* and lets the next one of its key come */
+static void
+remove_row(const EsSubscription *subscription, int64 position, const char *key, TimestampTz now)
+{
+	EsSpiState	state;
+	Datum		values[3];
+
+	bind(values, subscription, position);
+	es_queue_spi_begin(&state);
+	es_spi_run(&delete_plan, values, NULL, false, 0);
+	if (key != NULL)
+	{
+		values[1] = CStringGetTextDatum(key);
+		values[2] = TimestampTzGetDatum(now);
+		es_spi_run(&advance_plan, values, NULL, false, 0);
+	}
+	es_spi_end(&state);
+}
+
+static void
+bind(Datum *values, const EsSubscription *subscription, int64 position)
+{
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = Int64GetDatum(position);
+}

@@ -1,0 +1,50 @@
+/*
+ * failed_event.h
+ *		Events of a subscription that failed, and those that wait behind one of their key.
+ */
+#ifndef ES_FAILED_EVENT_H
+#define ES_FAILED_EVENT_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/snapshot.h"
+
+#include "subscription.h"
+
+/* one that stands in front of its key, or has none */
+typedef struct EsFailedEvent
+{
+	int64 position;
+	int lane;
+	char *key; /* NULL: none */
+	int attempt;
+	uint64 epoch;  /* of the hold that it was handed out in; 0: none */
+	bool is_due;   /* by time, and not blocked */
+} EsFailedEvent;
+
+/* list of EsFailedEvent *, in order of lane and position; palloc'd */
+extern List *es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now);
+/* those that wait behind the one that stands in front of its key, in order, at most so many; palloc'd */
+extern List *es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_count);
+
+/* what follows needs the lane's lock (ES_LOCK_LANE), held */
+
+/* an event of the lane failed for the attempt-th time: what the retry policy and on_failure say.  delay_ms < 0: the policy's */
+extern void es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt,
+								const char *cause, const char *error, int64 delay_ms);
+/* one that waits behind an older one of its key */
+extern void es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *key);
+/* one comes back without an attempt: due at once */
+extern void es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *key);
+/* handed out again, in the hold with that epoch: its attempts so far, with this one */
+extern void es_failed_event_hand_out(const EsSubscription *subscription, int64 position, uint64 epoch, int attempt);
+
+/* the same for one that was handed out again; false: it is not, in the hold with that epoch */
+extern bool es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 epoch);
+extern bool es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms);
+extern bool es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);
+extern bool es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch);
+/* is it there, whatever its state? */
+extern bool es_failed_event_exists(const EsSubscription *subscription, int64 position);
+
+#endif

@@ -1,0 +1,699 @@
+/*
+ * lane.c
+ *		Who holds the lanes of subscriptions, until when, and how far each was handed out.
+ *
+ * Runs in consumers' backends and in workers.  docs/architecture-subscriptions.md has the argument.
+ *
+ * Shared: an entry for each subscription that is in use, with its lanes and its consumers, under one of a few LWLocks; which
+ * entry is whose, under another, that is held alone.  An entry goes only with its subscription, whose heavyweight lock
+ * every poll and settlement holds.  A lane is changed only by who holds the lane's heavyweight lock, but for what time and
+ * others do: a lease that is extended, events whose settlement was committed, a lane without a name that is free with its
+ * last event.
+ *
+ * What a poll puts is undone when its (sub)transaction is rolled back, in the callback, before the lane's heavyweight lock
+ * is released; then what it handed out counts as lost.  What is settled counts when the transaction has committed.
+ *
+ * A crash makes all of it anew, empty: every lane is free, and no receipt fits.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "utils/memutils.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "guc.h"
+#include "lane.h"
+#include "shmem.h"
+
+#define MAX_CONSUMERS 128
+
+#define ENTRY_LOCKS 16
+
+/* the lock of the keys */
+#define KEYS_LOCK (&locks[ENTRY_LOCKS].lock)
+
+/* under an LWLock of its own */
+struct EsLanes
+{
+	int			nlanes;
+	EsLane		lanes[ES_MAX_LANES];
+	EsConsumer	consumers[MAX_CONSUMERS];	/* with an empty name: free */
+};
+
+/* whose entry it is: under KEYS_LOCK */
+typedef struct Key
+{
+	Oid			database;		/* InvalidOid: free */
+	Oid			definition;		/* the table: another one after DROP and CREATE EXTENSION */
+	int32		subscription;
+	bool		missed;			/* the launcher did not find the database last time */
+} Key;
+
+typedef struct Area
+{
+	int			nentries;		/* immutable */
+	Key			keys[FLEXIBLE_ARRAY_MEMBER];	/* the entries follow */
+} Area;
+
+/* what to do at the end of this transaction, or of the savepoint */
+typedef enum EffectKind
+{
+	EFFECT_PUT,					/* if it is rolled back: what was there before */
+	EFFECT_SETTLED,				/* if it is committed: fewer in flight */
+	EFFECT_RELEASED,			/* if it is committed: nobody's */
+	EFFECT_FORGET				/* if it is committed: the whole entry */
+} EffectKind;
+
+typedef struct Effect
+{
+	EffectKind	kind;
+	int			level;
+	EsLanes    *lanes;
+	int			number;
+	EsLane		before;			/* EFFECT_PUT */
+	uint64		epoch;			/* EFFECT_SETTLED, EFFECT_RELEASED */
+	int			n;
+	int32		subscription;	/* EFFECT_FORGET */
+} Effect;
+
+static Area *area = NULL;
+static LWLockPadded *locks = NULL;
+
+/* of this transaction, oldest first; in TopTransactionContext */
+static Effect *effects = NULL;
+static int	neffects = 0;
+static int	effects_size = 0;
+
+static Size area_size(void);
+static Size keys_size(void);
+static void area_init(void *ptr);
+static EsLanes *entry_at(int index);
+static LWLock *lock_of(EsLanes *lanes);
+static int	find_key(Oid database, Oid definition, int32 subscription);
+static void free_keys_of_dropped_stores(void);
+static int	find_consumer(EsLanes *lanes, const char *name);
+static int	enter_consumer(EsLanes *lanes, const char *name, TimestampTz now);
+static int	share_of(EsLanes *lanes, TimestampTz now);
+static bool is_held(const EsLane *lane, TimestampTz now);
+static void note_loss(EsLane *lane, int64 until, bool alone);
+static int	settled_here(EsLanes *lanes, int number, uint64 epoch);
+static Effect *find_put(EsLanes *lanes, int number, int level);
+static Effect *add_effect(EffectKind kind, EsLanes *lanes, int number);
+static void undo_put(const Effect *effect);
+static void count_settled(const Effect *effect);
+static void forget(int32 subscription);
+static void xact_callback(XactEvent event, void *arg);
+static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
+
+void
+es_lane_init(void)
+{
+	static const EsShmemPart part = {
+		.name = "lanes",
+		.size = area_size,
+		.init = area_init,
+		.area = (void **) &area,
+		.nlocks = ENTRY_LOCKS + 1,
+		.locks = &locks,
+	};
+
+	es_shmem_register(&part);
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}
+
+EsLanes *
+es_lanes_open(int32 subscription, int nlanes)
+{
+	Oid			definition = es_catalog()->definition;
+	EsLanes    *lanes = es_lanes_find(subscription);
+	int			index;
+
+	if (lanes != NULL)
+		return lanes;
+	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
+	index = find_key(MyDatabaseId, definition, subscription);
+	if (index < 0)
+	{
+		index = find_key(InvalidOid, InvalidOid, 0);
+		if (index < 0)
+		{
+			free_keys_of_dropped_stores();
+			index = find_key(InvalidOid, InvalidOid, 0);
+		}
+		if (index >= 0)
+		{
+			/* nobody knows the entry before its key is there */
+			memset(entry_at(index), 0, sizeof(EsLanes));
+			entry_at(index)->nlanes = nlanes;
+			for (int i = 0; i < nlanes; i++)
+				entry_at(index)->lanes[i].consumer = ES_LANE_ANONYMOUS;
+			area->keys[index] = (Key) {MyDatabaseId, definition, subscription};
+		}
+	}
+	LWLockRelease(KEYS_LOCK);
+	if (index < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("%d subscriptions of this server are in use", area->nentries),
+				 errhint("Raise evtstore.max_subscriptions and restart the server.")));
+	return entry_at(index);
+}
+
+EsLanes *
+es_lanes_find(int32 subscription)
+{
+	int			index;
+
+	LWLockAcquire(KEYS_LOCK, LW_SHARED);
+	index = find_key(MyDatabaseId, es_catalog()->definition, subscription);
+	LWLockRelease(KEYS_LOCK);
+	return index < 0 ? NULL : entry_at(index);
+}
+
+int
+es_lanes_enter(EsLanes *lanes, const char *consumer, TimestampTz now, TimestampTz until, int *numbers, int *give_up, int *index)
+{
+	int			start = MyProcPid % lanes->nlanes;
+	int			n = 0;
+	int			room;
+
+	*give_up = 0;
+	*index = ES_LANE_ANONYMOUS;
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	if (consumer != NULL)
+	{
+		*index = enter_consumer(lanes, consumer, now);
+		if (*index < 0)
+		{
+			LWLockRelease(lock_of(lanes));
+			ereport(ERROR,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("the subscription has %d consumers already", MAX_CONSUMERS),
+					 errdetail("Consumer \"%s\" would be one more.", consumer),
+					 errhint("Let consumers that end call evtstore.leave(); others are forgotten when their last lease is over.")));
+		}
+		lanes->consumers[*index].last_seen = now;
+		lanes->consumers[*index].until = Max(lanes->consumers[*index].until, until);
+		for (int i = 0; i < lanes->nlanes; i++)
+			if (lanes->lanes[i].consumer == *index && is_held(&lanes->lanes[i], now))
+				numbers[n++] = i;
+	}
+	room = consumer == NULL ? lanes->nlanes : share_of(lanes, now) - n;
+	*give_up = Max(-room, 0);
+	for (int i = 0; i < lanes->nlanes && room > 0; i++)
+	{
+		int			number = (start + i) % lanes->nlanes;
+		const EsLane *lane = &lanes->lanes[number];
+
+		if (is_held(lane, now) &&
+			!(lane->consumer == ES_LANE_ANONYMOUS && lane->in_flight <= settled_here(lanes, number, lane->epoch)))
+			continue;
+		numbers[n++] = number;
+		room--;
+	}
+	LWLockRelease(lock_of(lanes));
+	return n;
+}
+
+EsLaneState
+es_lane_look(EsLanes *lanes, int number, int consumer, TimestampTz now, EsLane *lane)
+{
+	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	*lane = lanes->lanes[number];
+	LWLockRelease(lock_of(lanes));
+	if (!is_held(lane, now))
+		return ES_LANE_FREE;
+	if (lane->consumer == ES_LANE_ANONYMOUS)
+		/* what this transaction settled is settled for itself */
+		return lane->in_flight <= settled_here(lanes, number, lane->epoch) ? ES_LANE_FREE : ES_LANE_TAKEN;
+	return lane->consumer == consumer ? ES_LANE_MINE : ES_LANE_TAKEN;
+}
+
+void
+es_lane_begin(EsLane *lane, int consumer, int64 position)
+{
+	/* a lease that ran out over events that were handed out */
+	if (lane->epoch != 0 && lane->in_flight > 0)
+		note_loss(lane, lane->delivered, lane->in_flight == 1);
+	do
+	{
+		if (!pg_strong_random(&lane->epoch, sizeof(lane->epoch)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate a random number for the epoch of a lane")));
+	} while (lane->epoch == 0);
+	lane->consumer = consumer;
+	lane->in_flight = 0;
+	lane->fetched = position;
+	lane->delivered = position;
+}
+
+void
+es_lane_put(EsLanes *lanes, int number, const EsLane *lane)
+{
+	/* made before anything is changed: it may fail */
+	if (find_put(lanes, number, GetCurrentTransactionNestLevel()) == NULL)
+	{
+		Effect	   *effect = add_effect(EFFECT_PUT, lanes, number);
+
+		LWLockAcquire(lock_of(lanes), LW_SHARED);
+		effect->before = lanes->lanes[number];
+		LWLockRelease(lock_of(lanes));
+	}
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	lanes->lanes[number] = *lane;
+	LWLockRelease(lock_of(lanes));
+}
+
+int
+es_lane_attempt(const EsLane *lane, int64 position)
+{
+	return 1 + (position <= lane->lost_until ? lane->lost : 0) + (position == lane->suspect ? lane->suspect_lost : 0);
+}
+
+void
+es_lane_give_up(EsLanes *lanes, int number)
+{
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	lanes->lanes[number].epoch = 0;
+	lanes->lanes[number].in_flight = 0;
+	lanes->lanes[number].consumer = ES_LANE_ANONYMOUS;
+	LWLockRelease(lock_of(lanes));
+}
+
+bool
+es_lane_is_held(EsLanes *lanes, int number, uint64 epoch, EsLane *lane)
+{
+	if (number < 0 || number >= lanes->nlanes)
+		return false;
+	*lane = es_lane_copy(lanes, number);
+	return lane->epoch == epoch && epoch != 0;
+}
+
+void
+es_lane_settled(EsLanes *lanes, int number, uint64 epoch, int n)
+{
+	Effect	   *effect = add_effect(EFFECT_SETTLED, lanes, number);
+
+	effect->epoch = epoch;
+	effect->n = n;
+}
+
+void
+es_lane_released(EsLanes *lanes, int number, uint64 epoch)
+{
+	add_effect(EFFECT_RELEASED, lanes, number)->epoch = epoch;
+}
+
+int
+es_lane_in_flight(EsLanes *lanes, int number, uint64 epoch)
+{
+	EsLane		lane = es_lane_copy(lanes, number);
+
+	return lane.epoch != epoch ? 0 : Max(lane.in_flight - settled_here(lanes, number, epoch), 0);
+}
+
+bool
+es_lane_extend(EsLanes *lanes, int number, uint64 epoch, TimestampTz until)
+{
+	EsLane	   *lane = &lanes->lanes[number];
+	bool		result;
+
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	result = lane->epoch == epoch;
+	if (result)
+	{
+		lane->lease_until = until;
+		if (lane->consumer != ES_LANE_ANONYMOUS)
+			lanes->consumers[lane->consumer].until = Max(lanes->consumers[lane->consumer].until, until);
+	}
+	LWLockRelease(lock_of(lanes));
+	return result;
+}
+
+int
+es_lanes_of_consumer(EsLanes *lanes, const char *consumer, int *numbers)
+{
+	int			index;
+	int			n = 0;
+
+	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	index = find_consumer(lanes, consumer);
+	for (int i = 0; i < lanes->nlanes && index >= 0; i++)
+		if (lanes->lanes[i].epoch != 0 && lanes->lanes[i].consumer == index)
+			numbers[n++] = i;
+	LWLockRelease(lock_of(lanes));
+	return index < 0 ? -1 : n;
+}
+
+/* lanes that it got meanwhile stay as they are until their lease is over */
+void
+es_lanes_forget_consumer(EsLanes *lanes, const char *consumer)
+{
+	int			index;
+
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	index = find_consumer(lanes, consumer);
+	if (index >= 0)
+	{
+		for (int i = 0; i < lanes->nlanes; i++)
+			if (lanes->lanes[i].consumer == index)
+				lanes->lanes[i].consumer = ES_LANE_ANONYMOUS;
+		memset(&lanes->consumers[index], 0, sizeof(EsConsumer));
+	}
+	LWLockRelease(lock_of(lanes));
+}
+
+void
+es_lanes_forget(int32 subscription)
+{
+	add_effect(EFFECT_FORGET, NULL, 0)->subscription = subscription;
+}
+
+int
+es_lanes_count(EsLanes *lanes)
+{
+	return lanes->nlanes;
+}
+
+EsLane
+es_lane_copy(EsLanes *lanes, int number)
+{
+	EsLane		lane;
+
+	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	lane = lanes->lanes[number];
+	LWLockRelease(lock_of(lanes));
+	return lane;
+}
+
+EsConsumer *
+es_lanes_consumers(EsLanes *lanes, int *n)
+{
+	EsConsumer *copies = palloc(sizeof(lanes->consumers));
+
+	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	memcpy(copies, lanes->consumers, sizeof(lanes->consumers));
+	LWLockRelease(lock_of(lanes));
+	*n = MAX_CONSUMERS;
+	return copies;
+}
+
+static Size
+area_size(void)
+{
+	return add_size(keys_size(), mul_size(es_guc_max_subscriptions, sizeof(EsLanes)));
+}
+
+static Size
+keys_size(void)
+{
+	return MAXALIGN(add_size(offsetof(Area, keys), mul_size(es_guc_max_subscriptions, sizeof(Key))));
+}
+
+static void
+area_init(void *ptr)
+{
+	((Area *) ptr)->nentries = es_guc_max_subscriptions;
+}
+
+static EsLanes *
+entry_at(int index)
+{
+	return (EsLanes *) ((char *) area + keys_size()) + index;
+}
+
+static LWLock *
+lock_of(EsLanes *lanes)
+{
+	return &locks[(lanes - entry_at(0)) % ENTRY_LOCKS].lock;
+}
+
+/* -1: there is none.  Locks: KEYS_LOCK */
+static int
+find_key(Oid database, Oid definition, int32 subscription)
+{
+	for (int i = 0; i < area->nentries; i++)
+	{
+		const Key  *key = &area->keys[i];
+
+		if (key->database == database && key->definition == definition && key->subscription == subscription)
+			return i;
+	}
+	return -1;
+}
+
+/* of this database, where the extension was dropped.  Locks: KEYS_LOCK, exclusive */
+static void
+free_keys_of_dropped_stores(void)
+{
+	for (int i = 0; i < area->nentries; i++)
+		if (area->keys[i].database == MyDatabaseId && area->keys[i].definition != es_catalog()->definition)
+			memset(&area->keys[i], 0, sizeof(Key));
+}
+
+void
+es_lanes_forget_databases(List *existing)
+{
+	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
+	for (int i = 0; i < area->nentries; i++)
+	{
+		Key		   *key = &area->keys[i];
+
+		if (!OidIsValid(key->database) || list_member_oid(existing, key->database))
+			key->missed = false;
+		else if (!key->missed)
+			key->missed = true;
+		else
+			memset(key, 0, sizeof(Key));
+	}
+	LWLockRelease(KEYS_LOCK);
+}
+
+static int
+find_consumer(EsLanes *lanes, const char *name)
+{
+	for (int i = 0; i < MAX_CONSUMERS; i++)
+		if (strcmp(lanes->consumers[i].name, name) == 0)
+			return i;
+	return -1;
+}
+
+/* its number, a new one if need be; -1: no room.  One that was not heard of for its whole lease gives its place */
+static int
+enter_consumer(EsLanes *lanes, const char *name, TimestampTz now)
+{
+	int			index = find_consumer(lanes, name);
+
+	for (int i = 0; i < MAX_CONSUMERS && index < 0; i++)
+	{
+		EsConsumer *consumer = &lanes->consumers[i];
+
+		if (consumer->name[0] != '\0' && consumer->until > now)
+			continue;
+		for (int j = 0; j < lanes->nlanes; j++)
+			if (lanes->lanes[j].consumer == i)
+				lanes->lanes[j].consumer = ES_LANE_ANONYMOUS;
+		memset(consumer, 0, sizeof(EsConsumer));
+		strlcpy(consumer->name, name, sizeof(consumer->name));
+		index = i;
+	}
+	return index;
+}
+
+/* lanes by consumers, rounded up */
+static int
+share_of(EsLanes *lanes, TimestampTz now)
+{
+	int			consumers = 0;
+
+	for (int i = 0; i < MAX_CONSUMERS; i++)
+		if (lanes->consumers[i].name[0] != '\0' && lanes->consumers[i].until > now)
+			consumers++;
+	return (lanes->nlanes + consumers - 1) / Max(consumers, 1);
+}
+
+static bool
+is_held(const EsLane *lane, TimestampTz now)
+{
+	return lane->epoch != 0 && lane->lease_until > now;
+}
+
+/*
+ * What was handed out up to that position came back unsettled.  One event alone that comes back is the suspect: its
+ * losses are its own.
+ */
+static void
+note_loss(EsLane *lane, int64 until, bool alone)
+{
+	lane->lost_until = Max(lane->lost_until, until);
+	if (lane->lost < ES_LANE_MAX_LOST)
+		lane->lost++;
+	else if (alone)
+	{
+		lane->suspect_lost = lane->suspect == until ? lane->suspect_lost + 1 : 1;
+		lane->suspect = until;
+	}
+}
+
+/* what this transaction settled in the lane */
+static int
+settled_here(EsLanes *lanes, int number, uint64 epoch)
+{
+	int			n = 0;
+
+	for (int i = 0; i < neffects; i++)
+		if (effects[i].kind == EFFECT_SETTLED && effects[i].lanes == lanes && effects[i].number == number &&
+			effects[i].epoch == epoch)
+			n += effects[i].n;
+	return n;
+}
+
+static Effect *
+find_put(EsLanes *lanes, int number, int level)
+{
+	for (int i = neffects - 1; i >= 0; i--)
+		if (effects[i].kind == EFFECT_PUT && effects[i].lanes == lanes && effects[i].number == number &&
+			effects[i].level == level)
+			return &effects[i];
+	return NULL;
+}
+
+static Effect *
+add_effect(EffectKind kind, EsLanes *lanes, int number)
+{
+	Effect	   *effect;
+
+	if (effects == NULL)
+	{
+		effects_size = 16;
+		effects = MemoryContextAlloc(TopTransactionContext, effects_size * sizeof(Effect));
+	}
+	if (neffects == effects_size)
+	{
+		effects = repalloc(effects, effects_size * 2 * sizeof(Effect));
+		effects_size *= 2;
+	}
+	effect = &effects[neffects++];
+	memset(effect, 0, sizeof(Effect));
+	effect->kind = kind;
+	effect->level = GetCurrentTransactionNestLevel();
+	effect->lanes = lanes;
+	effect->number = number;
+	return effect;
+}
+
+/* Locks: the lane's, held, so that it is still what we put, but for an extended lease */
+static void
+undo_put(const Effect *effect)
+{
+	EsLane	   *lane = &effect->lanes->lanes[effect->number];
+	EsLane		after;
+
+	LWLockAcquire(lock_of(effect->lanes), LW_EXCLUSIVE);
+	after = *lane;
+	*lane = effect->before;
+	if (after.lost > lane->lost || after.suspect_lost > lane->suspect_lost)
+	{
+		/* the loss by which the hold before ended is no less true */
+		lane->lost = after.lost;
+		lane->lost_until = after.lost_until;
+		lane->suspect = after.suspect;
+		lane->suspect_lost = after.suspect_lost;
+	}
+	if (after.epoch != effect->before.epoch ? after.in_flight > 0 : after.in_flight > effect->before.in_flight)
+		note_loss(lane, after.delivered,
+				  after.in_flight - (after.epoch == effect->before.epoch ? effect->before.in_flight : 0) == 1);
+	LWLockRelease(lock_of(effect->lanes));
+}
+
+static void
+count_settled(const Effect *effect)
+{
+	EsLane	   *lane = &effect->lanes->lanes[effect->number];
+
+	LWLockAcquire(lock_of(effect->lanes), LW_EXCLUSIVE);
+	if (lane->epoch == effect->epoch)
+	{
+		lane->in_flight -= Min(effect->n, lane->in_flight);
+		if (effect->kind == EFFECT_RELEASED || (lane->in_flight == 0 && lane->consumer == ES_LANE_ANONYMOUS))
+		{
+			lane->epoch = 0;
+			lane->in_flight = 0;
+			lane->consumer = ES_LANE_ANONYMOUS;
+		}
+	}
+	LWLockRelease(lock_of(effect->lanes));
+}
+
+static void
+forget(int32 subscription)
+{
+	int			index;
+
+	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
+	index = find_key(MyDatabaseId, es_catalog()->definition, subscription);
+	if (index >= 0)
+		memset(&area->keys[index], 0, sizeof(Key));
+	LWLockRelease(KEYS_LOCK);
+}
+
+/* raises no error: the transaction is over */
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (neffects == 0)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot PREPARE a transaction that polled or settled events of a subscription"),
+					 errdetail("Lanes are held in shared memory, which a prepared transaction outlives."),
+					 errhint("Commit it in one phase.")));
+			break;
+		case XACT_EVENT_COMMIT:
+			for (int i = 0; i < neffects; i++)
+			{
+				if (effects[i].kind == EFFECT_SETTLED || effects[i].kind == EFFECT_RELEASED)
+					count_settled(&effects[i]);
+				else if (effects[i].kind == EFFECT_FORGET)
+					forget(effects[i].subscription);
+			}
+			break;
+		case XACT_EVENT_ABORT:
+			for (int i = neffects - 1; i >= 0; i--)
+				if (effects[i].kind == EFFECT_PUT)
+					undo_put(&effects[i]);
+			break;
+		default:
+			return;
+	}
+	effects = NULL;
+	neffects = effects_size = 0;
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (neffects > 0 && effects[neffects - 1].level >= level)
+		{
+			Effect	   *effect = &effects[--neffects];
+
+			if (effect->kind == EFFECT_PUT)
+				undo_put(effect);
+		}
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		for (int i = neffects - 1; i >= 0 && effects[i].level >= level; i--)
+			effects[i].level = level - 1;
+}

@@ -1,0 +1,560 @@
+/*
+ * poll.c
+ *		Handing out the events of subscriptions: which lanes a consumer gets, and what is next in them.
+ *
+ * Runs in consumers' backends.  docs/architecture-subscriptions.md, section 4, has the steps (P1 to P9, named below) and
+ * why they stand where they stand.  Locks: the subscription's, shared; those of the lanes, tried and not waited for; both
+ * to the end of the transaction.  In shared memory: the lanes' entries (lane.c).  On the way of success nothing is
+ * written to a table; a rollback or a crash gives back what was handed out.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "arg.h"
+#include "catalog.h"
+#include "checkpoint.h"
+#include "clock.h"
+#include "compat.h"
+#include "event.h"
+#include "evtstore.h"
+#include "failed_event.h"
+#include "feed.h"
+#include "lane.h"
+#include "queue.h"
+#include "read.h"
+#include "subscription.h"
+#include "subscription_settle.h"
+#include "subscription_source.h"
+
+#define MAX_POLL 10000
+
+/* what was passed over without an event to settle is written down once it is so much */
+#define PASSED_OVER 100000
+
+#define DELIVERY_NATTS 15
+
+/* a lane whose lock we have */
+typedef struct PollLane
+{
+	int			number;
+	EsLaneState state;
+	EsLane		lane;			/* as it becomes */
+	int			settled;		/* of those in flight: by this transaction */
+	int64		from;			/* fetched before */
+	EsCheckpoint *checkpoint;
+	bool		is_full;		/* takes no more, for now */
+	bool		has_settled;	/* the checkpoint has grown: by events that wait or failed */
+	int			taken;
+} PollLane;
+
+typedef struct Poll
+{
+	const EsSubscription *subscription;
+	int32		id;
+	EsLanes    *lanes;
+	int			consumer;
+	int			max_count;
+	TimestampTz now;
+	int64		head;
+	int			nheld;
+	PollLane	held[ES_MAX_LANES];
+	PollLane   *by_number[ES_MAX_LANES];
+	List	   *failed;			/* EsFailedEvent *: of our lanes, in front of their keys */
+	List	   *waiting_keys;	/* char * */
+	int			count;			/* handed out */
+	ReturnSetInfo *result;
+} Poll;
+
+static void take_lanes(Poll *poll, const int *numbers, int n, int give_up);
+static void open_reader(EsReader *reader, void *arg);
+static void read_checkpoints(Poll *poll, Snapshot snapshot);
+static void read_failed(Poll *poll, Snapshot snapshot);
+static void hand_out_failed(Poll *poll);
+static void hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed);
+static int64 hand_out_next(Poll *poll, EsReader *reader);
+static bool may_take(PollLane *held, int max_in_flight, int64 position);
+static bool key_waits(Poll *poll, const char *key);
+static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *key);
+static void add_waiting_key(Poll *poll, const char *key);
+static char *key_of_row(Poll *poll, EsReader *reader, const text *stream);
+static bool all_full(Poll *poll);
+static void put_delivery(Poll *poll, EsReader *reader, const char *receipt, int attempt, const char *key);
+static Datum without_toast(Datum value, bool isnull);
+static void put_lanes(Poll *poll, int64 passed, TimestampTz until);
+
+PG_FUNCTION_INFO_V1(evtstore_poll);
+PG_FUNCTION_INFO_V1(evtstore_leave);
+
+/* poll(subscription text, consumer text, max_count int, lease interval) -> setof delivery; evtstore_writer */
+Datum
+evtstore_poll(PG_FUNCTION_ARGS)
+{
+	Poll	   *poll = palloc0(sizeof(Poll));
+	char	   *name;
+	char	   *consumer;
+	TimestampTz until;
+	int64		lease_ms;
+	int			numbers[ES_MAX_LANES];
+	int			n;
+	int			give_up;
+	EsReader   *reader;
+	int64		passed;
+
+	es_catalog_require_writable("poll");
+	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
+	consumer = es_arg_optional_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
+	es_arg_required(fcinfo, 2, "max_count");
+	poll->max_count = PG_GETARG_INT32(2);
+	if (poll->max_count < 1 || poll->max_count > MAX_POLL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_count is out of range: %d", poll->max_count),
+				 errhint("It lies between 1 and %d.", MAX_POLL)));
+	lease_ms = es_arg_interval(fcinfo, 3, "lease") / 1000;
+	if (lease_ms < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("lease must be at least one millisecond"),
+				 errhint("Give the time that the work may take, such as '30s'.")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("events cannot be polled in a REPEATABLE READ or SERIALIZABLE transaction"),
+				 errdetail("Its snapshot does not show what others settled since it began."),
+				 errhint("Use READ COMMITTED, the default isolation level.")));
+
+	InitMaterializedSRF(fcinfo, 0);
+	poll->result = (ReturnSetInfo *) fcinfo->resultinfo;
+	poll->id = es_subscription_get(name)->definition.id;
+	poll->subscription = es_subscription_lock(poll->id, AccessShareLock);
+	if (poll->subscription == NULL || poll->subscription->is_paused)
+		PG_RETURN_NULL();
+
+	poll->now = es_clock_now();
+	until = es_queue_deadline(poll->now, lease_ms, "lease");
+	poll->lanes = es_lanes_open(poll->id, poll->subscription->lanes);
+	n = es_lanes_enter(poll->lanes, consumer, poll->now, until, numbers, &give_up, &poll->consumer);
+	take_lanes(poll, numbers, n, give_up);
+	if (poll->nheld == 0)
+		PG_RETURN_NULL();
+
+	reader = es_reader_open_with(open_reader, poll, CurrentMemoryContext);
+	hand_out_failed(poll);
+	passed = hand_out_next(poll, reader);
+	put_lanes(poll, passed, until);
+	es_reader_close(reader);
+	PG_RETURN_NULL();
+}
+
+/* leave(subscription text, consumer text) -> void; evtstore_writer.  At once, whatever becomes of the transaction */
+Datum
+evtstore_leave(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+	char	   *consumer;
+	int32		id;
+	EsLanes    *lanes;
+	int			numbers[ES_MAX_LANES];
+	int			n;
+
+	es_catalog_require_writable("leave");
+	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
+	consumer = es_arg_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
+	id = es_subscription_get(name)->definition.id;
+	if (es_subscription_lock(id, AccessShareLock) == NULL)
+		PG_RETURN_VOID();
+	lanes = es_lanes_find(id);
+	n = lanes == NULL ? -1 : es_lanes_of_consumer(lanes, consumer, numbers);
+	if (n < 0)
+		PG_RETURN_VOID();
+	for (int i = 0; i < n; i++)
+	{
+		/* whoever settles or polls in it right now comes to his end first */
+		es_subscription_lock_lane(id, numbers[i]);
+		if (es_lane_copy(lanes, numbers[i]).epoch != 0)
+			es_lane_give_up(lanes, numbers[i]);
+	}
+	es_lanes_forget_consumer(lanes, consumer);
+	PG_RETURN_VOID();
+}
+
+/* P3, P4.  What is more than the consumer's share is given up, or at least not fetched for */
+static void
+take_lanes(Poll *poll, const int *numbers, int n, int give_up)
+{
+	for (int i = 0; i < n; i++)
+	{
+		PollLane   *held = &poll->held[poll->nheld];
+
+		if (!es_subscription_try_lane(poll->id, numbers[i]))
+			continue;
+		held->number = numbers[i];
+		held->state = es_lane_look(poll->lanes, numbers[i], poll->consumer, poll->now, &held->lane);
+		if (held->state == ES_LANE_TAKEN)
+			continue;
+		held->settled = held->lane.in_flight - es_lane_in_flight(poll->lanes, numbers[i], held->lane.epoch);
+		if (held->state == ES_LANE_MINE && give_up > 0 && held->lane.in_flight == 0)
+		{
+			es_lane_give_up(poll->lanes, numbers[i]);
+			give_up--;
+			continue;
+		}
+		/* one batch at a time: what follows must not pass what is out */
+		held->is_full = held->state == ES_LANE_MINE && held->lane.in_flight > held->settled;
+		poll->by_number[numbers[i]] = held;
+		poll->nheld++;
+	}
+	for (int i = poll->nheld - 1; i >= 0 && give_up > 0; i--)
+		if (poll->held[i].state == ES_LANE_MINE)
+		{
+			poll->held[i].is_full = true;
+			give_up--;
+		}
+}
+
+/* P5, P6, and where the walk of P8 begins */
+static void
+open_reader(EsReader *reader, void *arg)
+{
+	Poll	   *poll = arg;
+	int64		from = PG_INT64_MAX;
+
+	poll->head = es_reader_begin_feed(reader, es_subscription_categories(poll->subscription));
+	es_reader_set_tenant(reader, poll->subscription->tenant);
+	read_checkpoints(poll, es_reader_snapshot(reader));
+	read_failed(poll, es_reader_snapshot(reader));
+	for (int i = 0; i < poll->nheld; i++)
+		if (!poll->held[i].is_full)
+			from = Min(from, poll->held[i].from);
+	if (from < poll->head)
+		es_subscription_set_source(reader, poll->subscription, from, poll->head);
+}
+
+static void
+read_checkpoints(Poll *poll, Snapshot snapshot)
+{
+	EsCheckpoints *checkpoints = es_checkpoints_open(poll->id, snapshot);
+
+	for (int i = 0; i < poll->nheld; i++)
+	{
+		PollLane   *held = &poll->held[i];
+
+		held->checkpoint = es_checkpoints_read(checkpoints, held->number);
+		if (held->state == ES_LANE_FREE)
+		{
+			if (held->settled >= held->lane.in_flight)
+				held->lane.in_flight = 0;	/* nothing was lost with the hold before */
+			es_lane_begin(&held->lane, poll->consumer, held->checkpoint->position);
+			held->settled = 0;
+		}
+		held->from = held->lane.fetched;
+		if (held->checkpoint->position >= held->lane.lost_until)
+			held->lane.lost = held->lane.suspect_lost = 0;
+	}
+	es_checkpoints_close(checkpoints);
+}
+
+static void
+read_failed(Poll *poll, Snapshot snapshot)
+{
+	ListCell   *lc;
+
+	foreach(lc, es_failed_event_heads(poll->id, snapshot, poll->now))
+	{
+		EsFailedEvent *failed = lfirst(lc);
+
+		if (poll->by_number[failed->lane] == NULL)
+			continue;
+		poll->failed = lappend(poll->failed, failed);
+		if (failed->key != NULL)
+			poll->waiting_keys = lappend(poll->waiting_keys, failed->key);
+	}
+}
+
+/* the reader of one event */
+typedef struct OneEvent
+{
+	const EsSubscription *subscription;
+	int64		position;
+} OneEvent;
+
+static void
+open_one(EsReader *reader, void *arg)
+{
+	OneEvent   *one = arg;
+	int64		head = es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES);
+	EsReadRange range = {.has_after = true, .after = one->position - 1};
+	EsWalk	   *walk;
+
+	es_reader_set_max_count(reader, 1);
+	if (one->position > head)
+		return;
+	walk = es_reader_walk(reader, es_catalog()->event_pkey);
+	es_walk_add_key(walk, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(one->position));
+	es_walk_add_range(walk, 1, &range);
+}
+
+/*
+ * P7.  One that failed goes alone, to show whether it does now.  One that waited and is in front by now brings those behind
+ * it along: a key that was held up catches up.
+ */
+static void
+hand_out_failed(Poll *poll)
+{
+	ListCell   *lc;
+
+	foreach(lc, poll->failed)
+	{
+		EsFailedEvent *front = lfirst(lc);
+		PollLane   *held = poll->by_number[front->lane];
+		ListCell   *behind;
+
+		if (held->is_full || !front->is_due || front->epoch == held->lane.epoch || poll->count >= poll->max_count)
+			continue;
+		hand_out_again(poll, held, front);
+		if (front->attempt > 0 || front->key == NULL || poll->count >= poll->max_count)
+			continue;
+		foreach(behind, es_failed_event_behind(poll->id, front, poll->max_count - poll->count))
+			hand_out_again(poll, held, lfirst(behind));
+	}
+}
+
+static void
+hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed)
+{
+	OneEvent	one = {poll->subscription, failed->position};
+	EsReader   *reader;
+
+	es_failed_event_hand_out(poll->subscription, failed->position, held->lane.epoch, failed->attempt + 1);
+	reader = es_reader_open_with(open_one, &one, CurrentMemoryContext);
+	if (es_reader_next(reader) != NULL)
+	{
+		put_delivery(poll, reader,
+					 es_subscription_receipt(poll->id, held->number, held->lane.epoch, failed->position, failed->position),
+					 failed->attempt + 1, failed->key);
+		held->lane.in_flight++;
+		held->taken++;
+	}
+	else
+		/* scavenged: nothing is left to do about it */
+		(void) es_failed_event_ack(poll->subscription, failed->position, held->lane.epoch);
+	es_reader_close(reader);
+}
+
+/* P8; how far the walk came */
+static int64
+hand_out_next(Poll *poll, EsReader *reader)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore poll", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	int64		passed = 0;
+	TupleTableSlot *slot;
+
+	while (poll->count < poll->max_count && !all_full(poll))
+	{
+		int64		position;
+		const text *stream;
+		char	   *tenant;
+		char	   *key;
+		PollLane   *held;
+		bool		isnull;
+
+		MemoryContextReset(context);
+		slot = es_reader_next(reader);
+		if (slot == NULL)
+		{
+			passed = poll->head;
+			break;
+		}
+		passed = position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+		if (!es_subscription_selects(poll->subscription, reader, slot))
+			continue;
+		tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
+		stream = es_reader_stream(reader);
+		key = key_of_row(poll, reader, stream);
+		held = poll->by_number[es_subscription_lane(poll->subscription, tenant, key, position)];
+		if (held == NULL || held->is_full || position <= held->from || es_checkpoint_covers(held->checkpoint, position))
+			continue;
+		if (!may_take(held, poll->subscription->max_in_flight, position))
+			continue;
+		if (set_aside(poll, held, position, key))
+		{
+			/* nothing is left to settle from what was handed out last to here */
+			MemoryContextSwitchTo(old);
+			es_checkpoint_add(held->checkpoint, held->lane.delivered, position);
+			MemoryContextSwitchTo(context);
+			held->has_settled = true;
+		}
+		else
+		{
+			put_delivery(poll, reader,
+						 es_subscription_receipt(poll->id, held->number, held->lane.epoch, held->lane.delivered, position),
+						 es_lane_attempt(&held->lane, position), key);
+			held->lane.delivered = position;
+			held->lane.in_flight++;
+			held->taken++;
+		}
+		held->lane.fetched = position;
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return passed;
+}
+
+/* if not, the lane is full from here on */
+static bool
+may_take(PollLane *held, int max_in_flight, int64 position)
+{
+	bool		alone = held->lane.lost >= ES_LANE_MAX_LOST && position <= held->lane.lost_until;
+
+	if (held->lane.in_flight - held->settled < (alone ? 1 : max_in_flight))
+		return true;
+	held->lane.fetched = Max(held->lane.fetched, position - 1);
+	held->is_full = true;
+	return false;
+}
+
+static bool
+key_waits(Poll *poll, const char *key)
+{
+	ListCell   *lc;
+
+	foreach(lc, poll->waiting_keys)
+		if (strcmp(lfirst(lc), key) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * An event that waits behind an older one of its key, or one that spent its attempts without a word: its consumers rolled
+ * back or did not come back.
+ */
+static bool
+set_aside(Poll *poll, PollLane *held, int64 position, const char *key)
+{
+	int			max_attempts = poll->subscription->retry.max_attempts;
+	int			attempts = es_lane_attempt(&held->lane, position) - 1;
+
+	if (key != NULL && key_waits(poll, key))
+	{
+		es_failed_event_wait(poll->subscription, held->number, position, key);
+		return true;
+	}
+	if (max_attempts == 0 || attempts < max_attempts || position != held->lane.suspect)
+		return false;
+	es_failed_event_add(poll->subscription, held->number, position, key, attempts, "lease expired", "rolled back or lease expired", -1);
+	if (key != NULL && poll->subscription->on_failure == ES_FAILURE_BLOCK)
+		add_waiting_key(poll, key);
+	return true;
+}
+
+static void
+add_waiting_key(Poll *poll, const char *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(poll));
+
+	poll->waiting_keys = lappend(poll->waiting_keys, pstrdup(key));
+	MemoryContextSwitchTo(old);
+}
+
+static char *
+key_of_row(Poll *poll, EsReader *reader, const text *stream)
+{
+	bool		isnull;
+	Datum		data = (Datum) 0;
+	Datum		metadata = (Datum) 0;
+
+	if (poll->subscription->key_source != ES_KEY_STREAM)
+	{
+		data = es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull);
+		metadata = es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull);
+	}
+	return es_subscription_key(poll->subscription, stream == NULL ? NULL : VARDATA(stream),
+							   stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ, data, metadata);
+}
+
+static bool
+all_full(Poll *poll)
+{
+	for (int i = 0; i < poll->nheld; i++)
+		if (!poll->held[i].is_full)
+			return false;
+	return true;
+}
+
+static void
+put_delivery(Poll *poll, EsReader *reader, const char *receipt, int attempt, const char *key)
+{
+	/* the attributes of evtstore.event that the rest of evtstore.delivery is, from its fifth on; 0: not from the event */
+	static const int source[DELIVERY_NATTS] = {0, 0, 0, 0, ES_EVENT_ROW_DATA, ES_EVENT_ROW_METADATA, ES_EVENT_ROW_RECORDED_AT,
+		ES_EVENT_ROW_POSITION, ES_EVENT_ROW_STREAM, ES_EVENT_ROW_VERSION, ES_EVENT_ROW_ID, ES_EVENT_ROW_TYPE,
+		ES_EVENT_ROW_SCHEMA_VERSION, ES_EVENT_ROW_TAGS, ES_EVENT_ROW_RECORDED_AT};
+	Datum		values[DELIVERY_NATTS];
+	bool		nulls[DELIVERY_NATTS] = {0};
+	TupleDesc	desc = poll->result->setDesc;
+
+	values[0] = CStringGetTextDatum(receipt);
+	values[1] = Int32GetDatum(attempt);
+	nulls[2] = key == NULL;
+	values[2] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
+	nulls[3] = true;
+	values[3] = (Datum) 0;
+	for (int i = 4; i < DELIVERY_NATTS; i++)
+	{
+		values[i] = es_reader_value(reader, source[i], &nulls[i]);
+		if (TupleDescAttr(desc, i)->attlen == -1)
+			values[i] = without_toast(values[i], nulls[i]);
+	}
+	tuplestore_putvalues(poll->result->setResult, desc, values, nulls);
+	poll->count++;
+}
+
+/* what is handed out may be put into another row, which must not point into our TOAST table */
+static Datum
+without_toast(Datum value, bool isnull)
+{
+	return isnull || !VARATT_IS_EXTERNAL(DatumGetPointer(value)) ? value : PointerGetDatum(PG_DETOAST_DATUM(value));
+}
+
+/* P9 */
+static void
+put_lanes(Poll *poll, int64 passed, TimestampTz until)
+{
+	for (int i = 0; i < poll->nheld; i++)
+	{
+		PollLane   *held = &poll->held[i];
+
+		if (poll->consumer == ES_LANE_ANONYMOUS && held->taken == 0)
+			continue;
+		if (!held->is_full)
+			held->lane.fetched = Max(held->lane.fetched, passed);
+		/* a batch that was forgotten must come to the end of its lease, however often its consumer polls */
+		if (!(held->state == ES_LANE_MINE && held->lane.in_flight > held->settled && held->taken == 0))
+			held->lane.lease_until = until;
+		es_lane_put(poll->lanes, held->number, &held->lane);
+	}
+	for (int i = 0; i < poll->nheld; i++)
+	{
+		PollLane   *held = &poll->held[i];
+
+		/* a narrow filter: so that the next holder need not walk all that again */
+		if (held->lane.in_flight == 0 && held->lane.fetched - held->checkpoint->position >= PASSED_OVER)
+		{
+			es_checkpoint_add(held->checkpoint, held->checkpoint->position, held->lane.fetched);
+			held->has_settled = true;
+		}
+		if (held->has_settled)
+			es_checkpoint_write(poll->id, held->number, held->checkpoint);
+	}
+}

@@ -1,0 +1,517 @@
+/*
+ * subscription.c
+ *		Subscriptions: definition, lock, the key and the lane of an event.
+ *
+ * Runs in backends and, for look-ups, in workers.  poll.c hands events out, subscription_settle.c takes them back;
+ * docs/architecture-subscriptions.md has the argument.
+ *
+ * A subscription is a definition (definition.c), the rows with its id, and an entry in shared memory (lane.c).  Who polls
+ * or settles holds its lock, shared, to the end of the transaction; who drops it or sets it elsewhere holds it
+ * exclusively, so no row can appear for a subscription that is gone.  Rows are transactional, and the entry goes with the
+ * commit: a crash leaves what was committed, and no entry.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "arg.h"
+#include "catalog.h"
+#include "checkpoint.h"
+#include "compat.h"
+#include "error.h"
+#include "evtstore.h"
+#include "feed.h"
+#include "guc.h"
+#include "lane.h"
+#include "ledger.h"
+#include "lock.h"
+#include "options.h"
+#include "spi.h"
+#include "subscription.h"
+
+#define DEFAULT_LANES 8
+#define DEFAULT_MAX_IN_FLIGHT 1000
+#define MAX_IN_FLIGHT 10000
+
+/* the options of create_subscription */
+static const EsOption options_allowed[] = {
+	{"key", ES_OPTION_STRING},
+	{"retry", ES_OPTION_OBJECT},
+	{"max_in_flight", ES_OPTION_INT, 1, MAX_IN_FLIGHT},
+	{NULL}
+};
+
+/* what alter_subscription may change */
+static const EsOption changes_allowed[] = {
+	{"filter", ES_OPTION_OBJECT},
+	{"on_failure", ES_OPTION_STRING},
+	{"retry", ES_OPTION_OBJECT},
+	{"max_in_flight", ES_OPTION_INT, 1, MAX_IN_FLIGHT},
+	{NULL}
+};
+
+static EsPlan delete_checkpoints_plan = {
+	.sql = "DELETE FROM evtstore_internal.checkpoint WHERE subscription_id = $1",
+	.nargs = 1,
+	.args = {INT4OID},
+};
+
+static EsPlan delete_failed_plan = {
+	.sql = "DELETE FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND position >= $2",
+	.nargs = 2,
+	.args = {INT4OID, INT8OID},
+};
+
+static EsPlan delete_dead_letters_plan = {
+	.sql = "DELETE FROM evtstore_internal.dead_letter WHERE source_id = $1 AND kind = 'subscription'",
+	.nargs = 1,
+	.args = {INT4OID},
+};
+
+static void fill(void *entry, const EsDefinition *definition);
+static Jsonb *make_spec(FunctionCallInfo fcinfo);
+static void append_start(StringInfo buf, FunctionCallInfo fcinfo);
+static int64 start_position(Jsonb *spec);
+static EsOnFailure parse_on_failure(const char *text);
+static EsKeySource parse_key(const char *text, List **path);
+static char *text_at_path(Datum document, List *path);
+static void set_elsewhere(const EsSubscription *subscription, int64 position);
+static void refuse_snapshot(const char *what);
+
+static EsDefinitionCache cache = {
+	.kind = "subscription",
+	.size = sizeof(EsSubscription),
+	.fill = fill,
+};
+
+PG_FUNCTION_INFO_V1(evtstore_create_subscription);
+PG_FUNCTION_INFO_V1(evtstore_alter_subscription);
+PG_FUNCTION_INFO_V1(evtstore_drop_subscription);
+PG_FUNCTION_INFO_V1(evtstore_seek);
+
+/*
+ * create_subscription(name, filter, endpoint, start_at, start_position, start_time, lanes, on_failure, options) -> void;
+ * evtstore_admin
+ */
+Datum
+evtstore_create_subscription(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+	Jsonb	   *spec;
+	int32		id;
+
+	es_catalog_require_writable("create_subscription");
+	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	spec = make_spec(fcinfo);
+	if (es_definition_create("subscription", name, spec, &id))
+	{
+		EsCheckpoint begin = {.position = start_position(spec)};
+
+		es_checkpoint_write(id, ES_CHECKPOINT_BEGIN, &begin);
+	}
+	PG_RETURN_VOID();
+}
+
+/* alter_subscription(name text, changes jsonb) -> void; evtstore_admin */
+Datum
+evtstore_alter_subscription(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+	Jsonb	   *changes;
+	Jsonb	   *old;
+	Jsonb	   *spec;
+
+	es_catalog_require_writable("alter_subscription");
+	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	es_arg_required(fcinfo, 1, "changes");
+	changes = PG_GETARG_JSONB_P(1);
+	es_options_check_changes(changes, changes_allowed, "changes of a subscription");
+	es_definition_lock("subscription", name);
+	(void) es_subscription_get(name);
+	old = es_definition_get("subscription", name)->spec;
+	spec = es_options_merge(old, changes);
+	if (es_options_has(changes, "filter") && es_options_has(spec, "filter"))
+		(void) es_filter_parse(es_options_object(spec, "filter"), "filter");
+	(void) parse_on_failure(es_options_string(spec, "on_failure", "block"));
+	if (es_options_has(changes, "retry") && es_options_has(spec, "retry"))
+	{
+		StringInfoData buf;
+
+		initStringInfo(&buf);
+		appendStringInfoString(&buf, "{\"retry\": ");
+		es_retry_append(&buf, es_retry_change(es_options_object(old, "retry"), es_options_object(changes, "retry")));
+		appendStringInfoChar(&buf, '}');
+		spec = es_options_merge(spec, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
+	}
+	es_definition_alter("subscription", name, spec);
+	PG_RETURN_VOID();
+}
+
+/* drop_subscription(name text) -> void; evtstore_admin.  Waits for the transactions that use it */
+Datum
+evtstore_drop_subscription(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+	int32		id;
+	EsSpiState	state;
+	Datum		values[2];
+
+	es_catalog_require_writable("drop_subscription");
+	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	refuse_snapshot("a subscription cannot be dropped");
+	es_definition_lock("subscription", name);
+	id = es_subscription_get(name)->definition.id;
+	(void) es_subscription_lock(id, AccessExclusiveLock);
+
+	values[0] = Int32GetDatum(id);
+	values[1] = Int64GetDatum(0);
+	es_spi_begin(&state);
+	es_spi_run(&delete_checkpoints_plan, values, NULL, false, 0);
+	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
+	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+	(void) es_definition_drop("subscription", name);
+	es_lanes_forget(id);
+	PG_RETURN_VOID();
+}
+
+/* seek(subscription text, to_position bigint, to_time timestamptz) -> void; evtstore_admin */
+Datum
+evtstore_seek(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+	const EsSubscription *subscription;
+	int32		id;
+	int64		position;
+
+	es_catalog_require_writable("seek");
+	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
+	refuse_snapshot("a subscription cannot be set elsewhere");
+	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(PG_ARGISNULL(1) ? ERRCODE_NULL_VALUE_NOT_ALLOWED : ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("seek takes to_position or to_time, one of the two"),
+				 errhint("to_position => 0 is the beginning.")));
+	id = es_subscription_get(name)->definition.id;
+	if (PG_ARGISNULL(1))
+		position = es_ledger_position_at(es_ledger_moment(fcinfo, 2, "to_time"));
+	else
+	{
+		position = PG_GETARG_INT64(1);
+		if (position < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("to_position must not be negative: " INT64_FORMAT, position),
+					 errhint("0 is the beginning.")));
+		if (position > es_feed_head(ES_FEED_ALL_CATEGORIES) + 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("to_position " INT64_FORMAT " is above the head", position),
+					 errhint("evtstore.head_position() + 1 is the end: what is appended from now on.")));
+		/* that position is the first one to come */
+		position = Max(position - 1, 0);
+	}
+	subscription = es_subscription_lock(id, AccessExclusiveLock);
+	if (subscription != NULL)
+		set_elsewhere(subscription, position);
+	PG_RETURN_VOID();
+}
+
+const EsSubscription *
+es_subscription_get(const char *name)
+{
+	const EsSubscription *subscription = es_definition_cache_by_name(&cache, name);
+
+	if (subscription == NULL || !es_subscription_is_visible(subscription))
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_NOT_FOUND),
+				 errmsg("subscription \"%s\" does not exist", name),
+				 errhint("Create it with evtstore.create_subscription().")));
+	return subscription;
+}
+
+const EsSubscription *
+es_subscription_lock(int32 id, LOCKMODE mode)
+{
+	/* who waited for a drop must hear of it: invalidation messages are not read by taking this kind of lock */
+	if (es_lock_mode(ES_LOCK_SUBSCRIPTION, id, mode))
+		AcceptInvalidationMessages();
+	return es_definition_cache_by_id(&cache, id);
+}
+
+bool
+es_subscription_is_visible(const EsSubscription *subscription)
+{
+	return es_guc_tenant[0] == '\0' || strcmp(es_guc_tenant, subscription->tenant) == 0;
+}
+
+char *
+es_subscription_key(const EsSubscription *subscription, const char *stream, int len, Datum data, Datum metadata)
+{
+	if (subscription->key_source == ES_KEY_STREAM)
+		return stream == NULL ? NULL : pnstrdup(stream, len);
+	return text_at_path(subscription->key_source == ES_KEY_DATA ? data : metadata, subscription->key_path);
+}
+
+/* stable over servers and machines: checkpoints are stored by lane */
+int
+es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position)
+{
+	uint64		hash = key == NULL ? es_stream_hash("", (const char *) &position, sizeof(position)) :
+		es_stream_hash(tenant, key, strlen(key));
+
+	return (int) ((hash >> 32) % (uint32) subscription->lanes);
+}
+
+bool
+es_subscription_try_lane(int32 id, int lane)
+{
+	return es_lock_try(ES_LOCK_LANE, (uint64) id << 32 | (uint32) lane);
+}
+
+void
+es_subscription_lock_lane(int32 id, int lane)
+{
+	es_lock(ES_LOCK_LANE, (uint64) id << 32 | (uint32) lane);
+}
+
+static void
+fill(void *entry, const EsDefinition *definition)
+{
+	EsSubscription *subscription = entry;
+	Jsonb	   *filter = es_options_object(definition->spec, "filter");
+
+	subscription->is_paused = strcmp(definition->state, "paused") == 0;
+	subscription->tenant = es_options_string(definition->spec, "tenant", "");
+	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
+	subscription->lanes = es_options_int(definition->spec, "lanes", DEFAULT_LANES);
+	subscription->on_failure = parse_on_failure(es_options_string(definition->spec, "on_failure", "block"));
+	subscription->key_source = parse_key(es_options_string(definition->spec, "key", "${stream}"), &subscription->key_path);
+	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
+	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight", DEFAULT_MAX_IN_FLIGHT);
+}
+
+/* the arguments of create_subscription, checked, in one form */
+static Jsonb *
+make_spec(FunctionCallInfo fcinfo)
+{
+	StringInfoData buf;
+	Jsonb	   *filter;
+	Jsonb	   *options;
+	char	   *on_failure;
+	char	   *key;
+	List	   *path;
+	int			lanes;
+
+	es_arg_required(fcinfo, 1, "filter");
+	filter = PG_GETARG_JSONB_P(1);
+	(void) es_filter_parse(filter, "filter");
+	if (!PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a subscription with an endpoint is not supported by evtstore %s", ES_VERSION),
+				 errhint("Leave endpoint NULL and poll, or send the events to a queue with an endpoint by a rule.")));
+	es_arg_required(fcinfo, 6, "lanes");
+	lanes = PG_GETARG_INT32(6);
+	if (lanes < 1 || lanes > ES_MAX_LANES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("lanes is out of range: %d", lanes),
+				 errhint("It lies between 1 and %d: as many consumers can work at a time.", ES_MAX_LANES)));
+	on_failure = es_arg_name(fcinfo, 7, "on_failure", 64);
+	(void) parse_on_failure(on_failure);
+	es_arg_required(fcinfo, 8, "options");
+	options = PG_GETARG_JSONB_P(8);
+	es_options_check(options, options_allowed, "options of a subscription");
+	key = es_options_string(options, "key", NULL);
+	if (key != NULL)
+		(void) parse_key(key, &path);
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "{\"filter\": %s, \"lanes\": %d, \"on_failure\": \"%s\"", es_options_text(filter), lanes, on_failure);
+	append_start(&buf, fcinfo);
+	if (key != NULL)
+	{
+		appendStringInfoString(&buf, ", \"key\": ");
+		escape_json(&buf, key);
+	}
+	if (es_options_has(options, "retry"))
+	{
+		es_options_check(es_options_object(options, "retry"), es_retry_options, "retry");
+		appendStringInfoString(&buf, ", \"retry\": ");
+		es_retry_append(&buf, es_options_object(options, "retry"));
+	}
+	if (es_options_has(options, "max_in_flight"))
+		appendStringInfo(&buf, ", \"max_in_flight\": %d", es_options_int(options, "max_in_flight", 0));
+	if (es_guc_tenant[0] != '\0')
+	{
+		appendStringInfoString(&buf, ", \"tenant\": ");
+		escape_json(&buf, es_guc_tenant);
+	}
+	appendStringInfoChar(&buf, '}');
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
+}
+
+/* as it was said, so that the same call later says the same; numbers of positions as text, which JSON readers do not round */
+static void
+append_start(StringInfo buf, FunctionCallInfo fcinfo)
+{
+	char	   *start_at = es_arg_name(fcinfo, 3, "start_at", 64);
+	bool		is_end = strcmp(start_at, "end") == 0;
+
+	if (!is_end && strcmp(start_at, "beginning") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown start_at \"%s\"", start_at),
+				 errhint("It is 'beginning' or 'end'; for other places there are start_position and start_time.")));
+	if ((is_end ? 1 : 0) + (PG_ARGISNULL(4) ? 0 : 1) + (PG_ARGISNULL(5) ? 0 : 1) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("start_at, start_position and start_time exclude each other"),
+				 errhint("Give one of them.")));
+	if (!PG_ARGISNULL(4))
+	{
+		if (PG_GETARG_INT64(4) < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("start_position must not be negative: " INT64_FORMAT, PG_GETARG_INT64(4)),
+					 errhint("0 is the beginning.")));
+		appendStringInfo(buf, ", \"start_position\": \"" INT64_FORMAT "\"", PG_GETARG_INT64(4));
+	}
+	else if (!PG_ARGISNULL(5))
+		appendStringInfo(buf, ", \"start_time\": \"" INT64_FORMAT "\"", es_ledger_moment(fcinfo, 5, "start_time"));
+	else
+		appendStringInfo(buf, ", \"start_at\": \"%s\"", start_at);
+}
+
+/* where a new subscription begins: everything at or below is not for it */
+static int64
+start_position(Jsonb *spec)
+{
+	char	   *position = es_options_string(spec, "start_position", NULL);
+	char	   *moment = es_options_string(spec, "start_time", NULL);
+
+	if (position != NULL)
+		return Max(strtoll(position, NULL, 10) - 1, 0);
+	if (moment != NULL)
+		return es_ledger_position_at(strtoll(moment, NULL, 10));
+	return strcmp(es_options_string(spec, "start_at", ""), "end") == 0 ? es_feed_head(ES_FEED_ALL_CATEGORIES) : 0;
+}
+
+static EsOnFailure
+parse_on_failure(const char *text)
+{
+	if (strcmp(text, "block") == 0)
+		return ES_FAILURE_BLOCK;
+	if (strcmp(text, "dead_letter") == 0)
+		return ES_FAILURE_DEAD_LETTER;
+	ereport(ERROR,
+			(errcode(strcmp(text, "dead_letter_key") == 0 ? ERRCODE_FEATURE_NOT_SUPPORTED : ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("on_failure \"%s\" is not supported by evtstore %s", text, ES_VERSION),
+			 errhint("It is 'block' or 'dead_letter'.")));
+}
+
+/* ${stream}, ${data.a.b}, ${metadata.a} */
+static EsKeySource
+parse_key(const char *text, List **path)
+{
+	size_t		len = strlen(text);
+	char	   *inner;
+	char	   *saved;
+	char	   *first;
+
+	*path = NIL;
+	if (len > 3 && strncmp(text, "${", 2) == 0 && text[len - 1] == '}')
+	{
+		inner = pnstrdup(text + 2, len - 3);
+		if (strcmp(inner, "stream") == 0)
+			return ES_KEY_STREAM;
+		first = strtok_r(inner, ".", &saved);
+		for (char *part = strtok_r(NULL, ".", &saved); part != NULL; part = strtok_r(NULL, ".", &saved))
+			*path = lappend(*path, pstrdup(part));
+		if (first != NULL && *path != NIL && strcmp(first, "data") == 0)
+			return ES_KEY_DATA;
+		if (first != NULL && *path != NIL && strcmp(first, "metadata") == 0)
+			return ES_KEY_METADATA;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown key \"%s\"", text),
+			 errhint("It is ${stream}, or a field such as ${data.customerId} or ${metadata.region}.")));
+}
+
+/* NULL where nothing is there, or null */
+static char *
+text_at_path(Datum document, List *path)
+{
+	LOCAL_FCINFO(call, 2);
+	Datum	   *parts = palloc(list_length(path) * sizeof(Datum));
+	int			n = 0;
+	ListCell   *lc;
+	Datum		result;
+
+	foreach(lc, path)
+		parts[n++] = CStringGetTextDatum(lfirst(lc));
+	InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
+	call->args[0].value = document;
+	call->args[0].isnull = false;
+	call->args[1].value = PointerGetDatum(construct_array(parts, n, TEXTOID, -1, false, TYPALIGN_INT));
+	call->args[1].isnull = false;
+	result = jsonb_extract_path_text(call);
+	return call->isnull ? NULL : TextDatumGetCString(result);
+}
+
+/*
+ * Each lane gets a row of its own: which lanes have one already is not asked.  What failed at or above comes again by
+ * itself; what failed below stays.  Locks: the subscription's, exclusive, so nobody polls or settles.
+ */
+static void
+set_elsewhere(const EsSubscription *subscription, int64 position)
+{
+	int32		id = subscription->definition.id;
+	int			n = subscription->lanes;	/* the cache may be rebuilt below */
+	EsCheckpoint **lanes = palloc(n * sizeof(EsCheckpoint *));
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EsCheckpoints *checkpoints = es_checkpoints_open(id, snapshot);
+	EsSpiState	state;
+	Datum		values[2];
+
+	for (int i = 0; i < n; i++)
+		lanes[i] = es_checkpoints_read(checkpoints, i);
+	es_checkpoints_close(checkpoints);
+	UnregisterSnapshot(snapshot);
+	for (int i = 0; i < n; i++)
+	{
+		lanes[i]->position = position;
+		lanes[i]->nranges = 0;
+		es_checkpoint_write(id, i, lanes[i]);
+	}
+	values[0] = Int32GetDatum(id);
+	values[1] = Int64GetDatum(position + 1);
+	es_spi_begin(&state);
+	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+	es_lanes_forget(id);
+}
+
+static void
+refuse_snapshot(const char *what)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s in a REPEATABLE READ or SERIALIZABLE transaction", what),
+				 errhint("Use READ COMMITTED, the default isolation level.")));
+}

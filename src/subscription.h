@@ -1,0 +1,64 @@
+/*
+ * subscription.h
+ *		Subscriptions: definition, key and lane of an event, polling, settling.
+ */
+#ifndef ES_SUBSCRIPTION_H
+#define ES_SUBSCRIPTION_H
+
+#include "storage/lockdefs.h"
+#include "utils/jsonb.h"
+
+#include "definition_cache.h"
+#include "filter.h"
+#include "retry.h"
+
+typedef enum EsOnFailure
+{
+	ES_FAILURE_BLOCK,
+	ES_FAILURE_DEAD_LETTER
+} EsOnFailure;
+
+/* what the key of an event is: its stream, or a field of data or metadata */
+typedef enum EsKeySource
+{
+	ES_KEY_STREAM,
+	ES_KEY_DATA,
+	ES_KEY_METADATA
+} EsKeySource;
+
+typedef struct EsSubscription
+{
+	EsCachedDefinition definition; /* must be first */
+	bool is_paused;
+	char *tenant; /* '': of the events of every tenant, or of none */
+	EsFilter *filter;
+	int lanes;
+	EsOnFailure on_failure;
+	EsKeySource key_source;
+	List *key_path; /* list of char * */
+	EsRetry retry;
+	int max_in_flight; /* of a lane */
+} EsSubscription;
+
+/* ST008 when unknown, or another tenant's.  Valid until the next look-up */
+extern const EsSubscription *es_subscription_get(const char *name);
+/*
+ * Locks the subscription to the end of the transaction and returns it as it is then; NULL when it was dropped.
+ * AccessShareLock for who polls or settles, AccessExclusiveLock for who drops it or sets it elsewhere.
+ */
+extern const EsSubscription *es_subscription_lock(int32 id, LOCKMODE mode);
+/* may this session, with its tenant, use it? */
+extern bool es_subscription_is_visible(const EsSubscription *subscription);
+
+/*
+ * The key of an event, palloc'd, NULL where it has none; stream NULL where the event has none.
+ */
+extern char *es_subscription_key(const EsSubscription *subscription, const char *stream, int len, Datum data, Datum metadata);
+/* where events of that key belong; without a key, by the position */
+extern int es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position);
+
+/* the lock of a lane; false: somebody has it */
+extern bool es_subscription_try_lane(int32 id, int lane);
+extern void es_subscription_lock_lane(int32 id, int lane);
+
+#endif

@@ -1,0 +1,351 @@
+/*
+ * subscription_settle.c
+ *		Receipts of events, and taking events back: ack, nack, reject, release, extend.
+ *
+ * Runs in consumers' backends.  docs/architecture-subscriptions.md, section 5, has the steps (S2 to S6, named below).
+ * Locks: the subscription's, shared, then the lanes', in order of subscription and lane, to the end of the transaction.
+ * Everything but extend is part of the caller's transaction; a rollback or a crash undoes it.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "checkpoint.h"
+#include "clock.h"
+#include "compat.h"
+#include "event.h"
+#include "failed_event.h"
+#include "lane.h"
+#include "read.h"
+#include "subscription.h"
+#include "subscription_settle.h"
+#include "subscription_source.h"
+
+/* what stands for a reason that was not given */
+#define NO_REASON "no reason given"
+
+/* the receipts of one lane */
+typedef struct LaneSettlement
+{
+	const EsSubscription *subscription;
+	EsLanes    *lanes;
+	int			number;
+	EsLane		lane;
+	EsCheckpoint *checkpoint;
+	bool		is_changed;
+	int			settled;
+	EsSettle	how;
+	const char *reason;
+	int64		delay_ms;
+} LaneSettlement;
+
+static int	lane_end(const EsEventReceipt *receipts, int n, int first);
+static void settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms);
+static EsCheckpoint *read_checkpoint(int32 subscription, int lane);
+static bool release_all(LaneSettlement *settlement, EsEventReceipt *receipts, int n);
+static void settle_one(LaneSettlement *settlement, EsEventReceipt *receipt);
+static bool settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt);
+static void set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt);
+static void mark_stale(EsEventReceipt *receipts, int n, const char *why);
+
+char *
+es_subscription_receipt(int32 subscription, int lane, uint64 epoch, int64 before, int64 position)
+{
+	return psprintf("%c%d.%d.%016llx.%lld.%lld", ES_EVENT_RECEIPT_PREFIX, subscription, lane, (unsigned long long) epoch,
+					(long long) before, (long long) position);
+}
+
+/* what it reads must print as what was given: no spaces, signs, leading zeros or overflow pass */
+bool
+es_subscription_parse_receipt(const char *text, EsEventReceipt *receipt)
+{
+	unsigned long long epoch;
+	long long	before;
+	long long	position;
+	int			subscription;
+	int			lane;
+
+	memset(receipt, 0, sizeof(EsEventReceipt));
+	receipt->text = text;
+	if (text[0] != ES_EVENT_RECEIPT_PREFIX ||
+		sscanf(text + 1, "%d.%d.%llx.%lld.%lld", &subscription, &lane, &epoch, &before, &position) != 5)
+		return false;
+	receipt->subscription = subscription;
+	receipt->lane = lane;
+	receipt->epoch = epoch;
+	receipt->before = before;
+	receipt->position = position;
+	return strcmp(text, es_subscription_receipt(subscription, lane, epoch, before, position)) == 0 && before >= 0 && before <= position;
+}
+
+int
+es_subscription_compare_receipts(const void *a, const void *b)
+{
+	const EsEventReceipt *x = a;
+	const EsEventReceipt *y = b;
+
+	if (x->subscription != y->subscription)
+		return x->subscription < y->subscription ? -1 : 1;
+	if (x->lane != y->lane)
+		return x->lane < y->lane ? -1 : 1;
+	if (x->position != y->position)
+		return x->position < y->position ? -1 : 1;
+	if (x->epoch != y->epoch)
+		return x->epoch < y->epoch ? -1 : 1;
+	return x->before < y->before ? -1 : x->before > y->before;
+}
+
+void
+es_subscription_settle(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms)
+{
+	int			first = 0;
+
+	while (first < n)
+	{
+		int			end = lane_end(receipts, n, first);
+
+		settle_lane(receipts + first, end - first, how, reason, delay_ms);
+		first = end;
+	}
+}
+
+void
+es_subscription_extend(EsEventReceipt *receipt, int64 lease_ms)
+{
+	const EsSubscription *subscription = es_subscription_lock(receipt->subscription, AccessShareLock);
+	TimestampTz until = es_queue_deadline(es_clock_now(), lease_ms, "lease");
+	EsLanes    *lanes = es_lanes_find(receipt->subscription);
+
+	if (subscription == NULL || !es_subscription_is_visible(subscription) || lanes == NULL || receipt->lane >= es_lanes_count(lanes) ||
+		!es_lane_extend(lanes, receipt->lane, receipt->epoch, until))
+		receipt->stale = "lease_expired";
+	/* its lane may be held with the event settled, or set aside, long ago */
+	else if (receipt->before != receipt->position && es_checkpoint_covers(read_checkpoint(receipt->subscription, receipt->lane), receipt->position))
+		receipt->stale = es_failed_event_exists(subscription, receipt->position) ? "key_blocked" : "settled";
+}
+
+/* the receipts from first to before the result are of one lane */
+static int
+lane_end(const EsEventReceipt *receipts, int n, int first)
+{
+	int			end = first + 1;
+
+	while (end < n && receipts[end].subscription == receipts[first].subscription && receipts[end].lane == receipts[first].lane)
+		end++;
+	return end;
+}
+
+/* S2 to S6 */
+static void
+settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms)
+{
+	int32		id = receipts[0].subscription;
+	int			number = receipts[0].lane;
+	LaneSettlement settlement = {.number = number, .how = how, .reason = reason != NULL ? reason : NO_REASON, .delay_ms = delay_ms};
+
+	settlement.subscription = es_subscription_lock(id, AccessShareLock);
+	if (settlement.subscription == NULL || !es_subscription_is_visible(settlement.subscription))
+	{
+		mark_stale(receipts, n, "lease_expired");
+		return;
+	}
+	es_subscription_lock_lane(id, number);
+	settlement.lanes = es_lanes_find(id);
+	for (int i = 0; i < n; i++)
+		if (settlement.lanes == NULL || !es_lane_is_held(settlement.lanes, number, receipts[i].epoch, &settlement.lane))
+			receipts[i].stale = "lease_expired";
+	if (settlement.lanes == NULL || receipts[n - 1].stale != NULL)
+		return;
+
+	settlement.checkpoint = read_checkpoint(id, number);
+	if (how == ES_SETTLE_RELEASE && release_all(&settlement, receipts, n))
+		return;
+	for (int i = 0; i < n; i++)
+		if (receipts[i].stale == NULL)
+			settle_one(&settlement, &receipts[i]);
+	if (settlement.is_changed)
+		es_checkpoint_write(id, number, settlement.checkpoint);
+	if (settlement.settled > 0)
+		es_lane_settled(settlement.lanes, number, settlement.lane.epoch, settlement.settled);
+}
+
+/* the newest one, and what this transaction wrote.  Locks: the lane's, held, or the result may be old */
+static EsCheckpoint *
+read_checkpoint(int32 subscription, int lane)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EsCheckpoints *checkpoints = es_checkpoints_open(subscription, snapshot);
+	EsCheckpoint *checkpoint = es_checkpoints_read(checkpoints, lane);
+
+	es_checkpoints_close(checkpoints);
+	UnregisterSnapshot(snapshot);
+	return checkpoint;
+}
+
+/*
+ * Where all that is in flight in a lane is given back, the lane itself is: the next holder begins at the checkpoint.  Not
+ * where one of them failed before: its row says that it is handed out.
+ */
+static bool
+release_all(LaneSettlement *settlement, EsEventReceipt *receipts, int n)
+{
+	if (n != es_lane_in_flight(settlement->lanes, settlement->number, settlement->lane.epoch))
+		return false;
+	for (int i = 0; i < n; i++)
+		if (receipts[i].stale != NULL || receipts[i].before == receipts[i].position ||
+			es_checkpoint_covers(settlement->checkpoint, receipts[i].position))
+			return false;
+	es_lane_released(settlement->lanes, settlement->number, settlement->lane.epoch);
+	return true;
+}
+
+/* S5, S6 */
+static void
+settle_one(LaneSettlement *settlement, EsEventReceipt *receipt)
+{
+	const EsSubscription *subscription = settlement->subscription;
+
+	if (receipt->before == receipt->position)
+	{
+		if (settle_again(settlement, receipt))
+			settlement->settled++;
+		else
+			receipt->stale = es_failed_event_exists(subscription, receipt->position) ? "key_blocked" : "settled";
+		return;
+	}
+	if (es_checkpoint_covers(settlement->checkpoint, receipt->position))
+	{
+		bool		waits = es_failed_event_exists(subscription, receipt->position);
+
+		/* a batch that is given back: those behind the first one of their key are aside already */
+		if (!waits || settlement->how != ES_SETTLE_RELEASE)
+			receipt->stale = waits ? "key_blocked" : "settled";
+		return;
+	}
+	if (receipt->position > settlement->lane.delivered)
+	{
+		receipt->stale = "lease_expired";	/* rolled back with the poll that handed it out */
+		return;
+	}
+	es_checkpoint_add(settlement->checkpoint, receipt->before, receipt->position);
+	settlement->is_changed = true;
+	settlement->settled++;
+	if (settlement->how != ES_SETTLE_ACK)
+		set_aside(settlement, receipt);
+}
+
+/* of an event that failed before and was handed out again */
+static bool
+settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt)
+{
+	switch (settlement->how)
+	{
+		case ES_SETTLE_ACK:
+			return es_failed_event_ack(settlement->subscription, receipt->position, receipt->epoch);
+		case ES_SETTLE_NACK:
+			return es_failed_event_nack(settlement->subscription, receipt->position, receipt->epoch, settlement->reason, settlement->delay_ms);
+		case ES_SETTLE_REJECT:
+			return es_failed_event_reject(settlement->subscription, receipt->position, receipt->epoch, settlement->reason);
+		case ES_SETTLE_RELEASE:
+			return es_failed_event_give_back(settlement->subscription, receipt->position, receipt->epoch);
+	}
+	return false;
+}
+
+/* the events of the lane from a position on, up to what was handed out */
+typedef struct Rest
+{
+	const EsSubscription *subscription;
+	int64		after;
+	int64		upto;
+} Rest;
+
+static void
+open_rest(EsReader *reader, void *arg)
+{
+	Rest	   *rest = arg;
+
+	es_reader_begin_latest(reader);
+	es_reader_set_tenant(reader, rest->subscription->tenant);
+	es_subscription_set_source(reader, rest->subscription, rest->after - 1, rest->upto);
+}
+
+static char *
+key_of(const EsSubscription *subscription, EsReader *reader)
+{
+	const text *stream = es_reader_stream(reader);
+	bool		isnull;
+
+	return es_subscription_key(subscription, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
+							   es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull),
+							   es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull));
+}
+
+/*
+ * An event that comes again later, or never, and with it those of its key that are handed out: they are withdrawn.  They
+ * must not pass it, even where a dead letter has taken its place by now: then nothing holds them up.
+ */
+static void
+set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
+{
+	const EsSubscription *subscription = settlement->subscription;
+	int			attempt = es_lane_attempt(&settlement->lane, receipt->position);
+	Rest		rest = {subscription, receipt->position, settlement->lane.delivered};
+	EsReader   *reader = es_reader_open_with(open_rest, &rest, CurrentMemoryContext);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore key", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	bool		is_first = true;
+	char	   *key = NULL;
+	int64		before = receipt->position;
+	TupleTableSlot *slot;
+
+	while ((slot = es_reader_next(reader)) != NULL)
+	{
+		bool		isnull;
+		int64		position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+		char	   *tenant;
+		char	   *other;
+
+		if (position != receipt->position && is_first)
+			break;				/* scavenged meanwhile: nothing to keep */
+		if (!es_subscription_selects(subscription, reader, slot))
+			continue;
+		tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
+		other = key_of(subscription, reader);
+		if (is_first)
+		{
+			is_first = false;
+			key = other;
+			if (settlement->how == ES_SETTLE_RELEASE)
+				es_failed_event_release(subscription, settlement->number, position, key);
+			else
+				es_failed_event_add(subscription, settlement->number, position, key, attempt,
+									settlement->how == ES_SETTLE_REJECT ? "rejected" : "attempts spent", settlement->reason,
+									settlement->delay_ms);
+			if (key == NULL || !es_failed_event_exists(subscription, position))
+				break;
+			continue;
+		}
+		if (es_subscription_lane(subscription, tenant, other, position) != settlement->number)
+			continue;
+		if (other != NULL && strcmp(other, key) == 0 && !es_checkpoint_covers(settlement->checkpoint, position))
+		{
+			es_failed_event_wait(subscription, settlement->number, position, key);
+			es_checkpoint_add(settlement->checkpoint, before, position);
+			settlement->settled++;
+		}
+		before = position;
+	}
+	MemoryContextSwitchTo(old);
+	es_reader_close(reader);
+}
+
+static void
+mark_stale(EsEventReceipt *receipts, int n, const char *why)
+{
+	for (int i = 0; i < n; i++)
+		receipts[i].stale = why;
+}

@@ -1,0 +1,236 @@
+/*
+ * subscription_source.c
+ *		The events that a subscription is about, in order of position, by the index that its filter allows.
+ *
+ * Runs in consumers' backends and in workers, within a reader (read_source.c), which owns what is opened here.
+ *
+ *	query, types, tags		the postings of tags, the index of types (search.c)
+ *	categories, streams		the index of categories, several of them merged
+ *	none					the positions; for a tenant, the postings that each of its events has
+ *
+ * As with the read functions a category means streams without a tenant, where the subscription has none.
+ */
+#include "postgres.h"
+
+#include "access/stratnum.h"
+#include "utils/fmgroids.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "event.h"
+#include "feed.h"
+#include "index_scan.h"
+#include "query.h"
+#include "search.h"
+#include "subscription_source.h"
+
+/* events of several categories: each walk stands on its next one */
+typedef struct Merge
+{
+	int			n;
+	int32	   *hashes;
+	EsIndexScan *scans;
+	bool	   *has_row;
+	bool		is_started;
+	int64		after;
+	int64		head;
+} Merge;
+
+static List *categories_of(const EsFilter *filter);
+static EsQuery *query_of(const EsFilter *filter);
+static char **strings_of(List *list, int *n);
+static bool merge_next(EsReader *reader, void *state, TupleTableSlot *slot);
+static void merge_start(EsReader *reader, Merge *merge);
+static void merge_restart(void *state);
+static void merge_close(void *state);
+
+static const EsReadSource merge_source = {
+	.next = merge_next,
+	.restart = merge_restart,
+	.close = merge_close,
+};
+
+uint64
+es_subscription_categories(const EsSubscription *subscription)
+{
+	List	   *categories = categories_of(subscription->filter);
+	uint64		bits = 0;
+	ListCell   *lc;
+
+	foreach(lc, categories)
+		bits |= es_feed_category_bit(es_stream_category_hash(subscription->tenant, lfirst(lc), strlen(lfirst(lc))));
+	return categories == NIL ? ES_FEED_ALL_CATEGORIES : bits;
+}
+
+void
+es_subscription_set_source(EsReader *reader, const EsSubscription *subscription, int64 after, int64 head)
+{
+	EsQuery    *query = query_of(subscription->filter);
+	List	   *categories = categories_of(subscription->filter);
+	EsReadRange range = {.has_after = true, .after = after};
+
+	if (query != NULL || (categories == NIL && subscription->tenant[0] != '\0'))
+		es_reader_search(reader, query != NULL ? query : palloc0(sizeof(EsQuery)), subscription->tenant, head, &range);
+	else if (categories == NIL)
+	{
+		EsWalk	   *walk = es_reader_walk(reader, es_catalog()->event_pkey);
+
+		es_walk_add_key(walk, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(head));
+		es_walk_add_range(walk, 1, &range);
+	}
+	else
+	{
+		Merge	   *merge = palloc0(sizeof(Merge));
+		ListCell   *lc;
+
+		merge->hashes = palloc(list_length(categories) * sizeof(int32));
+		foreach(lc, categories)
+			merge->hashes[merge->n++] = es_stream_category_hash(subscription->tenant, lfirst(lc), strlen(lfirst(lc)));
+		merge->scans = palloc0(merge->n * sizeof(EsIndexScan));
+		merge->has_row = palloc0(merge->n * sizeof(bool));
+		merge->after = after;
+		merge->head = head;
+		es_reader_set_source(reader, &merge_source, merge);
+	}
+}
+
+bool
+es_subscription_selects(const EsSubscription *subscription, EsReader *reader, TupleTableSlot *slot)
+{
+	const EsFilter *filter = subscription->filter;
+	const text *stream = NULL;
+	Datum		type;
+	Datum		tags;
+	bool		isnull;
+
+	if (filter->query == NULL && filter->categories == NIL && filter->streams == NIL && filter->types == NIL && filter->tags == NIL)
+		return true;
+	if (filter->categories != NIL || filter->streams != NIL)
+		stream = es_reader_stream(reader);
+	type = slot_getattr(slot, ES_EVENT_TYPE + 1, &isnull);
+	tags = slot_getattr(slot, ES_EVENT_TAGS + 1, &isnull);
+	return es_filter_selects(filter, stream == NULL ? "" : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
+							 type, tags);
+}
+
+/* those whose events the filter selects, each once; NIL: of every category, or of none */
+static List *
+categories_of(const EsFilter *filter)
+{
+	List	   *names = filter->categories;
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	if (names == NIL)
+		foreach(lc, filter->streams)
+		{
+			const char *stream = lfirst(lc);
+
+			names = lappend(names, pnstrdup(stream, es_stream_category_len(stream, strlen(stream))));
+		}
+	foreach(lc, names)
+	{
+		ListCell   *other;
+		bool		is_known = false;
+
+		foreach(other, result)
+			is_known |= strcmp(lfirst(other), lfirst(lc)) == 0;
+		if (!is_known)
+			result = lappend(result, lfirst(lc));
+	}
+	return result;
+}
+
+/* NULL: neither a query nor types nor tags */
+static EsQuery *
+query_of(const EsFilter *filter)
+{
+	EsQuery    *query;
+
+	if (filter->query != NULL)
+		return filter->query;
+	if (filter->types == NIL && filter->tags == NIL)
+		return NULL;
+	query = palloc0(sizeof(EsQuery));
+	query->nitems = 1;
+	query->items = palloc0(sizeof(EsQueryItem));
+	query->items->types = strings_of(filter->types, &query->items->ntypes);
+	query->items->tags = strings_of(filter->tags, &query->items->ntags);
+	return query;
+}
+
+static char **
+strings_of(List *list, int *n)
+{
+	char	  **strings = palloc(Max(list_length(list), 1) * sizeof(char *));
+	ListCell   *lc;
+
+	*n = 0;
+	foreach(lc, list)
+		strings[(*n)++] = lfirst(lc);
+	return strings;
+}
+
+static bool
+merge_next(EsReader *reader, void *state, TupleTableSlot *slot)
+{
+	Merge	   *merge = state;
+	int			first = -1;
+	int64		lowest = PG_INT64_MAX;
+
+	if (!merge->is_started)
+		merge_start(reader, merge);
+	for (int i = 0; i < merge->n; i++)
+	{
+		bool		isnull;
+		int64		position;
+
+		if (!merge->has_row[i])
+			continue;
+		position = DatumGetInt64(slot_getattr(merge->scans[i].slot, ES_EVENT_POSITION + 1, &isnull));
+		if (first < 0 || position < lowest)
+		{
+			first = i;
+			lowest = position;
+		}
+	}
+	if (first < 0)
+		return false;
+	ExecCopySlot(slot, merge->scans[first].slot);
+	merge->has_row[first] = es_index_scan_next(&merge->scans[first], ForwardScanDirection);
+	return true;
+}
+
+static void
+merge_start(EsReader *reader, Merge *merge)
+{
+	for (int i = 0; i < merge->n; i++)
+	{
+		ScanKeyData keys[3];
+
+		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(merge->hashes[i]));
+		ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(merge->after));
+		ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(merge->head));
+		if (merge->scans[i].rel == NULL)
+			es_index_scan_open(&merge->scans[i], es_catalog()->event, es_catalog()->event_category, es_reader_snapshot(reader));
+		es_index_scan_start(&merge->scans[i], keys, 3);
+		merge->has_row[i] = es_index_scan_next(&merge->scans[i], ForwardScanDirection);
+	}
+	merge->is_started = true;
+}
+
+static void
+merge_restart(void *state)
+{
+	((Merge *) state)->is_started = false;
+}
+
+static void
+merge_close(void *state)
+{
+	Merge	   *merge = state;
+
+	for (int i = 0; i < merge->n; i++)
+		if (merge->scans[i].rel != NULL)
+			es_index_scan_close(&merge->scans[i]);
+}

@@ -1,0 +1,278 @@
+--
+-- Subscriptions: definition, polling, settling, leases, failures, seek.
+--
+\set QUIET on
+\pset format unaligned
+\pset null '(null)'
+SET evtstore.test_mode = on;
+
+-- the SQLSTATE, and for a stale receipt why, without what differs from run to run
+CREATE FUNCTION refused(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    detail text;
+BEGIN
+    EXECUTE command;
+    RETURN 'succeeded';
+EXCEPTION
+    WHEN SQLSTATE 'ST007' THEN
+        GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+        RETURN SQLSTATE || ' ' || (detail::jsonb->>'reason');
+    WHEN OTHERS THEN
+        RETURN SQLSTATE;
+END $$;
+
+-- definition: equal ones are one, other ones are refused, bad ones too
+SELECT evtstore.create_subscription('orders', '{"categories": ["order"]}', lanes => 4);
+SELECT evtstore.create_subscription('orders', '{"categories": ["order"]}', lanes => 4);
+SELECT fails($$SELECT evtstore.create_subscription('orders', '{"categories": ["order"]}', lanes => 5)$$);
+SELECT fails($$SELECT evtstore.create_queue('orders')$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', '{"category": "order"}')$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', NULL)$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', lanes => 0)$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', lanes => 257)$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', start_at => 'now')$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', start_position => -1)$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', start_at => 'end', start_position => 1)$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', on_failure => 'ignore')$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', endpoint => 'e')$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', options => '{"key": "customerId"}')$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', options => '{"key": "${data}"}')$$);
+SELECT fails($$SELECT evtstore.create_subscription('s', options => '{"colour": "red"}')$$);
+SELECT fails($$SELECT evtstore.poll('nobody')$$);
+SELECT fails($$SELECT evtstore.poll('orders', '')$$);
+SELECT fails($$SELECT evtstore.poll('orders', max_count => 0)$$);
+SELECT fails($$SELECT evtstore.poll('orders', lease => '0')$$);
+SELECT * FROM evtstore.poll('orders', 'c');
+
+-- what the filter selects, in order of position; a consumer alone gets every lane
+SELECT count(*) FROM generate_series(1, 5) n, generate_series(1, 4) o, evtstore.append('order-' || o, 'Placed', to_jsonb(n), n - 1);
+SELECT count(*) FROM evtstore.append('invoice-1', 'Sent', '0');
+CREATE TABLE got AS SELECT * FROM evtstore.poll('orders', 'c');
+SELECT count(*), count(DISTINCT receipt), bool_and(attempt = 1), bool_and(key = stream), bool_and(message_id IS NULL) FROM got;
+SELECT stream, array_agg(version ORDER BY ctid) AS versions FROM got GROUP BY stream ORDER BY stream;
+SELECT bool_and(e.position = g.position AND e.id = g.event_id AND e.data = g.body AND e.metadata = g.headers AND e.type = g.type
+    AND e.recorded_at = g.recorded_at) FROM got g JOIN evtstore.events e USING (stream, version);
+SELECT name, consumer, lanes, in_flight FROM evtstore.consumers;
+SELECT name, lanes, position, in_flight, blocked, dead FROM evtstore.subscription_status;
+-- in flight: not handed out again, to nobody
+SELECT count(*) FROM evtstore.poll('orders', 'c');
+SELECT count(*) FROM evtstore.poll('orders', 'd');
+SELECT evtstore.leave('orders', 'd');
+SELECT count(*) FROM evtstore.poll('orders');
+
+-- one ack moves nothing that an older one holds; in which order they come does not matter
+SELECT evtstore.ack(receipt) FROM got WHERE stream = 'order-1' AND version = 3;
+SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got WHERE stream = 'order-1' AND version = 3;
+SELECT evtstore.ack(array_agg(receipt)) FROM got WHERE NOT (stream = 'order-1' AND version = 3);
+SELECT s.position = (SELECT max(position) FROM got) OR s.position < evtstore.head_position() AS moved, in_flight
+FROM evtstore.subscription_status s;
+SELECT count(*) FROM evtstore.poll('orders', 'c');
+SELECT lane, position, ranges FROM evtstore_internal.checkpoint c
+WHERE lane >= 0 AND seq = (SELECT max(seq) FROM evtstore_internal.checkpoint WHERE lane = c.lane) AND ranges <> '{}';
+
+-- receipts that are none
+SELECT fails($$SELECT evtstore.ack('s1')$$);
+SELECT fails($$SELECT evtstore.ack('s1.0.0000000000000001.5.4')$$);
+SELECT fails($$SELECT evtstore.ack('s01.0.0000000000000001.4.5')$$);
+SELECT refused($$SELECT evtstore.ack('s1.0.0000000000000001.4.5')$$);
+SELECT refused($$SELECT evtstore.extend('s1.0.0000000000000001.4.5', '1s')$$);
+
+-- a rollback gives back what was handed out, and takes back what was settled
+SELECT count(*) FROM generate_series(6, 7) n, evtstore.append('order-1', 'Placed', to_jsonb(n), n - 1);
+BEGIN;
+SELECT version, attempt FROM evtstore.poll('orders', 'c');
+ROLLBACK;
+TRUNCATE got;
+BEGIN;
+SAVEPOINT s;
+SELECT version, attempt FROM evtstore.poll('orders', 'c');
+ROLLBACK TO s;
+INSERT INTO got SELECT * FROM evtstore.poll('orders', 'c', 1);
+SELECT version, attempt FROM got;
+COMMIT;
+BEGIN;
+SELECT evtstore.ack(receipt) FROM got;
+ROLLBACK;
+SELECT evtstore.ack(receipt) FROM got;
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('orders', 'c');
+SELECT version, attempt FROM got;
+SELECT evtstore.ack(receipt) FROM got;
+
+-- effect and ack in one statement
+SELECT count(*) FROM generate_series(8, 9) n, evtstore.append('order-1', 'Placed', to_jsonb(n), n - 1);
+SELECT version, evtstore.ack(receipt) FROM evtstore.poll('orders', 'c');
+SELECT count(*) FROM evtstore.poll('orders', 'c');
+
+-- leases: extended, run out, taken over; the late ack is stale then, and before it is not
+SELECT count(*) FROM evtstore.append('order-1', 'Placed', '10');
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('orders', 'c', lease => '30s');
+SET evtstore.clock_offset = 60;
+SELECT evtstore.ack(receipt) FROM got;
+RESET evtstore.clock_offset;
+SELECT count(*) FROM evtstore.append('order-1', 'Placed', '11');
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('orders', 'c', lease => '30s');
+SELECT evtstore.extend(receipt, '5 min') FROM got;
+SET evtstore.clock_offset = 120;
+SELECT count(*) FROM evtstore.poll('orders', 'd', lease => '10 min');
+SELECT evtstore.leave('orders', 'd');
+SET evtstore.clock_offset = 400;
+CREATE TABLE second AS SELECT * FROM evtstore.poll('orders', 'd', lease => '10 min');
+SELECT version, attempt FROM second;
+SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got;
+SELECT refused(format('SELECT evtstore.extend(%L, ''1s'')', receipt)) FROM got;
+SELECT evtstore.ack(receipt) FROM second;
+RESET evtstore.clock_offset;
+
+-- leave: what is in flight comes again, to others
+SELECT evtstore.leave('orders', 'd');
+SELECT evtstore.leave('orders', 'nobody');
+SELECT count(*) FROM evtstore.append('order-1', 'Placed', '12');
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('orders', 'e');
+SELECT evtstore.leave('orders', 'e');
+SELECT version, attempt, evtstore.ack(receipt) FROM evtstore.poll('orders', 'f');
+SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got;
+SELECT evtstore.leave('orders', 'f');
+
+-- without a name: the lane is free with its last event
+SELECT count(*) FROM evtstore.append('order-1', 'Placed', '13');
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('orders');
+SELECT count(*) FROM evtstore.poll('orders');
+SELECT evtstore.ack(receipt) FROM got;
+SELECT count(*) FROM evtstore.append('order-1', 'Placed', '14');
+SELECT version, evtstore.ack(receipt) FROM evtstore.poll('orders');
+
+-- released: no attempt is spent; a part of a batch, and all of it
+SELECT count(*) FROM generate_series(15, 17) n, evtstore.append('order-1', 'Placed', to_jsonb(n), n - 1);
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('orders', 'c');
+SELECT evtstore.release(array_agg(receipt)) FROM got;
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('orders', 'c');
+SELECT version, attempt FROM got;
+SELECT evtstore.ack(receipt) FROM got WHERE version = 15;
+SELECT evtstore.release(array_agg(receipt)) FROM got WHERE version = 16;
+SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got WHERE version = 17;
+SELECT version, attempt, evtstore.ack(receipt) FROM evtstore.poll('orders', 'c');
+SELECT version, attempt, evtstore.ack(receipt) FROM evtstore.poll('orders', 'c');
+SELECT count(*) FROM evtstore.poll('orders', 'c');
+SELECT evtstore.drop_subscription('orders');
+SELECT count(*) FROM evtstore_internal.checkpoint;
+
+-- failures: the key waits, others do not; the later ones of the key follow in order
+SELECT evtstore.create_subscription('keys', lanes => 1, start_at => 'end',
+    options => '{"key": "${data.customer}", "retry": {"max_attempts": 2, "initial": "1 min", "jitter": 0}}');
+SELECT count(*) FROM generate_series(1, 6) n, evtstore.append('sale-' || n, 'Sold', jsonb_build_object('customer', CASE n % 2 WHEN 0 THEN 'even' ELSE 'odd' END, 'n', n));
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('keys', 'c');
+SELECT key, body->'n' AS n FROM got ORDER BY position;
+SELECT evtstore.nack(receipt, 'no stock') FROM got WHERE body->'n' = '1';
+SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got WHERE body->'n' = '3';
+SELECT evtstore.ack(receipt) FROM got WHERE key = 'even' ORDER BY position;
+SELECT count(*) FROM evtstore.append('sale-7', 'Sold', '{"customer": "odd", "n": 7}') a, evtstore.append('sale-8', 'Sold', '{"customer": "even", "n": 8}') b;
+SELECT body->'n' AS n, attempt, evtstore.ack(receipt) FROM evtstore.poll('keys', 'c');
+SELECT name, key, attempt, error, state FROM evtstore.blocked_keys;
+SELECT name, in_flight, blocked, retrying, waiting, dead FROM evtstore.subscription_status;
+SET evtstore.clock_offset = 70;
+SELECT body->'n' AS n, attempt, evtstore.nack(receipt, 'no stock again') FROM evtstore.poll('keys', 'c', lease => '5s');
+SET evtstore.clock_offset = 300;
+SELECT count(*) FROM evtstore.poll('keys', 'c');
+SELECT name, key, attempt, error, state FROM evtstore.blocked_keys;
+RESET evtstore.clock_offset;
+SELECT evtstore.drop_subscription('keys');
+
+-- dead letters instead: the next one of the key comes; nack with a delay of one's own, reject at once
+SELECT evtstore.create_subscription('dead', '{"types": ["Sold"]}', lanes => 1, on_failure => 'dead_letter',
+    options => '{"key": "${data.customer}", "retry": {"max_attempts": 1}}');
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('dead', 'c');
+SELECT evtstore.nack(receipt, 'broken') FROM got WHERE body->'n' = '1';
+SELECT evtstore.reject(receipt, 'never') FROM got WHERE body->'n' = '2';
+SELECT evtstore.ack(array_agg(receipt)) FROM got WHERE body->'n' NOT IN ('1', '2');
+SELECT kind, name, key, type, attempts, first_error, last_error, cause, body, jsonb_path_query_array(history, '$[*].error') FROM evtstore.dead_letters;
+SELECT count(*) FROM evtstore.poll('dead', 'c');
+
+-- seek: everything again from there, and nothing that was handed out holds
+SELECT evtstore.seek('dead', to_position => 0);
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('dead', 'c', 3);
+SELECT body->'n' AS n FROM got;
+SELECT evtstore.seek('dead', to_position => (SELECT position FROM evtstore.events WHERE data->'n' = '8'));
+SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got LIMIT 1;
+SELECT body->'n' AS n, evtstore.ack(receipt) FROM evtstore.poll('dead', 'c');
+SELECT fails($$SELECT evtstore.seek('dead')$$);
+SELECT refused($$SELECT evtstore.seek('dead', to_position => 1000000000)$$);
+SELECT fails($$SELECT evtstore.seek('dead', to_position => -1)$$);
+
+-- an event that takes its consumers with it is known after two rollbacks, and then goes alone
+SELECT evtstore.create_subscription('poison', '{"types": ["Sold"]}', lanes => 1, on_failure => 'dead_letter', options => '{"retry": {"max_attempts": 5}}');
+BEGIN; SELECT count(*) FROM evtstore.poll('poison', 'c'); ROLLBACK;
+BEGIN; SELECT count(*) FROM evtstore.poll('poison', 'c'); ROLLBACK;
+DO $$
+DECLARE
+    d evtstore.delivery;
+BEGIN
+    FOR i IN 1..40 LOOP
+        BEGIN
+            SELECT * INTO d FROM evtstore.poll('poison', 'c');
+            EXIT WHEN d.receipt IS NULL;
+            IF d.body->'n' = '4' THEN
+                RAISE EXCEPTION 'poison';
+            END IF;
+            PERFORM evtstore.ack(d.receipt);
+        EXCEPTION WHEN raise_exception THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+SELECT body->'n' AS n, attempts, last_error FROM evtstore.dead_letters WHERE name = 'poison';
+SELECT count(*) FROM evtstore.poll('poison', 'c');
+
+-- a query; streams; a start in the middle; the isolation level
+SELECT evtstore.create_subscription('query', '{"items": [{"types": ["Paid"]}, {"tags": ["vip"]}]}', lanes => 1);
+SELECT count(*) FROM evtstore.append('sale-20', 'Paid', '1') a, evtstore.append('sale-21', 'Sold', '2', tags => '{vip}') b, evtstore.append('sale-22', 'Sold', '3') c;
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('query', 'c');
+SELECT evtstore.create_subscription('streams', '{"streams": ["sale-22", "order-1"], "types": ["Placed", "Sold"]}', lanes => 2,
+    start_position => (SELECT position FROM evtstore.events WHERE stream = 'order-1' AND version = 16));
+SELECT stream, version FROM evtstore.poll('streams', 'c');
+SELECT evtstore.create_subscription('two', '{"categories": ["invoice", "sale"]}', lanes => 3);
+SELECT array_agg(stream ORDER BY position) FROM evtstore.poll('two', 'c');
+SELECT evtstore.create_subscription('tags only', '{"tags": ["seat:1"]}');
+SELECT version FROM evtstore.append_if('[{"type": "Booked", "data": 1, "tags": ["seat:1"]}, {"type": "Booked", "data": 2, "tags": ["seat:1"]}]', '{"items": [{"tags": ["seat:1"]}]}');
+SELECT key, stream, version, body, evtstore.ack(receipt) FROM evtstore.poll('tags only', 'c');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT fails($$SELECT evtstore.poll('two', 'c')$$);
+SELECT fails($$SELECT evtstore.seek('two', 0)$$);
+SELECT fails($$SELECT evtstore.drop_subscription('two')$$);
+ROLLBACK;
+
+-- tenants
+SET evtstore.tenant = 'a';
+SELECT fails($$SELECT evtstore.poll('two', 'c')$$);
+SELECT evtstore.create_subscription('of a', lanes => 1);
+SELECT count(*) FROM evtstore.append('sale-1', 'Sold', '"of a"');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('of a', 'c');
+TRUNCATE got;
+SELECT count(*) FROM evtstore.append('sale-1', 'Sold', '"of a too"');
+INSERT INTO got SELECT * FROM evtstore.poll('of a', 'c');
+SELECT name FROM evtstore.subscription_status;
+SET evtstore.tenant = 'b';
+SELECT fails($$SELECT evtstore.poll('of a', 'c')$$);
+SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got;
+SELECT name FROM evtstore.subscription_status;
+RESET evtstore.tenant;
+SELECT evtstore.ack(receipt) FROM got;
+
+-- alter: the filter from now on, the failure policy
+SELECT evtstore.alter_subscription('of a', '{"on_failure": "dead_letter", "retry": {"max_attempts": 3}, "max_in_flight": 1}');
+SELECT fails($$SELECT evtstore.alter_subscription('of a', '{"lanes": 2}')$$);
+SELECT fails($$SELECT evtstore.alter_subscription('of a', '{"on_failure": "ignore"}')$$);
+SELECT fails($$SELECT evtstore.alter_subscription('nobody', '{}')$$);
+SET evtstore.tenant = 'a';
+SELECT count(*) FROM evtstore.append_events('sale-1', '[{"type": "Sold", "data": 3}, {"type": "Sold", "data": 4}]');
+SELECT body FROM evtstore.poll('of a', 'c');
+SELECT body FROM evtstore.poll('of a', 'c');

@@ -204,8 +204,9 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 				 errdetail("Its snapshot does not show what others received and settled since it began."),
 				 errhint("Use READ COMMITTED, the default isolation level.")));
 	queue = es_queue_lock(queue->id, AccessShareLock);
-	if (queue == NULL)
-		return NIL;				/* dropped a moment ago, with its messages */
+	/* dropped a moment ago, with its messages */
+	if (queue == NULL || queue->is_paused)
+		return NIL;
 	own = *queue;				/* the cache may be rebuilt below; of what it points to, only is-there is asked */
 
 	now = es_clock_now();

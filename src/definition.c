@@ -61,12 +61,19 @@ static EsPlan update_plan = {
 	.args = {INT4OID, JSONBOID},
 };
 
+static EsPlan state_plan = {
+	.sql = "UPDATE evtstore_internal.definition SET state = $2 WHERE id = $1",
+	.nargs = 2,
+	.args = {INT4OID, TEXTOID},
+};
+
 static EsPlan delete_plan = {
 	.sql = "DELETE FROM evtstore_internal.definition WHERE id = $1",
 	.nargs = 1,
 	.args = {INT4OID},
 };
 
+static void update(EsPlan *plan, const EsDefinition *existing, Datum value);
 static const char *namespace_of(const char *kind);
 static EsDefinition *find_any(const char *kind, const char *name);
 static EsDefinition *copy_row(uint64 row, MemoryContext context);
@@ -111,19 +118,19 @@ es_definition_create(const char *kind, const char *name, Jsonb *spec, int32 *id)
 void
 es_definition_alter(const char *kind, const char *name, Jsonb *spec)
 {
+	es_definition_lock(kind, name);
+	update(&update_plan, es_definition_get(kind, name), JsonbPGetDatum(spec));
+}
+
+void
+es_definition_set_state(const char *kind, const char *name, const char *state)
+{
 	EsDefinition *existing;
-	EsSpiState	state;
-	Datum		values[2];
 
 	es_definition_lock(kind, name);
 	existing = es_definition_get(kind, name);
-	values[0] = Int32GetDatum(existing->id);
-	values[1] = JsonbPGetDatum(spec);
-	es_spi_begin(&state);
-	if (es_spi_run(&update_plan, values, NULL, false, 0) != 1)
-		refuse_unseen(existing);
-	es_spi_end(&state);
-	es_catalog_definitions_changed();
+	if (strcmp(existing->state, state) != 0)
+		update(&state_plan, existing, CStringGetTextDatum(state));
 }
 
 int32
@@ -220,6 +227,20 @@ es_definition_function(const char *fn, Oid argtype)
 				 errmsg("function %s(%s) does not exist", fn, format_type_be(argtype)),
 				 errhint("Create it first; it takes one argument of type %s.", format_type_be_qualified(argtype))));
 	return oid;
+}
+
+/* Locks: the name's, held */
+static void
+update(EsPlan *plan, const EsDefinition *existing, Datum value)
+{
+	EsSpiState	state;
+	Datum		values[2] = {Int32GetDatum(existing->id), value};
+
+	es_spi_begin(&state);
+	if (es_spi_run(plan, values, NULL, false, 0) != 1)
+		refuse_unseen(existing);
+	es_spi_end(&state);
+	es_catalog_definitions_changed();
 }
 
 static const char *

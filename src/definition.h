@@ -23,6 +23,12 @@ typedef struct EsDefinition
  * one of that name: 42710 with the difference.  Concurrent identical calls all succeed.  *id is set in both cases.
  */
 extern bool es_definition_create(const char *kind, const char *name, Jsonb *spec, int32 *id);
+/* the states of a definition; one that is paused hands nothing out */
+#define ES_DEFINITION_ACTIVE "active"
+#define ES_DEFINITION_PAUSED "paused"
+
+/* sets the state; ST008 when unknown */
+extern void es_definition_set_state(const char *kind, const char *name, const char *state);
 /* replaces the spec; ST008 when unknown */
 extern void es_definition_alter(const char *kind, const char *name, Jsonb *spec);
 /* removes it and returns its id; ST008 when unknown */

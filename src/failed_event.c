@@ -35,7 +35,8 @@ enum
 	COLUMN_LANE,
 	COLUMN_ATTEMPT,
 	COLUMN_STATE,
-	COLUMN_KEY
+	COLUMN_KEY,
+	COLUMN_FIRST_ERROR
 };
 
 /* $1 the subscription, $2 the position, in every plan */
@@ -71,10 +72,19 @@ static EsPlan hand_out_plan = {
 };
 
 static EsPlan find_plan = {
-	.sql = "SELECT lane, key, attempt FROM evtstore_internal.failed_event"
+	.sql = "SELECT lane, key, attempt, EXISTS (SELECT FROM evtstore_internal.failed_event o"
+	" WHERE o.subscription_id = $1 AND o.key = f.key AND o.position < f.position)"
+	" FROM evtstore_internal.failed_event f"
 	" WHERE subscription_id = $1 AND position = $2 AND ($3 IS NULL OR epoch = $3)",
 	.nargs = 3,
 	.args = {INT4OID, INT8OID, INT8OID},
+};
+
+static EsPlan unblock_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, state = 'retry', next_attempt_at = $3, attempt = 0"
+	" WHERE subscription_id = $1 AND position = $2 AND state = 'blocked'",
+	.nargs = 3,
+	.args = {INT4OID, INT8OID, TIMESTAMPTZOID},
 };
 
 static EsPlan again_plan = {
@@ -124,9 +134,18 @@ static EsPlan dead_letter_plan = {
 	.args = {INT4OID, INT8OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID},
 };
 
+/* a row, as find finds it */
+typedef struct Aside
+{
+	int			lane;
+	char	   *key;			/* palloc'd; NULL: none */
+	int			attempt;
+	bool		is_behind;		/* an older one of its key stands aside */
+} Aside;
+
 static void insert(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt, const char *state,
 				   TimestampTz next_attempt_at, TimestampTz now, const char *error);
-static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, char **key, int *attempt);
+static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *aside);
 static bool is_spent(const EsSubscription *subscription, int attempt);
 static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
 				 const char *error, TimestampTz now);
@@ -159,6 +178,8 @@ es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now)
 		event->is_due = !isnull && DatumGetTimestampTz(value) <= now;
 		value = slot_getattr(scan.slot, COLUMN_KEY, &isnull);
 		event->key = isnull ? NULL : TextDatumGetCString(value);
+		(void) slot_getattr(scan.slot, COLUMN_FIRST_ERROR, &isnull);
+		event->has_failed = !isnull;
 		heads = lappend(heads, event);
 	}
 	es_index_scan_close(&scan);
@@ -244,12 +265,11 @@ es_failed_event_hand_out(const EsSubscription *subscription, int64 position, uin
 bool
 es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 epoch)
 {
-	char	   *key;
-	int			attempt;
+	Aside		aside;
 
-	if (!find(subscription, position, epoch, &key, &attempt))
+	if (!find(subscription, position, epoch, &aside))
 		return false;
-	remove_row(subscription, position, key, es_clock_now());
+	remove_row(subscription, position, aside.key, es_clock_now());
 	return true;
 }
 
@@ -259,32 +279,30 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 	TimestampTz now = es_clock_now();
 	EsSpiState	state;
 	Datum		values[6];
-	char		nulls[7] = "      ";
-	char	   *key;
-	int			attempt;
+	Aside		aside;
 	bool		is_over;
 
-	if (!find(subscription, position, epoch, &key, &attempt))
+	if (!find(subscription, position, epoch, &aside))
 		return false;
-	is_over = is_spent(subscription, attempt);
+	is_over = is_spent(subscription, aside.attempt);
 	if (is_over && subscription->on_failure == ES_FAILURE_DEAD_LETTER)
 	{
-		bury(subscription, position, key, attempt, "attempts spent", error, now);
-		remove_row(subscription, position, key, now);
+		bury(subscription, position, aside.key, aside.attempt, "attempts spent", error, now);
+		remove_row(subscription, position, aside.key, now);
 		return true;
 	}
+	if (delay_ms < 0)
+		delay_ms = es_retry_delay(&subscription->retry, aside.attempt);
 	bind(values, subscription, position);
-	values[2] = CStringGetTextDatum(is_over ? "blocked" : "retry");
-	values[3] = TimestampTzGetDatum(is_over ? 0 :
-									es_queue_deadline(now, delay_ms >= 0 ? delay_ms : es_retry_delay(&subscription->retry, attempt),
-													  "delay"));
-	nulls[3] = is_over ? 'n' : ' ';
+	/* one that was brought along by an older one of its key must not come before it */
+	values[2] = CStringGetTextDatum(aside.is_behind ? "waiting" : is_over ? "blocked" : "retry");
+	values[3] = TimestampTzGetDatum(es_queue_deadline(now, delay_ms, "delay"));
 	values[4] = TimestampTzGetDatum(now);
 	values[5] = CStringGetTextDatum(error);
 	es_queue_spi_begin(&state);
-	es_spi_run(&again_plan, values, nulls, false, 0);
+	es_spi_run(&again_plan, values, aside.is_behind || is_over ? "   n  " : "      ", false, 0);
 	es_spi_end(&state);
-	withdraw(subscription, position, key);
+	withdraw(subscription, position, aside.key);
 	return true;
 }
 
@@ -292,13 +310,12 @@ bool
 es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error)
 {
 	TimestampTz now = es_clock_now();
-	char	   *key;
-	int			attempt;
+	Aside		aside;
 
-	if (!find(subscription, position, epoch, &key, &attempt))
+	if (!find(subscription, position, epoch, &aside))
 		return false;
-	bury(subscription, position, key, attempt, "rejected", error, now);
-	remove_row(subscription, position, key, now);
+	bury(subscription, position, aside.key, aside.attempt, "rejected", error, now);
+	remove_row(subscription, position, aside.key, now);
 	return true;
 }
 
@@ -318,12 +335,44 @@ es_failed_event_give_back(const EsSubscription *subscription, int64 position, ui
 }
 
 bool
+es_failed_event_key_waits(const EsSubscription *subscription, const char *key)
+{
+	EsFailedEvent front = {.position = -1, .key = unconstify(char *, key)};
+
+	return es_failed_event_behind(subscription->definition.id, &front, 1) != NIL;
+}
+
+void
+es_failed_event_skip(const EsSubscription *subscription, int64 position, const char *reason)
+{
+	TimestampTz now = es_clock_now();
+	Aside		aside;
+
+	if (!find(subscription, position, 0, &aside))
+		return;
+	bury(subscription, position, aside.key, aside.attempt, "skipped", reason, now);
+	remove_row(subscription, position, aside.key, now);
+}
+
+void
+es_failed_event_unblock(const EsSubscription *subscription, int64 position)
+{
+	EsSpiState	state;
+	Datum		values[3];
+
+	bind(values, subscription, position);
+	values[2] = TimestampTzGetDatum(es_clock_now());
+	es_queue_spi_begin(&state);
+	es_spi_run(&unblock_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+}
+
+bool
 es_failed_event_exists(const EsSubscription *subscription, int64 position)
 {
-	char	   *key;
-	int			attempt;
+	Aside		aside;
 
-	return find(subscription, position, 0, &key, &attempt);
+	return find(subscription, position, 0, &aside);
 }
 
 static void
@@ -350,16 +399,16 @@ insert(const EsSubscription *subscription, int lane, int64 position, const char 
 	es_spi_end(&state);
 }
 
-/* epoch 0: in whatever hold.  The key is palloc'd, NULL where there is none */
+/* epoch 0: in whatever hold */
 static bool
-find(const EsSubscription *subscription, int64 position, uint64 epoch, char **key, int *attempt)
+find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *aside)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EsSpiState	state;
 	Datum		values[3];
 	bool		found;
 
-	*key = NULL;
+	memset(aside, 0, sizeof(Aside));
 	bind(values, subscription, position);
 	values[2] = Int64GetDatum((int64) epoch);
 	es_queue_spi_begin(&state);
@@ -367,10 +416,12 @@ find(const EsSubscription *subscription, int64 position, uint64 epoch, char **ke
 	if (found)
 	{
 		char	   *text = es_spi_text(0, 1);
+		bool		isnull;
 
-		*attempt = es_spi_int32(0, 2);
-		if (text != NULL)
-			*key = MemoryContextStrdup(caller, text);
+		aside->lane = es_spi_int32(0, 0);
+		aside->key = text == NULL ? NULL : MemoryContextStrdup(caller, text);
+		aside->attempt = es_spi_int32(0, 2);
+		aside->is_behind = DatumGetBool(es_spi_value(0, 3, &isnull));
 	}
 	es_spi_end(&state);
 	return found;

@@ -18,6 +18,7 @@ typedef struct EsFailedEvent
 	int lane;
 	char *key; /* NULL: none */
 	int attempt;
+	bool has_failed; /* not only waited */
 	uint64 epoch;  /* of the hold that it was handed out in; 0: none */
 	bool is_due;   /* by time, and not blocked */
 } EsFailedEvent;
@@ -44,6 +45,12 @@ extern bool es_failed_event_ack(const EsSubscription *subscription, int64 positi
 extern bool es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms);
 extern bool es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);
 extern bool es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch);
+/* does anything stand aside for the key? */
+extern bool es_failed_event_key_waits(const EsSubscription *subscription, const char *key);
+/* goes to the dead letters, and the next one of its key comes */
+extern void es_failed_event_skip(const EsSubscription *subscription, int64 position, const char *reason);
+/* a blocked one is due at once, with no attempt spent */
+extern void es_failed_event_unblock(const EsSubscription *subscription, int64 position);
 /* is it there, whatever its state? */
 extern bool es_failed_event_exists(const EsSubscription *subscription, int64 position);
 

@@ -27,6 +27,7 @@ bool		es_guc_allow_drop = false;
 char	   *es_guc_allowed_networks = NULL;
 int			es_guc_delivery_workers = 2;
 int			es_guc_max_subscriptions = 128;
+int			es_guc_inbox_retention = 7 * SECS_PER_DAY;
 int			es_guc_max_databases = 64;
 int			es_guc_poll_interval = 1000;
 int			es_guc_lease = 30000;
@@ -113,6 +114,8 @@ static const IntSetting int_settings[] = {
 	&es_guc_lease, 30000, 1000, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
 	{"evtstore.command_retention", "How long the result of a finished command is kept.",
 	&es_guc_command_retention, 7 * SECS_PER_DAY, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
+	{"evtstore.inbox_retention", "How long the ids that evtstore.once() has met are kept.",
+	&es_guc_inbox_retention, 7 * SECS_PER_DAY, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
 	{"evtstore.janitor_interval", "Pause between two rounds of cleaning up in the background; 0: none.",
 	&es_guc_janitor_interval, 10000, 0, 86400000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
 	{"evtstore.clock_offset", "Moves the clock of leases, delays and retries; only in test mode.",

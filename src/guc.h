@@ -23,6 +23,7 @@ extern int es_guc_max_subscriptions; /* evtstore.max_subscriptions: in use, size
 extern int es_guc_poll_interval;	 /* evtstore.poll_interval: fallback poll of workers, ms */
 extern int es_guc_janitor_interval;	 /* evtstore.janitor_interval: between rounds of cleaning up, ms; 0: none */
 extern int es_guc_lease;			 /* evtstore.worker_lease: lease that workers take, ms */
+extern int es_guc_inbox_retention;	 /* evtstore.inbox_retention: ids that once() has met are kept, s */
 extern int es_guc_command_retention; /* evtstore.command_retention: results of commands are kept, s */
 
 /* tests */

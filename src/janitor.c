@@ -23,6 +23,7 @@
 #include "compat.h"
 #include "feed.h"
 #include "guc.h"
+#include "inbox.h"
 #include "janitor.h"
 #include "ledger.h"
 #include "process.h"
@@ -60,6 +61,7 @@ static int64 scavenge(int limit, bool *more);
 static int64 trim_commands(int limit, bool *more);
 static int64 trim_ledger(int limit, bool *more);
 static int64 trim_checkpoints(int limit, bool *more);
+static int64 trim_inbox(int limit, bool *more);
 static void turn(DutyState *duty, MemoryContext context);
 static TimestampTz due(const DutyState *duty);
 
@@ -68,6 +70,7 @@ static DutyState duties[] = {
 	{"trimming commands", trim_commands},
 	{"trimming the ledger", trim_ledger},
 	{"trimming checkpoints", trim_checkpoints},
+	{"trimming the inbox", trim_inbox},
 };
 
 TimestampTz
@@ -163,6 +166,12 @@ static int64
 trim_checkpoints(int limit, bool *more)
 {
 	return es_checkpoint_trim(limit);
+}
+
+static int64
+trim_inbox(int limit, bool *more)
+{
+	return es_inbox_trim(limit);
 }
 
 /* it reads all of the ledger, which grows by a row a second: now and then is often enough */

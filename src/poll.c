@@ -164,20 +164,25 @@ evtstore_leave(PG_FUNCTION_ARGS)
 	char	   *name;
 	char	   *consumer;
 	int32		id;
-	EsLanes    *lanes;
-	int			numbers[ES_MAX_LANES];
-	int			n;
 
 	es_catalog_require_writable("leave");
 	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
 	consumer = es_arg_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
 	id = es_subscription_get(name)->definition.id;
-	if (es_subscription_lock(id, AccessShareLock) == NULL)
-		PG_RETURN_VOID();
-	lanes = es_lanes_find(id);
-	n = lanes == NULL ? -1 : es_lanes_of_consumer(lanes, consumer, numbers);
+	if (es_subscription_lock(id, AccessShareLock) != NULL)
+		(void) es_subscription_end_consumer(id, consumer);
+	PG_RETURN_VOID();
+}
+
+bool
+es_subscription_end_consumer(int32 id, const char *consumer)
+{
+	EsLanes    *lanes = es_lanes_find(id);
+	int			numbers[ES_MAX_LANES];
+	int			n = lanes == NULL ? -1 : es_lanes_of_consumer(lanes, consumer, numbers);
+
 	if (n < 0)
-		PG_RETURN_VOID();
+		return false;
 	for (int i = 0; i < n; i++)
 	{
 		/* whoever settles or polls in it right now comes to his end first */
@@ -186,7 +191,7 @@ evtstore_leave(PG_FUNCTION_ARGS)
 			es_lane_give_up(lanes, numbers[i]);
 	}
 	es_lanes_forget_consumer(lanes, consumer);
-	PG_RETURN_VOID();
+	return true;
 }
 
 /* P3, P4.  What is more than the consumer's share is given up, or at least not fetched for */
@@ -293,13 +298,12 @@ static void
 open_one(EsReader *reader, void *arg)
 {
 	OneEvent   *one = arg;
-	int64		head = es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES);
 	EsReadRange range = {.has_after = true, .after = one->position - 1};
 	EsWalk	   *walk;
 
+	/* it was handed out before, so it is decided, whatever the head of all categories is */
+	es_reader_begin_latest(reader);
 	es_reader_set_max_count(reader, 1);
-	if (one->position > head)
-		return;
 	walk = es_reader_walk(reader, es_catalog()->event_pkey);
 	es_walk_add_key(walk, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(one->position));
 	es_walk_add_range(walk, 1, &range);
@@ -323,7 +327,7 @@ hand_out_failed(Poll *poll)
 		if (held->is_full || !front->is_due || front->epoch == held->lane.epoch || poll->count >= poll->max_count)
 			continue;
 		hand_out_again(poll, held, front);
-		if (front->attempt > 0 || front->key == NULL || poll->count >= poll->max_count)
+		if (front->has_failed || front->key == NULL || poll->count >= poll->max_count)
 			continue;
 		foreach(behind, es_failed_event_behind(poll->id, front, poll->max_count - poll->count))
 			hand_out_again(poll, held, lfirst(behind));

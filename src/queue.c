@@ -161,7 +161,7 @@ es_queue_list_pushed(void)
 	const EsQueue *queues = es_definition_cache_all(&cache, &n);
 
 	for (int i = 0; i < n; i++)
-		if (queues[i].endpoint != NULL)
+		if (queues[i].endpoint != NULL && !queues[i].is_paused)
 			result = lappend(result, copy_queue(&queues[i]));
 	return result;
 }
@@ -197,6 +197,7 @@ fill_queue(void *entry, const EsDefinition *definition)
 	EsQueue    *queue = entry;
 
 	queue->endpoint = es_options_string(definition->spec, "endpoint", NULL);
+	queue->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
 	queue->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 }
 

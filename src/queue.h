@@ -19,12 +19,13 @@ typedef struct EsQueue
 	int32 id;
 	char *name;
 	char *endpoint; /* NULL: pulled by consumers */
+	bool is_paused;
 	EsRetry retry;
 } EsQueue;
 
 /* the queue by name, from the backend's cache; ST008 when unknown.  Valid until the next catalog generation */
 extern const EsQueue *es_queue_get(const char *name);
-/* queues with an endpoint, in order of id; list of EsQueue *, palloc'd in the current context */
+/* queues with an endpoint that are not paused, in order of id; list of EsQueue *, palloc'd in the current context */
 extern List *es_queue_list_pushed(void);
 
 /* one message to send; text and jsonb as datums, 0 where a field is missing */

@@ -293,7 +293,7 @@ fill(void *entry, const EsDefinition *definition)
 	EsSubscription *subscription = entry;
 	Jsonb	   *filter = es_options_object(definition->spec, "filter");
 
-	subscription->is_paused = strcmp(definition->state, "paused") == 0;
+	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
 	subscription->tenant = es_options_string(definition->spec, "tenant", "");
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
 	subscription->lanes = es_options_int(definition->spec, "lanes", DEFAULT_LANES);

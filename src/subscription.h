@@ -61,4 +61,10 @@ extern int es_subscription_lane(const EsSubscription *subscription, const char *
 extern bool es_subscription_try_lane(int32 id, int lane);
 extern void es_subscription_lock_lane(int32 id, int lane);
 
+/*
+ * In poll.c: frees the lanes of a consumer at once, waiting for transactions that poll or settle in them; false: no such
+ * consumer.  Locks: the subscription's, held
+ */
+extern bool es_subscription_end_consumer(int32 id, const char *consumer);
+
 #endif

@@ -21,7 +21,8 @@ GRANT EXECUTE ON FUNCTION
     evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if,
     evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
-    evtstore.reject, evtstore.release, evtstore.extend, evtstore.poll, evtstore.leave, evtstore.save_snapshot
+    evtstore.reject, evtstore.release, evtstore.extend, evtstore.poll, evtstore.leave,
+    evtstore.once(text, text), evtstore.once(text, uuid), evtstore.save_snapshot
 TO evtstore_writer;
 
 GRANT EXECUTE ON FUNCTION
@@ -31,6 +32,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_reducer, evtstore.alter_reducer, evtstore.drop_reducer,
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue,
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
+    evtstore.pause, evtstore.resume, evtstore.redrive, evtstore.discard, evtstore.unblock_key, evtstore.skip_event, evtstore.evict_consumer,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
 TO evtstore_admin;

@@ -28,8 +28,12 @@ our @EXPORT_OK = qw(start_child finish_children);
 
 my @children;
 my $main = $$;
-# out of the way of the results: tmp_check is kept when the test fails
-my $died = "$PostgreSQL::Test::Utils::tmp_check/died";
+
+# what a child said when it died; out of the way of the results: tmp_check is kept when the test fails
+sub died
+{
+	return "$PostgreSQL::Test::Utils::tmp_check/died";
+}
 
 END
 {
@@ -48,7 +52,7 @@ sub start_child
 	if (!$pid)
 	{
 		my $ok = eval { $run->(); 1 };
-		append_to_file($died, "$name: $@") unless $ok;
+		append_to_file(died(), "$name: $@") unless $ok;
 		# nothing of what the test's process owns ends with us
 		POSIX::_exit($ok ? 0 : 1);
 	}
@@ -68,7 +72,7 @@ sub finish_children
 		my $gone = eval { poll_until("the end of $name", sub { waitpid($pid, POSIX::WNOHANG()) == $pid }, $deadline); 1 };
 		$child->[1] = undef if $gone;
 		next if $gone && $? == 0;
-		push @failed, $gone ? (-e $died ? slurp_file($died) : "$name: $?") : "$name hangs";
+		push @failed, $gone ? (-e died() ? slurp_file(died()) : "$name: $?") : "$name hangs";
 		kill 'KILL', $pid unless $gone;
 	}
 	return "@failed";

@@ -1,0 +1,42 @@
+CREATE OR REPLACE FUNCTION evtstore.pause(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_pause';
+COMMENT ON FUNCTION evtstore.pause IS
+'A queue or subscription hands nothing out any more, to consumers and to workers; what is out can be settled, and sending goes on. Errors: ST008.';
+
+CREATE OR REPLACE FUNCTION evtstore.resume(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_resume';
+COMMENT ON FUNCTION evtstore.resume IS 'Ends a pause. Errors: ST008.';
+
+CREATE OR REPLACE FUNCTION evtstore.redrive(name text, filter jsonb DEFAULT '{}', max_count int DEFAULT NULL, patch jsonb DEFAULT NULL)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_redrive';
+COMMENT ON FUNCTION evtstore.redrive IS
+'Dead letters of a queue or subscription come again, the oldest first; returns how many. filter: {"type","key","error" (a part of the last
+one),"from","to" (when it was given up),"id"}, all given ones must match. A message is sent anew, its body merged with patch; an event is
+handed out again in the order of its key, and moves no checkpoint. Errors: ST008, 22023, 0A000 a patch for events.';
+
+CREATE OR REPLACE FUNCTION evtstore.discard(dead_letter_id bigint, reason text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_discard';
+COMMENT ON FUNCTION evtstore.discard IS 'Deletes a dead letter; who did it and why is in the server''s log. Errors: ST008, 22004.';
+
+CREATE OR REPLACE FUNCTION evtstore.unblock_key(name text, key text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_unblock_key';
+COMMENT ON FUNCTION evtstore.unblock_key IS
+'The event that blocks a key of a subscription is handed out again at once, with all its attempts; a key that waits for its next attempt is
+left as it is. Errors: ST008 unknown subscription, nothing waits for that key.';
+
+CREATE OR REPLACE FUNCTION evtstore.skip_event(subscription text, event_id uuid, reason text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_skip_event';
+COMMENT ON FUNCTION evtstore.skip_event IS
+'An event that failed, or waits behind one, becomes a dead letter, cause skipped, and its key goes on. Errors: ST008 it is not set aside.';
+
+CREATE OR REPLACE FUNCTION evtstore.evict_consumer(name text, consumer text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_evict_consumer';
+COMMENT ON FUNCTION evtstore.evict_consumer IS
+'As evtstore.leave, said by somebody else. Errors: ST008 unknown subscription or consumer.';

@@ -1,0 +1,141 @@
+/*
+ * subscription_operate.c
+ *		What a person does about a subscription that is stuck: unblock a key, skip an event, evict a consumer.
+ *
+ * Runs in backends, in the caller's transaction, but for the eviction, which is at once.  Locks: the subscription's,
+ * shared; the lane's, waited for, so that nobody hands out or settles there at the same time.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+#include "arg.h"
+#include "catalog.h"
+#include "compat.h"
+#include "error.h"
+#include "evtstore.h"
+#include "failed_event.h"
+#include "lane.h"
+#include "queue.h"
+#include "spi.h"
+#include "subscription.h"
+
+static EsPlan front_plan = {
+	.sql = "SELECT position, lane FROM evtstore_internal.failed_event"
+	" WHERE subscription_id = $1 AND key = $2 ORDER BY position LIMIT 1",
+	.nargs = 2,
+	.args = {INT4OID, TEXTOID},
+};
+
+static EsPlan position_plan = {
+	.sql = "SELECT e.position, f.lane FROM evtstore_internal.event e"
+	" JOIN evtstore_internal.failed_event f ON f.subscription_id = $1 AND f.position = e.position WHERE e.id = $2",
+	.nargs = 2,
+	.args = {INT4OID, UUIDOID},
+};
+
+static const EsSubscription *get_subscription(FunctionCallInfo fcinfo);
+static bool find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, int *lane);
+
+PG_FUNCTION_INFO_V1(evtstore_unblock_key);
+PG_FUNCTION_INFO_V1(evtstore_skip_event);
+PG_FUNCTION_INFO_V1(evtstore_evict_consumer);
+
+/* unblock_key(name text, key text) -> void; evtstore_admin */
+Datum
+evtstore_unblock_key(PG_FUNCTION_ARGS)
+{
+	const EsSubscription *subscription;
+	char	   *key;
+	int64		position;
+	int			lane;
+
+	es_catalog_require_writable("unblock_key");
+	subscription = get_subscription(fcinfo);
+	key = es_arg_name(fcinfo, 1, "key", ES_MAX_KEY_BYTES);
+	if (!find_aside(&front_plan, subscription, CStringGetTextDatum(key), &position, &lane))
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_NOT_FOUND),
+				 errmsg("no event of key \"%s\" is set aside in subscription \"%s\"", key, subscription->definition.name),
+				 errhint("evtstore.blocked_keys lists the keys that wait.")));
+	es_subscription_lock_lane(subscription->definition.id, lane);
+	es_failed_event_unblock(subscription, position);
+	PG_RETURN_VOID();
+}
+
+/* skip_event(subscription text, event_id uuid, reason text) -> void; evtstore_admin */
+Datum
+evtstore_skip_event(PG_FUNCTION_ARGS)
+{
+	const EsSubscription *subscription;
+	char	   *reason;
+	int64		position;
+	int			lane;
+
+	es_catalog_require_writable("skip_event");
+	subscription = get_subscription(fcinfo);
+	es_arg_required(fcinfo, 1, "event_id");
+	reason = es_arg_name(fcinfo, 2, "reason", ES_MAX_KEY_BYTES);
+	if (!find_aside(&position_plan, subscription, PG_GETARG_DATUM(1), &position, &lane))
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_NOT_FOUND),
+				 errmsg("event %s is not set aside in subscription \"%s\"",
+						DatumGetCString(DirectFunctionCall1(uuid_out, PG_GETARG_DATUM(1))), subscription->definition.name),
+				 errdetail("Only events that failed, and those that wait behind one, can be skipped."),
+				 errhint("evtstore.blocked_keys lists the events in front of their keys.")));
+	es_subscription_lock_lane(subscription->definition.id, lane);
+	es_failed_event_skip(subscription, position, reason);
+	PG_RETURN_VOID();
+}
+
+/* evict_consumer(name text, consumer text) -> void; evtstore_admin.  At once, whatever becomes of the transaction */
+Datum
+evtstore_evict_consumer(PG_FUNCTION_ARGS)
+{
+	const EsSubscription *subscription;
+	char	   *consumer;
+
+	es_catalog_require_writable("evict_consumer");
+	subscription = get_subscription(fcinfo);
+	consumer = es_arg_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
+	if (!es_subscription_end_consumer(subscription->definition.id, consumer))
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_NOT_FOUND),
+				 errmsg("subscription \"%s\" has no consumer \"%s\"", subscription->definition.name, consumer),
+				 errhint("evtstore.consumers lists those that gave a name.")));
+	PG_RETURN_VOID();
+}
+
+/* argument 0, locked against being dropped */
+static const EsSubscription *
+get_subscription(FunctionCallInfo fcinfo)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	const EsSubscription *subscription = es_subscription_lock(es_subscription_get(name)->definition.id, AccessShareLock);
+
+	/* dropped a moment ago: says so */
+	return subscription != NULL ? subscription : es_subscription_get(name);
+}
+
+static bool
+find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, int *lane)
+{
+	EsSpiState	state;
+	Datum		values[2];
+	bool		found;
+
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = what;
+	es_queue_spi_begin(&state);
+	found = es_spi_run(plan, values, NULL, true, 1) > 0;
+	if (found)
+	{
+		*position = es_spi_int64(0, 0);
+		*lane = es_spi_int32(0, 1);
+	}
+	es_spi_end(&state);
+	return found;
+}

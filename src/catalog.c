@@ -212,7 +212,8 @@ relation_changed(Datum arg, Oid relid)
 		return;
 	}
 	if (relid == InvalidOid || relid == catalog.definition || relid == catalog.event || relid == catalog.stream ||
-		relid == catalog.event_tag || relid == catalog.message || relid == catalog.head || relid == catalog.closing ||
+		relid == catalog.event_tag || relid == catalog.message || relid == catalog.checkpoint || relid == catalog.failed_event ||
+		relid == catalog.stream_state || relid == catalog.policy || relid == catalog.head || relid == catalog.closing ||
 		relid == catalog.position_seq)
 	{
 		/* object ids stay good while only definitions change */

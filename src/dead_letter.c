@@ -304,10 +304,7 @@ hand_back(const EsSubscription *subscription, const Datum *columns, const bool *
 			if (!is_locked)
 				es_subscription_lock_lane(subscription->definition.id, lane);
 			is_locked = true;
-			if (key != NULL && es_failed_event_key_waits(subscription, key))
-				es_failed_event_wait(subscription, lane, position, key);
-			else
-				es_failed_event_release(subscription, lane, position, key);
+			es_failed_event_release(subscription, lane, position, tenant, key);
 		}
 	}
 }

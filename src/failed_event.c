@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/timestamp.h"
@@ -36,6 +37,7 @@ enum
 	COLUMN_ATTEMPT,
 	COLUMN_STATE,
 	COLUMN_KEY,
+	COLUMN_TENANT,
 	COLUMN_FIRST_ERROR
 };
 
@@ -43,26 +45,26 @@ enum
 
 static EsPlan add_plan = {
 	.sql = "INSERT INTO evtstore_internal.failed_event (subscription_id, position, lane, key, attempt, state, next_attempt_at,"
-	" failed_at, first_error, last_error, history)"
-	" SELECT $1, $2, $3, $4, attempt, $6, $7, $8, $9, $9,"
+	" failed_at, first_error, last_error, tenant, history)"
+	" SELECT $1, $2, $3, $4, attempt, $6, $7, $8, $9, $9, $10,"
 	" CASE WHEN $9 IS NOT NULL THEN " ES_QUEUE_HISTORY("$8", "$9") " END FROM (SELECT $5 AS attempt, NULL::jsonb AS history) one",
-	.nargs = 9,
-	.args = {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
+	.nargs = 10,
+	.args = {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID},
 };
 
 static EsPlan behind_plan = {
 	.sql = "SELECT position, attempt FROM evtstore_internal.failed_event"
-	" WHERE subscription_id = $1 AND key = $3 AND position > $2 ORDER BY position LIMIT $4",
-	.nargs = 4,
-	.args = {INT4OID, INT8OID, TEXTOID, INT8OID},
+	" WHERE subscription_id = $1 AND key = $3 AND tenant = $5 AND position > $2 ORDER BY position LIMIT $4",
+	.nargs = 5,
+	.args = {INT4OID, INT8OID, TEXTOID, INT8OID, TEXTOID},
 };
 
 /* what was handed out with an event that failed again: it must not pass it */
 static EsPlan withdraw_plan = {
 	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, attempt = GREATEST(attempt - 1, 0)"
-	" WHERE subscription_id = $1 AND key = $3 AND position > $2 AND epoch IS NOT NULL",
-	.nargs = 3,
-	.args = {INT4OID, INT8OID, TEXTOID},
+	" WHERE subscription_id = $1 AND key = $3 AND tenant = $4 AND position > $2 AND epoch IS NOT NULL",
+	.nargs = 4,
+	.args = {INT4OID, INT8OID, TEXTOID, TEXTOID},
 };
 
 static EsPlan hand_out_plan = {
@@ -73,7 +75,7 @@ static EsPlan hand_out_plan = {
 
 static EsPlan find_plan = {
 	.sql = "SELECT lane, key, attempt, EXISTS (SELECT FROM evtstore_internal.failed_event o"
-	" WHERE o.subscription_id = $1 AND o.key = f.key AND o.position < f.position)"
+	" WHERE o.subscription_id = $1 AND o.tenant = f.tenant AND o.key = f.key AND o.position < f.position), tenant"
 	" FROM evtstore_internal.failed_event f"
 	" WHERE subscription_id = $1 AND position = $2 AND ($3 IS NULL OR epoch = $3)",
 	.nargs = 3,
@@ -108,13 +110,20 @@ static EsPlan delete_plan = {
 	.args = {INT4OID, INT8OID},
 };
 
-/* the next one of the key, $2, stands in front now */
-static EsPlan advance_plan = {
-	.sql = "UPDATE evtstore_internal.failed_event SET state = 'retry', next_attempt_at = $3"
-	" WHERE subscription_id = $1 AND state = 'waiting' AND position ="
-	" (SELECT position FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND key = $2 ORDER BY position LIMIT 1)",
-	.nargs = 3,
-	.args = {INT4OID, TEXTOID, TIMESTAMPTZOID},
+/*
+ * Of the key, $2 of tenant $4, the oldest one stands in front and no other: the oldest may be new, because it was handed out
+ * before those that failed, or because the one before it is done.
+ */
+static EsPlan front_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event f SET"
+	" state = CASE WHEN f.position = first.position THEN 'retry' ELSE 'waiting' END,"
+	" next_attempt_at = CASE WHEN f.position = first.position THEN $3 END"
+	" FROM (SELECT position FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND tenant = $4 AND key = $2"
+	" ORDER BY position LIMIT 1) first"
+	" WHERE f.subscription_id = $1 AND f.tenant = $4 AND f.key = $2"
+	" AND (f.state = 'waiting') = (f.position = first.position)",
+	.nargs = 4,
+	.args = {INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID},
 };
 
 /* an event that was scavenged meanwhile leaves nothing */
@@ -138,19 +147,21 @@ static EsPlan dead_letter_plan = {
 typedef struct Aside
 {
 	int			lane;
-	char	   *key;			/* palloc'd; NULL: none */
+	char	   *key;			/* both palloc'd; NULL: none */
+	char	   *tenant;
 	int			attempt;
 	bool		is_behind;		/* an older one of its key stands aside */
 } Aside;
 
-static void insert(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt, const char *state,
+static void insert(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key, int attempt, const char *state,
 				   TimestampTz next_attempt_at, TimestampTz now, const char *error);
 static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *aside);
 static bool is_spent(const EsSubscription *subscription, int attempt);
 static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
 				 const char *error, TimestampTz now);
-static void withdraw(const EsSubscription *subscription, int64 position, const char *key);
-static void remove_row(const EsSubscription *subscription, int64 position, const char *key, TimestampTz now);
+static int	withdraw(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
+static void put_front(const EsSubscription *subscription, const char *tenant, const char *key, TimestampTz now);
+static void remove_row(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
 static void bind(Datum *values, const EsSubscription *subscription, int64 position);
 
 List *
@@ -169,6 +180,7 @@ es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now)
 		bool		isnull;
 		Datum		value;
 
+		CHECK_FOR_INTERRUPTS();
 		event->position = DatumGetInt64(slot_getattr(scan.slot, COLUMN_POSITION, &isnull));
 		event->lane = DatumGetInt32(slot_getattr(scan.slot, COLUMN_LANE, &isnull));
 		event->attempt = DatumGetInt32(slot_getattr(scan.slot, COLUMN_ATTEMPT, &isnull));
@@ -178,6 +190,7 @@ es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now)
 		event->is_due = !isnull && DatumGetTimestampTz(value) <= now;
 		value = slot_getattr(scan.slot, COLUMN_KEY, &isnull);
 		event->key = isnull ? NULL : TextDatumGetCString(value);
+		event->tenant = TextDatumGetCString(slot_getattr(scan.slot, COLUMN_TENANT, &isnull));
 		(void) slot_getattr(scan.slot, COLUMN_FIRST_ERROR, &isnull);
 		event->has_failed = !isnull;
 		heads = lappend(heads, event);
@@ -192,13 +205,14 @@ es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_c
 	MemoryContext caller = CurrentMemoryContext;
 	List	   *behind = NIL;
 	EsSpiState	state;
-	Datum		values[4];
+	Datum		values[5];
 	uint64		n;
 
 	values[0] = Int32GetDatum(subscription);
 	values[1] = Int64GetDatum(front->position);
 	values[2] = CStringGetTextDatum(front->key);
 	values[3] = Int64GetDatum(max_count);
+	values[4] = CStringGetTextDatum(front->tenant);
 	es_queue_spi_begin(&state);
 	n = es_spi_run(&behind_plan, values, NULL, true, 0);
 	for (uint64 i = 0; i < n; i++)
@@ -210,6 +224,7 @@ es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_c
 		event->attempt = es_spi_int32(i, 1);
 		event->lane = front->lane;
 		event->key = front->key;
+		event->tenant = front->tenant;
 		behind = lappend(behind, event);
 		MemoryContextSwitchTo(spi);
 	}
@@ -218,7 +233,8 @@ es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_c
 }
 
 void
-es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt, const char *cause,
+es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key, int attempt,
+					const char *cause,
 					const char *error, int64 delay_ms)
 {
 	TimestampTz now = es_clock_now();
@@ -228,24 +244,24 @@ es_failed_event_add(const EsSubscription *subscription, int lane, int64 position
 	if (is_rejected || (is_over && subscription->on_failure == ES_FAILURE_DEAD_LETTER))
 		bury(subscription, position, key, attempt, cause, error, now);
 	else if (is_over)
-		insert(subscription, lane, position, key, attempt, "blocked", 0, now, error);
+		insert(subscription, lane, position, tenant, key, attempt, "blocked", 0, now, error);
 	else
-		insert(subscription, lane, position, key, attempt, "retry",
+		insert(subscription, lane, position, tenant, key, attempt, "retry",
 			   es_queue_deadline(now, delay_ms >= 0 ? delay_ms : es_retry_delay(&subscription->retry, attempt), "delay"), now, error);
 }
 
 void
-es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *key)
+es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key)
 {
-	insert(subscription, lane, position, key, 0, "waiting", 0, es_clock_now(), NULL);
+	insert(subscription, lane, position, tenant, key, 0, "waiting", 0, es_clock_now(), NULL);
 }
 
 void
-es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *key)
+es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key)
 {
 	TimestampTz now = es_clock_now();
 
-	insert(subscription, lane, position, key, 0, "retry", now, now, NULL);
+	insert(subscription, lane, position, tenant, key, 0, "retry", now, now, NULL);
 }
 
 void
@@ -269,11 +285,11 @@ es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 e
 
 	if (!find(subscription, position, epoch, &aside))
 		return false;
-	remove_row(subscription, position, aside.key, es_clock_now());
+	remove_row(subscription, position, aside.tenant, aside.key, es_clock_now());
 	return true;
 }
 
-bool
+int
 es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms)
 {
 	TimestampTz now = es_clock_now();
@@ -283,13 +299,13 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 	bool		is_over;
 
 	if (!find(subscription, position, epoch, &aside))
-		return false;
+		return 0;
 	is_over = is_spent(subscription, aside.attempt);
 	if (is_over && subscription->on_failure == ES_FAILURE_DEAD_LETTER)
 	{
 		bury(subscription, position, aside.key, aside.attempt, "attempts spent", error, now);
-		remove_row(subscription, position, aside.key, now);
-		return true;
+		remove_row(subscription, position, aside.tenant, aside.key, now);
+		return 1;
 	}
 	if (delay_ms < 0)
 		delay_ms = es_retry_delay(&subscription->retry, aside.attempt);
@@ -302,8 +318,7 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 	es_queue_spi_begin(&state);
 	es_spi_run(&again_plan, values, aside.is_behind || is_over ? "   n  " : "      ", false, 0);
 	es_spi_end(&state);
-	withdraw(subscription, position, aside.key);
-	return true;
+	return 1 + withdraw(subscription, position, aside.tenant, aside.key);
 }
 
 bool
@@ -315,29 +330,31 @@ es_failed_event_reject(const EsSubscription *subscription, int64 position, uint6
 	if (!find(subscription, position, epoch, &aside))
 		return false;
 	bury(subscription, position, aside.key, aside.attempt, "rejected", error, now);
-	remove_row(subscription, position, aside.key, now);
+	remove_row(subscription, position, aside.tenant, aside.key, now);
 	return true;
 }
 
-bool
+int
 es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch)
 {
 	EsSpiState	state;
 	Datum		values[3];
-	bool		found;
+	Aside		aside;
 
+	if (!find(subscription, position, epoch, &aside))
+		return 0;
 	bind(values, subscription, position);
 	values[2] = Int64GetDatum((int64) epoch);
 	es_queue_spi_begin(&state);
-	found = es_spi_run(&give_back_plan, values, NULL, false, 0) > 0;
+	es_spi_run(&give_back_plan, values, NULL, false, 0);
 	es_spi_end(&state);
-	return found;
+	return 1 + withdraw(subscription, position, aside.tenant, aside.key);
 }
 
 bool
-es_failed_event_key_waits(const EsSubscription *subscription, const char *key)
+es_failed_event_key_waits(const EsSubscription *subscription, const char *tenant, const char *key)
 {
-	EsFailedEvent front = {.position = -1, .key = unconstify(char *, key)};
+	EsFailedEvent front = {.position = -1, .tenant = unconstify(char *, tenant), .key = unconstify(char *, key)};
 
 	return es_failed_event_behind(subscription->definition.id, &front, 1) != NIL;
 }
@@ -351,7 +368,7 @@ es_failed_event_skip(const EsSubscription *subscription, int64 position, const c
 	if (!find(subscription, position, 0, &aside))
 		return;
 	bury(subscription, position, aside.key, aside.attempt, "skipped", reason, now);
-	remove_row(subscription, position, aside.key, now);
+	remove_row(subscription, position, aside.tenant, aside.key, now);
 }
 
 void
@@ -376,12 +393,12 @@ es_failed_event_exists(const EsSubscription *subscription, int64 position)
 }
 
 static void
-insert(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt, const char *state_name,
+insert(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key, int attempt, const char *state_name,
 	   TimestampTz next_attempt_at, TimestampTz now, const char *error)
 {
 	EsSpiState	state;
-	Datum		values[9];
-	char		nulls[10] = "         ";
+	Datum		values[10];
+	char		nulls[11] = "          ";
 
 	bind(values, subscription, position);
 	values[2] = Int32GetDatum(lane);
@@ -394,9 +411,11 @@ insert(const EsSubscription *subscription, int lane, int64 position, const char 
 	values[7] = TimestampTzGetDatum(now);
 	values[8] = error == NULL ? (Datum) 0 : CStringGetTextDatum(error);
 	nulls[8] = error == NULL ? 'n' : ' ';
+	values[9] = CStringGetTextDatum(tenant);
 	es_queue_spi_begin(&state);
 	es_spi_run(&add_plan, values, nulls, false, 0);
 	es_spi_end(&state);
+	put_front(subscription, tenant, key, now);
 }
 
 /* epoch 0: in whatever hold */
@@ -420,6 +439,7 @@ find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *as
 
 		aside->lane = es_spi_int32(0, 0);
 		aside->key = text == NULL ? NULL : MemoryContextStrdup(caller, text);
+		aside->tenant = MemoryContextStrdup(caller, es_spi_text(0, 4));
 		aside->attempt = es_spi_int32(0, 2);
 		aside->is_behind = DatumGetBool(es_spi_value(0, 3, &isnull));
 	}
@@ -451,38 +471,54 @@ bury(const EsSubscription *subscription, int64 position, const char *key, int at
 	es_spi_end(&state);
 }
 
-static void
-withdraw(const EsSubscription *subscription, int64 position, const char *key)
+/* how many that were handed out are not any more */
+static int
+withdraw(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
 {
 	EsSpiState	state;
-	Datum		values[3];
+	Datum		values[4];
+	int			n;
+
+	if (key == NULL)
+		return 0;
+	bind(values, subscription, position);
+	values[2] = CStringGetTextDatum(key);
+	values[3] = CStringGetTextDatum(tenant);
+	es_queue_spi_begin(&state);
+	n = (int) es_spi_run(&withdraw_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+	return n;
+}
+
+static void
+put_front(const EsSubscription *subscription, const char *tenant, const char *key, TimestampTz now)
+{
+	EsSpiState	state;
+	Datum		values[4];
 
 	if (key == NULL)
 		return;
-	bind(values, subscription, position);
-	values[2] = CStringGetTextDatum(key);
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = CStringGetTextDatum(key);
+	values[2] = TimestampTzGetDatum(now);
+	values[3] = CStringGetTextDatum(tenant);
 	es_queue_spi_begin(&state);
-	es_spi_run(&withdraw_plan, values, NULL, false, 0);
+	es_spi_run(&front_plan, values, NULL, false, 0);
 	es_spi_end(&state);
 }
 
 /* and lets the next one of its key come */
 static void
-remove_row(const EsSubscription *subscription, int64 position, const char *key, TimestampTz now)
+remove_row(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now)
 {
 	EsSpiState	state;
-	Datum		values[3];
+	Datum		values[2];
 
 	bind(values, subscription, position);
 	es_queue_spi_begin(&state);
 	es_spi_run(&delete_plan, values, NULL, false, 0);
-	if (key != NULL)
-	{
-		values[1] = CStringGetTextDatum(key);
-		values[2] = TimestampTzGetDatum(now);
-		es_spi_run(&advance_plan, values, NULL, false, 0);
-	}
 	es_spi_end(&state);
+	put_front(subscription, tenant, key, now);
 }
 
 static void

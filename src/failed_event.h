@@ -17,6 +17,7 @@ typedef struct EsFailedEvent
 	int64 position;
 	int lane;
 	char *key; /* NULL: none */
+	char *tenant;
 	int attempt;
 	bool has_failed; /* not only waited */
 	uint64 epoch;  /* of the hold that it was handed out in; 0: none */
@@ -31,22 +32,23 @@ extern List *es_failed_event_behind(int32 subscription, const EsFailedEvent *fro
 /* what follows needs the lane's lock (ES_LOCK_LANE), held */
 
 /* an event of the lane failed for the attempt-th time: what the retry policy and on_failure say.  delay_ms < 0: the policy's */
-extern void es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *key, int attempt,
-								const char *cause, const char *error, int64 delay_ms);
+extern void es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key,
+								int attempt, const char *cause, const char *error, int64 delay_ms);
 /* one that waits behind an older one of its key */
-extern void es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *key);
+extern void es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key);
 /* one comes back without an attempt: due at once */
-extern void es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *key);
+extern void es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key);
 /* handed out again, in the hold with that epoch: its attempts so far, with this one */
 extern void es_failed_event_hand_out(const EsSubscription *subscription, int64 position, uint64 epoch, int attempt);
 
 /* the same for one that was handed out again; false: it is not, in the hold with that epoch */
 extern bool es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 epoch);
-extern bool es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms);
 extern bool es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);
-extern bool es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch);
+/* these two: how many are not handed out any more, with those that it had brought along; 0: it is not */
+extern int es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms);
+extern int es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch);
 /* does anything stand aside for the key? */
-extern bool es_failed_event_key_waits(const EsSubscription *subscription, const char *key);
+extern bool es_failed_event_key_waits(const EsSubscription *subscription, const char *tenant, const char *key);
 /* goes to the dead letters, and the next one of its key comes */
 extern void es_failed_event_skip(const EsSubscription *subscription, int64 position, const char *reason);
 /* a blocked one is due at once, with no attempt spent */

@@ -24,6 +24,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "definition.h"
 #include "guc.h"
 #include "lane.h"
 #include "shmem.h"
@@ -76,7 +77,7 @@ typedef struct Effect
 	EsLane		before;			/* EFFECT_PUT */
 	uint64		epoch;			/* EFFECT_SETTLED, EFFECT_RELEASED */
 	int			n;
-	int32		subscription;	/* EFFECT_FORGET */
+	Key			key;			/* EFFECT_FORGET */
 } Effect;
 
 static Area *area = NULL;
@@ -93,7 +94,7 @@ static void area_init(void *ptr);
 static EsLanes *entry_at(int index);
 static LWLock *lock_of(EsLanes *lanes);
 static int	find_key(Oid database, Oid definition, int32 subscription);
-static void free_keys_of_dropped_stores(void);
+static void free_dead_keys(Oid definition, List *living);
 static int	find_consumer(EsLanes *lanes, const char *name);
 static int	enter_consumer(EsLanes *lanes, const char *name, TimestampTz now);
 static int	share_of(EsLanes *lanes, TimestampTz now);
@@ -104,7 +105,9 @@ static Effect *find_put(EsLanes *lanes, int number, int level);
 static Effect *add_effect(EffectKind kind, EsLanes *lanes, int number);
 static void undo_put(const Effect *effect);
 static void count_settled(const Effect *effect);
-static void forget(int32 subscription);
+static void pass_on(int level);
+static void forget(const Key *key);
+static bool is_forgotten(EsLanes *lanes);
 static void xact_callback(XactEvent event, void *arg);
 static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
 
@@ -130,10 +133,12 @@ es_lanes_open(int32 subscription, int nlanes)
 {
 	Oid			definition = es_catalog()->definition;
 	EsLanes    *lanes = es_lanes_find(subscription);
+	List	   *living;
 	int			index;
 
 	if (lanes != NULL)
 		return lanes;
+	living = es_definition_list("subscription");
 	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
 	index = find_key(MyDatabaseId, definition, subscription);
 	if (index < 0)
@@ -141,7 +146,7 @@ es_lanes_open(int32 subscription, int nlanes)
 		index = find_key(InvalidOid, InvalidOid, 0);
 		if (index < 0)
 		{
-			free_keys_of_dropped_stores();
+			free_dead_keys(definition, living);
 			index = find_key(InvalidOid, InvalidOid, 0);
 		}
 		if (index >= 0)
@@ -166,10 +171,11 @@ es_lanes_open(int32 subscription, int nlanes)
 EsLanes *
 es_lanes_find(int32 subscription)
 {
+	Oid			definition = es_catalog()->definition;
 	int			index;
 
 	LWLockAcquire(KEYS_LOCK, LW_SHARED);
-	index = find_key(MyDatabaseId, es_catalog()->definition, subscription);
+	index = find_key(MyDatabaseId, definition, subscription);
 	LWLockRelease(KEYS_LOCK);
 	return index < 0 ? NULL : entry_at(index);
 }
@@ -225,6 +231,8 @@ es_lane_look(EsLanes *lanes, int number, int consumer, TimestampTz now, EsLane *
 	LWLockAcquire(lock_of(lanes), LW_SHARED);
 	*lane = lanes->lanes[number];
 	LWLockRelease(lock_of(lanes));
+	if (is_forgotten(lanes) && find_put(lanes, number, -1) == NULL)
+		memset(lane, 0, sizeof(EsLane));
 	if (!is_held(lane, now))
 		return ES_LANE_FREE;
 	if (lane->consumer == ES_LANE_ANONYMOUS)
@@ -265,6 +273,8 @@ es_lane_put(EsLanes *lanes, int number, const EsLane *lane)
 		LWLockRelease(lock_of(lanes));
 	}
 	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	if (lane->consumer != ES_LANE_ANONYMOUS)
+		lanes->consumers[lane->consumer].until = Max(lanes->consumers[lane->consumer].until, lane->lease_until);
 	lanes->lanes[number] = *lane;
 	LWLockRelease(lock_of(lanes));
 }
@@ -297,10 +307,15 @@ es_lane_is_held(EsLanes *lanes, int number, uint64 epoch, EsLane *lane)
 void
 es_lane_settled(EsLanes *lanes, int number, uint64 epoch, int n)
 {
-	Effect	   *effect = add_effect(EFFECT_SETTLED, lanes, number);
+	Effect	   *effect = NULL;
 
+	for (int i = neffects - 1; i >= 0 && effects[i].level == GetCurrentTransactionNestLevel() && effect == NULL; i--)
+		if (effects[i].kind == EFFECT_SETTLED && effects[i].lanes == lanes && effects[i].number == number && effects[i].epoch == epoch)
+			effect = &effects[i];
+	if (effect == NULL)
+		effect = add_effect(EFFECT_SETTLED, lanes, number);
 	effect->epoch = epoch;
-	effect->n = n;
+	effect->n += n;
 }
 
 void
@@ -320,9 +335,12 @@ es_lane_in_flight(EsLanes *lanes, int number, uint64 epoch)
 bool
 es_lane_extend(EsLanes *lanes, int number, uint64 epoch, TimestampTz until)
 {
-	EsLane	   *lane = &lanes->lanes[number];
+	EsLane	   *lane;
 	bool		result;
 
+	if (number < 0 || number >= lanes->nlanes || epoch == 0)
+		return false;
+	lane = &lanes->lanes[number];
 	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
 	result = lane->epoch == epoch;
 	if (result)
@@ -371,7 +389,10 @@ es_lanes_forget_consumer(EsLanes *lanes, const char *consumer)
 void
 es_lanes_forget(int32 subscription)
 {
-	add_effect(EFFECT_FORGET, NULL, 0)->subscription = subscription;
+	Oid			definition = es_catalog()->definition;
+	EsLanes    *lanes = es_lanes_find(subscription);
+
+	add_effect(EFFECT_FORGET, lanes, 0)->key = (Key) {MyDatabaseId, definition, subscription};
 }
 
 int
@@ -447,13 +468,24 @@ find_key(Oid database, Oid definition, int32 subscription)
 	return -1;
 }
 
-/* of this database, where the extension was dropped.  Locks: KEYS_LOCK, exclusive */
+/*
+ * Those of this database whose store was dropped, or whose subscription is not there: its making was rolled back.  Locks:
+ * KEYS_LOCK, exclusive
+ */
 static void
-free_keys_of_dropped_stores(void)
+free_dead_keys(Oid definition, List *living)
 {
 	for (int i = 0; i < area->nentries; i++)
-		if (area->keys[i].database == MyDatabaseId && area->keys[i].definition != es_catalog()->definition)
-			memset(&area->keys[i], 0, sizeof(Key));
+	{
+		Key		   *key = &area->keys[i];
+		bool		is_alive = key->database != MyDatabaseId;
+		ListCell   *lc;
+
+		foreach(lc, living)
+			is_alive |= key->definition == definition && key->subscription == ((EsDefinition *) lfirst(lc))->id;
+		if (!is_alive)
+			memset(key, 0, sizeof(Key));
+	}
 }
 
 void
@@ -553,13 +585,16 @@ settled_here(EsLanes *lanes, int number, uint64 epoch)
 	return n;
 }
 
+/* of that level; -1: of any, since the subscription was set elsewhere */
 static Effect *
 find_put(EsLanes *lanes, int number, int level)
 {
 	for (int i = neffects - 1; i >= 0; i--)
 		if (effects[i].kind == EFFECT_PUT && effects[i].lanes == lanes && effects[i].number == number &&
-			effects[i].level == level)
+			(level < 0 || effects[i].level == level))
 			return &effects[i];
+		else if (level < 0 && effects[i].kind == EFFECT_FORGET && effects[i].lanes == lanes)
+			return NULL;
 	return NULL;
 }
 
@@ -593,21 +628,20 @@ undo_put(const Effect *effect)
 {
 	EsLane	   *lane = &effect->lanes->lanes[effect->number];
 	EsLane		after;
+	int			handed_out;
 
 	LWLockAcquire(lock_of(effect->lanes), LW_EXCLUSIVE);
 	after = *lane;
+	handed_out = after.in_flight;
 	*lane = effect->before;
-	if (after.lost > lane->lost || after.suspect_lost > lane->suspect_lost)
+	if (after.epoch == lane->epoch)
 	{
-		/* the loss by which the hold before ended is no less true */
-		lane->lost = after.lost;
-		lane->lost_until = after.lost_until;
-		lane->suspect = after.suspect;
-		lane->suspect_lost = after.suspect_lost;
+		lane->lease_until = Max(lane->lease_until, after.lease_until);
+		handed_out = after.in_flight - lane->in_flight;
 	}
-	if (after.epoch != effect->before.epoch ? after.in_flight > 0 : after.in_flight > effect->before.in_flight)
-		note_loss(lane, after.delivered,
-				  after.in_flight - (after.epoch == effect->before.epoch ? effect->before.in_flight : 0) == 1);
+	/* what this transaction settled of it was not what broke it */
+	if (handed_out > 0)
+		note_loss(lane, after.delivered, handed_out - settled_here(effect->lanes, effect->number, after.epoch) <= 1);
 	LWLockRelease(lock_of(effect->lanes));
 }
 
@@ -630,16 +664,54 @@ count_settled(const Effect *effect)
 	LWLockRelease(lock_of(effect->lanes));
 }
 
+/* was it set elsewhere in this transaction?  Then what the entry says is over */
+static bool
+is_forgotten(EsLanes *lanes)
+{
+	for (int i = 0; i < neffects; i++)
+		if (effects[i].kind == EFFECT_FORGET && effects[i].lanes == lanes)
+			return true;
+	return false;
+}
+
 static void
-forget(int32 subscription)
+forget(const Key *key)
 {
 	int			index;
 
 	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
-	index = find_key(MyDatabaseId, es_catalog()->definition, subscription);
+	index = find_key(key->database, key->definition, key->subscription);
 	if (index >= 0)
 		memset(&area->keys[index], 0, sizeof(Key));
 	LWLockRelease(KEYS_LOCK);
+}
+
+/*
+ * The effects of a savepoint that is released are those of the level outside; where that has put the lane already, what was
+ * there before that counts.
+ */
+static void
+pass_on(int level)
+{
+	int			first = neffects;
+	int			kept;
+
+	while (first > 0 && effects[first - 1].level >= level)
+		first--;
+	kept = first;
+	for (int i = first; i < neffects; i++)
+	{
+		Effect		effect = effects[i];
+		bool		is_known = false;
+
+		effect.level = level - 1;
+		for (int j = 0; j < kept && effect.kind == EFFECT_PUT; j++)
+			is_known |= effects[j].kind == EFFECT_PUT && effects[j].level == level - 1 && effects[j].lanes == effect.lanes &&
+				effects[j].number == effect.number;
+		if (!is_known)
+			effects[kept++] = effect;
+	}
+	neffects = kept;
 }
 
 /* raises no error: the transaction is over */
@@ -663,7 +735,7 @@ xact_callback(XactEvent event, void *arg)
 				if (effects[i].kind == EFFECT_SETTLED || effects[i].kind == EFFECT_RELEASED)
 					count_settled(&effects[i]);
 				else if (effects[i].kind == EFFECT_FORGET)
-					forget(effects[i].subscription);
+					forget(&effects[i].key);
 			}
 			break;
 		case XACT_EVENT_ABORT:
@@ -685,15 +757,14 @@ subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId pa
 
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		while (neffects > 0 && effects[neffects - 1].level >= level)
-		{
-			Effect	   *effect = &effects[--neffects];
+		int			kept = neffects;
 
-			if (effect->kind == EFFECT_PUT)
-				undo_put(effect);
-		}
+		/* all of them are there until the last is undone: see settled_here */
+		for (; kept > 0 && effects[kept - 1].level >= level; kept--)
+			if (effects[kept - 1].kind == EFFECT_PUT)
+				undo_put(&effects[kept - 1]);
+		neffects = kept;
 	}
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		for (int i = neffects - 1; i >= 0 && effects[i].level >= level; i--)
-			effects[i].level = level - 1;
+		pass_on(level);
 }

@@ -15,6 +15,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -40,9 +41,12 @@
 #define MAX_POLL 10000
 
 /* what was passed over without an event to settle is written down once it is so much */
-#define PASSED_OVER 100000
+#define PASSED_OVER 1000
 
 #define DELIVERY_NATTS 15
+
+/* the error of an event whose consumers said nothing */
+#define LOST "rolled back or lease expired"
 
 /* a lane whose lock we have */
 typedef struct PollLane
@@ -66,12 +70,13 @@ typedef struct Poll
 	int			consumer;
 	int			max_count;
 	TimestampTz now;
+	int64		lease_ms;
 	int64		head;
 	int			nheld;
 	PollLane	held[ES_MAX_LANES];
 	PollLane   *by_number[ES_MAX_LANES];
 	List	   *failed;			/* EsFailedEvent *: of our lanes, in front of their keys */
-	List	   *waiting_keys;	/* char * */
+	HTAB	   *waiting_keys;	/* hashes of tenant and key; NULL: none */
 	int			count;			/* handed out */
 	ReturnSetInfo *result;
 } Poll;
@@ -84,14 +89,14 @@ static void hand_out_failed(Poll *poll);
 static void hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed);
 static int64 hand_out_next(Poll *poll, EsReader *reader);
 static bool may_take(PollLane *held, int max_in_flight, int64 position);
-static bool key_waits(Poll *poll, const char *key);
-static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *key);
-static void add_waiting_key(Poll *poll, const char *key);
+static bool key_waits(Poll *poll, const char *tenant, const char *key);
+static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const char *key);
+static void add_waiting_key(Poll *poll, const char *tenant, const char *key);
 static char *key_of_row(Poll *poll, EsReader *reader, const text *stream);
 static bool all_full(Poll *poll);
 static void put_delivery(Poll *poll, EsReader *reader, const char *receipt, int attempt, const char *key);
 static Datum without_toast(Datum value, bool isnull);
-static void put_lanes(Poll *poll, int64 passed, TimestampTz until);
+static void put_lanes(Poll *poll, int64 passed);
 
 PG_FUNCTION_INFO_V1(evtstore_poll);
 PG_FUNCTION_INFO_V1(evtstore_leave);
@@ -104,7 +109,6 @@ evtstore_poll(PG_FUNCTION_ARGS)
 	char	   *name;
 	char	   *consumer;
 	TimestampTz until;
-	int64		lease_ms;
 	int			numbers[ES_MAX_LANES];
 	int			n;
 	int			give_up;
@@ -121,8 +125,8 @@ evtstore_poll(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count is out of range: %d", poll->max_count),
 				 errhint("It lies between 1 and %d.", MAX_POLL)));
-	lease_ms = es_arg_interval(fcinfo, 3, "lease") / 1000;
-	if (lease_ms < 1)
+	poll->lease_ms = es_arg_interval(fcinfo, 3, "lease") / 1000;
+	if (poll->lease_ms < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("lease must be at least one millisecond"),
@@ -142,7 +146,7 @@ evtstore_poll(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 
 	poll->now = es_clock_now();
-	until = es_queue_deadline(poll->now, lease_ms, "lease");
+	until = es_queue_deadline(poll->now, poll->lease_ms, "lease");
 	poll->lanes = es_lanes_open(poll->id, poll->subscription->lanes);
 	n = es_lanes_enter(poll->lanes, consumer, poll->now, until, numbers, &give_up, &poll->consumer);
 	take_lanes(poll, numbers, n, give_up);
@@ -152,7 +156,7 @@ evtstore_poll(PG_FUNCTION_ARGS)
 	reader = es_reader_open_with(open_reader, poll, CurrentMemoryContext);
 	hand_out_failed(poll);
 	passed = hand_out_next(poll, reader);
-	put_lanes(poll, passed, until);
+	put_lanes(poll, passed);
 	es_reader_close(reader);
 	PG_RETURN_NULL();
 }
@@ -207,11 +211,15 @@ take_lanes(Poll *poll, const int *numbers, int n, int give_up)
 		held->number = numbers[i];
 		held->state = es_lane_look(poll->lanes, numbers[i], poll->consumer, poll->now, &held->lane);
 		if (held->state == ES_LANE_TAKEN)
+		{
+			es_subscription_unlock_lane(poll->id, numbers[i]);
 			continue;
+		}
 		held->settled = held->lane.in_flight - es_lane_in_flight(poll->lanes, numbers[i], held->lane.epoch);
 		if (held->state == ES_LANE_MINE && give_up > 0 && held->lane.in_flight == 0)
 		{
 			es_lane_give_up(poll->lanes, numbers[i]);
+			es_subscription_unlock_lane(poll->id, numbers[i]);
 			give_up--;
 			continue;
 		}
@@ -283,7 +291,7 @@ read_failed(Poll *poll, Snapshot snapshot)
 			continue;
 		poll->failed = lappend(poll->failed, failed);
 		if (failed->key != NULL)
-			poll->waiting_keys = lappend(poll->waiting_keys, failed->key);
+			add_waiting_key(poll, failed->tenant, failed->key);
 	}
 }
 
@@ -316,6 +324,7 @@ open_one(EsReader *reader, void *arg)
 static void
 hand_out_failed(Poll *poll)
 {
+	int			max_attempts = poll->subscription->retry.max_attempts;
 	ListCell   *lc;
 
 	foreach(lc, poll->failed)
@@ -326,6 +335,12 @@ hand_out_failed(Poll *poll)
 
 		if (held->is_full || !front->is_due || front->epoch == held->lane.epoch || poll->count >= poll->max_count)
 			continue;
+		/* handed out in a hold that is over, for the last time, and never heard of again */
+		if (front->epoch != 0 && max_attempts > 0 && front->attempt >= max_attempts)
+		{
+			(void) es_failed_event_nack(poll->subscription, front->position, front->epoch, LOST, -1);
+			continue;
+		}
 		hand_out_again(poll, held, front);
 		if (front->has_failed || front->key == NULL || poll->count >= poll->max_count)
 			continue;
@@ -351,8 +366,16 @@ hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed)
 		held->taken++;
 	}
 	else
+	{
 		/* scavenged: nothing is left to do about it */
 		(void) es_failed_event_ack(poll->subscription, failed->position, held->lane.epoch);
+		if (failed->key != NULL && !es_failed_event_key_waits(poll->subscription, failed->tenant, failed->key))
+		{
+			uint64		hash = es_stream_hash(failed->tenant, failed->key, strlen(failed->key));
+
+			(void) hash_search(poll->waiting_keys, &hash, HASH_REMOVE, NULL);
+		}
+	}
 	es_reader_close(reader);
 }
 
@@ -392,7 +415,7 @@ hand_out_next(Poll *poll, EsReader *reader)
 			continue;
 		if (!may_take(held, poll->subscription->max_in_flight, position))
 			continue;
-		if (set_aside(poll, held, position, key))
+		if (set_aside(poll, held, position, tenant, key))
 		{
 			/* nothing is left to settle from what was handed out last to here */
 			MemoryContextSwitchTo(old);
@@ -429,15 +452,13 @@ may_take(PollLane *held, int max_in_flight, int64 position)
 	return false;
 }
 
+/* two keys of one hash only wait for each other more than they need */
 static bool
-key_waits(Poll *poll, const char *key)
+key_waits(Poll *poll, const char *tenant, const char *key)
 {
-	ListCell   *lc;
+	uint64		hash = es_stream_hash(tenant, key, strlen(key));
 
-	foreach(lc, poll->waiting_keys)
-		if (strcmp(lfirst(lc), key) == 0)
-			return true;
-	return false;
+	return poll->waiting_keys != NULL && hash_search(poll->waiting_keys, &hash, HASH_FIND, NULL) != NULL;
 }
 
 /*
@@ -445,31 +466,38 @@ key_waits(Poll *poll, const char *key)
  * back or did not come back.
  */
 static bool
-set_aside(Poll *poll, PollLane *held, int64 position, const char *key)
+set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const char *key)
 {
 	int			max_attempts = poll->subscription->retry.max_attempts;
 	int			attempts = es_lane_attempt(&held->lane, position) - 1;
 
-	if (key != NULL && key_waits(poll, key))
+	if (key != NULL && key_waits(poll, tenant, key))
 	{
-		es_failed_event_wait(poll->subscription, held->number, position, key);
+		es_failed_event_wait(poll->subscription, held->number, position, tenant, key);
 		return true;
 	}
 	if (max_attempts == 0 || attempts < max_attempts || position != held->lane.suspect)
 		return false;
-	es_failed_event_add(poll->subscription, held->number, position, key, attempts, "lease expired", "rolled back or lease expired", -1);
+	es_failed_event_add(poll->subscription, held->number, position, tenant, key, attempts, "lease expired", LOST, -1);
 	if (key != NULL && poll->subscription->on_failure == ES_FAILURE_BLOCK)
-		add_waiting_key(poll, key);
+		add_waiting_key(poll, tenant, key);
+	/* what follows may be the next one to break: if this is rolled back, it is still the one that is known */
+	held->is_full = true;
 	return true;
 }
 
 static void
-add_waiting_key(Poll *poll, const char *key)
+add_waiting_key(Poll *poll, const char *tenant, const char *key)
 {
-	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(poll));
+	uint64		hash = es_stream_hash(tenant, key, strlen(key));
 
-	poll->waiting_keys = lappend(poll->waiting_keys, pstrdup(key));
-	MemoryContextSwitchTo(old);
+	if (poll->waiting_keys == NULL)
+	{
+		HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(uint64), .hcxt = GetMemoryChunkContext(poll)};
+
+		poll->waiting_keys = hash_create("evtstore waiting keys", 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	(void) hash_search(poll->waiting_keys, &hash, HASH_ENTER, NULL);
 }
 
 static char *
@@ -531,28 +559,20 @@ without_toast(Datum value, bool isnull)
 	return isnull || !VARATT_IS_EXTERNAL(DatumGetPointer(value)) ? value : PointerGetDatum(PG_DETOAST_DATUM(value));
 }
 
-/* P9 */
+/* P9.  The lease begins now: the walk may have been long */
 static void
-put_lanes(Poll *poll, int64 passed, TimestampTz until)
+put_lanes(Poll *poll, int64 passed)
 {
+	TimestampTz until = es_queue_deadline(es_clock_now(), poll->lease_ms, "lease");
+
 	for (int i = 0; i < poll->nheld; i++)
 	{
 		PollLane   *held = &poll->held[i];
+		bool		is_out = held->state == ES_LANE_MINE && held->lane.in_flight > held->settled && held->taken == 0;
 
-		if (poll->consumer == ES_LANE_ANONYMOUS && held->taken == 0)
-			continue;
 		if (!held->is_full)
 			held->lane.fetched = Max(held->lane.fetched, passed);
-		/* a batch that was forgotten must come to the end of its lease, however often its consumer polls */
-		if (!(held->state == ES_LANE_MINE && held->lane.in_flight > held->settled && held->taken == 0))
-			held->lane.lease_until = until;
-		es_lane_put(poll->lanes, held->number, &held->lane);
-	}
-	for (int i = 0; i < poll->nheld; i++)
-	{
-		PollLane   *held = &poll->held[i];
-
-		/* a narrow filter: so that the next holder need not walk all that again */
+		/* so that the next holder need not walk all that again */
 		if (held->lane.in_flight == 0 && held->lane.fetched - held->checkpoint->position >= PASSED_OVER)
 		{
 			es_checkpoint_add(held->checkpoint, held->checkpoint->position, held->lane.fetched);
@@ -560,5 +580,17 @@ put_lanes(Poll *poll, int64 passed, TimestampTz until)
 		}
 		if (held->has_settled)
 			es_checkpoint_write(poll->id, held->number, held->checkpoint);
+
+		/* a batch that was forgotten must come to the end of its lease, however often its consumer polls */
+		if (is_out)
+			continue;
+		if (poll->consumer != ES_LANE_ANONYMOUS || held->taken > 0)
+		{
+			held->lane.lease_until = until;
+			es_lane_put(poll->lanes, held->number, &held->lane);
+		}
+		else if (!held->has_settled)
+			/* nothing was done with it: others may try */
+			es_subscription_unlock_lane(poll->id, held->number);
 	}
 }

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/array.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
@@ -130,6 +131,7 @@ evtstore_alter_subscription(PG_FUNCTION_ARGS)
 {
 	char	   *name;
 	Jsonb	   *changes;
+	int32		id;
 	Jsonb	   *old;
 	Jsonb	   *spec;
 
@@ -139,7 +141,14 @@ evtstore_alter_subscription(PG_FUNCTION_ARGS)
 	changes = PG_GETARG_JSONB_P(1);
 	es_options_check_changes(changes, changes_allowed, "changes of a subscription");
 	es_definition_lock("subscription", name);
-	(void) es_subscription_get(name);
+	AcceptInvalidationMessages();
+	id = es_subscription_get(name)->definition.id;
+	/* what is handed out was chosen by the old filter: it comes again, chosen by the new one */
+	if (es_options_has(changes, "filter"))
+	{
+		(void) es_subscription_lock(id, AccessExclusiveLock);
+		es_lanes_forget(id);
+	}
 	old = es_definition_get("subscription", name)->spec;
 	spec = es_options_merge(old, changes);
 	if (es_options_has(changes, "filter") && es_options_has(spec, "filter"))
@@ -172,6 +181,7 @@ evtstore_drop_subscription(PG_FUNCTION_ARGS)
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	refuse_snapshot("a subscription cannot be dropped");
 	es_definition_lock("subscription", name);
+	AcceptInvalidationMessages();
 	id = es_subscription_get(name)->definition.id;
 	(void) es_subscription_lock(id, AccessExclusiveLock);
 
@@ -260,17 +270,27 @@ es_subscription_is_visible(const EsSubscription *subscription)
 char *
 es_subscription_key(const EsSubscription *subscription, const char *stream, int len, Datum data, Datum metadata)
 {
+	char	   *key;
+
 	if (subscription->key_source == ES_KEY_STREAM)
 		return stream == NULL ? NULL : pnstrdup(stream, len);
-	return text_at_path(subscription->key_source == ES_KEY_DATA ? data : metadata, subscription->key_path);
+	key = text_at_path(subscription->key_source == ES_KEY_DATA ? data : metadata, subscription->key_path);
+	/* it goes into an index: of what is longer, the beginning and a hash of all of it */
+	if (key != NULL && strlen(key) > ES_MAX_KEY_BYTES)
+		key = psprintf("%.*s#%016llx", pg_mbcliplen(key, strlen(key), ES_MAX_KEY_BYTES - 20), key,
+					   (unsigned long long) es_stream_hash("", key, strlen(key)));
+	return key;
 }
 
 /* stable over servers and machines: checkpoints are stored by lane */
 int
 es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position)
 {
-	uint64		hash = key == NULL ? es_stream_hash("", (const char *) &position, sizeof(position)) :
-		es_stream_hash(tenant, key, strlen(key));
+	char		number[32];
+	uint64		hash;
+
+	snprintf(number, sizeof(number), INT64_FORMAT, position);
+	hash = key == NULL ? es_stream_hash("", number, strlen(number)) : es_stream_hash(tenant, key, strlen(key));
 
 	return (int) ((hash >> 32) % (uint32) subscription->lanes);
 }
@@ -285,6 +305,12 @@ void
 es_subscription_lock_lane(int32 id, int lane)
 {
 	es_lock(ES_LOCK_LANE, (uint64) id << 32 | (uint32) lane);
+}
+
+void
+es_subscription_unlock_lane(int32 id, int lane)
+{
+	es_lock_release(ES_LOCK_LANE, (uint64) id << 32 | (uint32) lane, ExclusiveLock);
 }
 
 static void

@@ -60,6 +60,8 @@ extern int es_subscription_lane(const EsSubscription *subscription, const char *
 /* the lock of a lane; false: somebody has it */
 extern bool es_subscription_try_lane(int32 id, int lane);
 extern void es_subscription_lock_lane(int32 id, int lane);
+/* gives back what one of the two took, before the end of the transaction */
+extern void es_subscription_unlock_lane(int32 id, int lane);
 
 /*
  * In poll.c: frees the lanes of a consumer at once, waiting for transactions that poll or settle in them; false: no such

@@ -18,6 +18,7 @@
 #include "error.h"
 #include "evtstore.h"
 #include "failed_event.h"
+#include "guc.h"
 #include "lane.h"
 #include "queue.h"
 #include "spi.h"
@@ -25,16 +26,16 @@
 
 static EsPlan front_plan = {
 	.sql = "SELECT position, lane FROM evtstore_internal.failed_event"
-	" WHERE subscription_id = $1 AND key = $2 ORDER BY position LIMIT 1",
-	.nargs = 2,
-	.args = {INT4OID, TEXTOID},
+	" WHERE subscription_id = $1 AND key = $2 AND ($3 = '' OR tenant = $3) AND state <> 'waiting' ORDER BY position LIMIT 1",
+	.nargs = 3,
+	.args = {INT4OID, TEXTOID, TEXTOID},
 };
 
 static EsPlan position_plan = {
 	.sql = "SELECT e.position, f.lane FROM evtstore_internal.event e"
-	" JOIN evtstore_internal.failed_event f ON f.subscription_id = $1 AND f.position = e.position WHERE e.id = $2",
-	.nargs = 2,
-	.args = {INT4OID, UUIDOID},
+	" JOIN evtstore_internal.failed_event f ON f.subscription_id = $1 AND f.position = e.position WHERE e.id = $2 AND ($3 = '' OR e.tenant = $3)",
+	.nargs = 3,
+	.args = {INT4OID, UUIDOID, TEXTOID},
 };
 
 static const EsSubscription *get_subscription(FunctionCallInfo fcinfo);
@@ -124,11 +125,12 @@ static bool
 find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, int *lane)
 {
 	EsSpiState	state;
-	Datum		values[2];
+	Datum		values[3];
 	bool		found;
 
 	values[0] = Int32GetDatum(subscription->definition.id);
 	values[1] = what;
+	values[2] = CStringGetTextDatum(es_guc_tenant);
 	es_queue_spi_begin(&state);
 	found = es_spi_run(plan, values, NULL, true, 1) > 0;
 	if (found)

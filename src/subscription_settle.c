@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -47,7 +48,7 @@ static void settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const cha
 static EsCheckpoint *read_checkpoint(int32 subscription, int lane);
 static bool release_all(LaneSettlement *settlement, EsEventReceipt *receipts, int n);
 static void settle_one(LaneSettlement *settlement, EsEventReceipt *receipt);
-static bool settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt);
+static int	settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt);
 static void set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt);
 static void mark_stale(EsEventReceipt *receipts, int n, const char *why);
 
@@ -78,7 +79,8 @@ es_subscription_parse_receipt(const char *text, EsEventReceipt *receipt)
 	receipt->epoch = epoch;
 	receipt->before = before;
 	receipt->position = position;
-	return strcmp(text, es_subscription_receipt(subscription, lane, epoch, before, position)) == 0 && before >= 0 && before <= position;
+	return strcmp(text, es_subscription_receipt(subscription, lane, epoch, before, position)) == 0 &&
+		subscription > 0 && lane >= 0 && epoch != 0 && before >= 0 && before <= position;
 }
 
 int
@@ -103,6 +105,12 @@ es_subscription_settle(EsEventReceipt *receipts, int n, EsSettle how, const char
 {
 	int			first = 0;
 
+	if (n > 0 && how != ES_SETTLE_ACK && IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("events can only be acknowledged in a REPEATABLE READ or SERIALIZABLE transaction"),
+				 errdetail("Its snapshot does not show what failed since it began."),
+				 errhint("Use READ COMMITTED, the default isolation level.")));
 	while (first < n)
 	{
 		int			end = lane_end(receipts, n, first);
@@ -116,15 +124,24 @@ void
 es_subscription_extend(EsEventReceipt *receipt, int64 lease_ms)
 {
 	const EsSubscription *subscription = es_subscription_lock(receipt->subscription, AccessShareLock);
-	TimestampTz until = es_queue_deadline(es_clock_now(), lease_ms, "lease");
-	EsLanes    *lanes = es_lanes_find(receipt->subscription);
+	EsLanes    *lanes;
+	EsLane		lane;
 
-	if (subscription == NULL || !es_subscription_is_visible(subscription) || lanes == NULL || receipt->lane >= es_lanes_count(lanes) ||
-		!es_lane_extend(lanes, receipt->lane, receipt->epoch, until))
+	if (subscription == NULL || !es_subscription_is_visible(subscription))
+	{
+		receipt->stale = "lease_expired";
+		return;
+	}
+	/* whoever polls in the lane right now may be taking it over */
+	es_subscription_lock_lane(receipt->subscription, receipt->lane);
+	lanes = es_lanes_find(receipt->subscription);
+	if (lanes == NULL || !es_lane_is_held(lanes, receipt->lane, receipt->epoch, &lane) ||
+		!es_lane_extend(lanes, receipt->lane, receipt->epoch, es_queue_deadline(es_clock_now(), lease_ms, "lease")))
 		receipt->stale = "lease_expired";
 	/* its lane may be held with the event settled, or set aside, long ago */
 	else if (receipt->before != receipt->position && es_checkpoint_covers(read_checkpoint(receipt->subscription, receipt->lane), receipt->position))
 		receipt->stale = es_failed_event_exists(subscription, receipt->position) ? "key_blocked" : "settled";
+	es_subscription_unlock_lane(receipt->subscription, receipt->lane);
 }
 
 /* the receipts from first to before the result are of one lane */
@@ -210,10 +227,13 @@ settle_one(LaneSettlement *settlement, EsEventReceipt *receipt)
 
 	if (receipt->before == receipt->position)
 	{
-		if (settle_again(settlement, receipt))
-			settlement->settled++;
-		else
-			receipt->stale = es_failed_event_exists(subscription, receipt->position) ? "key_blocked" : "settled";
+		int			n = settle_again(settlement, receipt);
+		bool		waits = n == 0 && es_failed_event_exists(subscription, receipt->position);
+
+		settlement->settled += n;
+		/* a batch that is given back: those behind the first one of their key are back already */
+		if (n == 0 && !(waits && settlement->how == ES_SETTLE_RELEASE))
+			receipt->stale = waits ? "key_blocked" : "settled";
 		return;
 	}
 	if (es_checkpoint_covers(settlement->checkpoint, receipt->position))
@@ -237,8 +257,8 @@ settle_one(LaneSettlement *settlement, EsEventReceipt *receipt)
 		set_aside(settlement, receipt);
 }
 
-/* of an event that failed before and was handed out again */
-static bool
+/* of an event that failed before and was handed out again: how many are settled by it; 0: it is not handed out */
+static int
 settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt)
 {
 	switch (settlement->how)
@@ -252,7 +272,7 @@ settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt)
 		case ES_SETTLE_RELEASE:
 			return es_failed_event_give_back(settlement->subscription, receipt->position, receipt->epoch);
 	}
-	return false;
+	return 0;
 }
 
 /* the events of the lane from a position on, up to what was handed out */
@@ -294,52 +314,57 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 	const EsSubscription *subscription = settlement->subscription;
 	int			attempt = es_lane_attempt(&settlement->lane, receipt->position);
 	Rest		rest = {subscription, receipt->position, settlement->lane.delivered};
-	EsReader   *reader = es_reader_open_with(open_rest, &rest, CurrentMemoryContext);
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore key", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	bool		is_first = true;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext row_context;
+	EsReader   *reader = es_reader_open_with(open_rest, &rest, caller);
 	char	   *key = NULL;
+	char	   *tenant = NULL;
 	int64		before = receipt->position;
 	TupleTableSlot *slot;
 
+	row_context = AllocSetContextCreate(caller, "evtstore withdrawn event", ALLOCSET_DEFAULT_SIZES);
 	while ((slot = es_reader_next(reader)) != NULL)
 	{
 		bool		isnull;
 		int64		position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
-		char	   *tenant;
-		char	   *other;
+		char	   *its_tenant;
+		char	   *its_key;
 
-		if (position != receipt->position && is_first)
+		if (tenant == NULL && position != receipt->position)
 			break;				/* scavenged meanwhile: nothing to keep */
 		if (!es_subscription_selects(subscription, reader, slot))
 			continue;
-		tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
-		other = key_of(subscription, reader);
-		if (is_first)
+		MemoryContextReset(row_context);
+		MemoryContextSwitchTo(row_context);
+		its_tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
+		its_key = key_of(subscription, reader);
+		MemoryContextSwitchTo(caller);
+		if (tenant == NULL)
 		{
-			is_first = false;
-			key = other;
+			tenant = pstrdup(its_tenant);
+			key = its_key == NULL ? NULL : pstrdup(its_key);
 			if (settlement->how == ES_SETTLE_RELEASE)
-				es_failed_event_release(subscription, settlement->number, position, key);
+				es_failed_event_release(subscription, settlement->number, position, tenant, key);
 			else
-				es_failed_event_add(subscription, settlement->number, position, key, attempt,
+				es_failed_event_add(subscription, settlement->number, position, tenant, key, attempt,
 									settlement->how == ES_SETTLE_REJECT ? "rejected" : "attempts spent", settlement->reason,
 									settlement->delay_ms);
 			if (key == NULL || !es_failed_event_exists(subscription, position))
 				break;
 			continue;
 		}
-		if (es_subscription_lane(subscription, tenant, other, position) != settlement->number)
+		if (es_subscription_lane(subscription, its_tenant, its_key, position) != settlement->number)
 			continue;
-		if (other != NULL && strcmp(other, key) == 0 && !es_checkpoint_covers(settlement->checkpoint, position))
+		if (its_key != NULL && strcmp(its_key, key) == 0 && strcmp(its_tenant, tenant) == 0 &&
+			!es_checkpoint_covers(settlement->checkpoint, position))
 		{
-			es_failed_event_wait(subscription, settlement->number, position, key);
+			es_failed_event_wait(subscription, settlement->number, position, tenant, key);
 			es_checkpoint_add(settlement->checkpoint, before, position);
 			settlement->settled++;
 		}
 		before = position;
 	}
-	MemoryContextSwitchTo(old);
+	MemoryContextDelete(row_context);
 	es_reader_close(reader);
 }
 

@@ -25,6 +25,7 @@ CREATE TABLE evtstore_internal.failed_event (
     attempt int NOT NULL DEFAULT 0,
     state text NOT NULL,
     key text COLLATE "C",
+    tenant text COLLATE "C" NOT NULL,
     first_error text,
     last_error text,
     history jsonb,
@@ -34,11 +35,12 @@ COMMENT ON TABLE evtstore_internal.failed_event IS
     'events that failed and those that wait behind one of their key; settled for the checkpoint, removed when they are done';
 COMMENT ON COLUMN evtstore_internal.failed_event.state IS
     'retry: handed out again from next_attempt_at on; blocked: a person decides; waiting: behind an older one of its key';
+COMMENT ON COLUMN evtstore_internal.failed_event.tenant IS 'of the event: keys of two tenants have nothing to do with each other';
 COMMENT ON COLUMN evtstore_internal.failed_event.epoch IS 'of the hold that it was handed out in and not settled since; NULL: none';
 COMMENT ON COLUMN evtstore_internal.failed_event.history IS 'failed attempts, the last 20: [{"attempt","at","error"}]; NULL: none';
 -- the oldest one of each key that waits; without a key, each
 CREATE INDEX failed_event_head_idx ON evtstore_internal.failed_event (subscription_id, lane, position) WHERE state <> 'waiting';
-CREATE INDEX failed_event_key_idx ON evtstore_internal.failed_event (subscription_id, key, position) WHERE key IS NOT NULL;
+CREATE INDEX failed_event_key_idx ON evtstore_internal.failed_event (subscription_id, tenant, key, position) WHERE key IS NOT NULL;
 
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.checkpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.failed_event', '');

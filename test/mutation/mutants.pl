@@ -511,6 +511,53 @@ return [
 		tests  => 'stream_names',
 	},
 
+	# ---- lane.c, poll.c, subscription_settle.c, failed_event.c, checkpoint.c: subscriptions ----
+	{
+		name   => 'a poll that is rolled back keeps what it took',
+		file   => 'lane.c',
+		change => [
+			"\t\tcase XACT_EVENT_ABORT:\n\t\t\tfor (int i = neffects - 1; i >= 0; i--)\n\t\t\t\tif (effects[i].kind == EFFECT_PUT)",
+			"\t\tcase XACT_EVENT_ABORT:\n\t\t\tfor (int i = neffects - 1; i >= 0; i--)\n\t\t\t\tif (false)"
+		],
+		tests => 'subscription',
+	},
+	{
+		name   => 'the receipt of a hold that is over is good',
+		file   => 'lane.c',
+		change => [ 'return lane->epoch == epoch && epoch != 0;', 'return epoch != 0;' ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'settling takes no lock of its lane',
+		file   => 'subscription_settle.c',
+		change => [ "\tes_subscription_lock_lane(id, number);\n", '' ],
+		tests  => 'subscription_race',
+	},
+	{
+		name   => 'a later ack settles the earlier events',
+		file   => 'checkpoint.c',
+		change => [ "\tif (from <= checkpoint->position)\n\t{\n", "\tif (true)\n\t{\n" ],
+		tests  => 'subscription 070_subscriptions',
+	},
+	{
+		name   => 'the later events of a key that failed stay out',
+		file   => 'subscription_settle.c',
+		change => [ '!es_checkpoint_covers(settlement->checkpoint, position))', 'false)' ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'the oldest event of a key does not come to the front',
+		file   => 'failed_event.c',
+		change => [ "\tput_front(subscription, tenant, key, now);\n}\n\n/* epoch 0", "}\n\n/* epoch 0" ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'what failed comes again below the head of all categories only',
+		file   => 'poll.c',
+		change => [ "\tes_reader_begin_latest(reader);\n\tes_reader_set_max_count(reader, 1);\n", "\tif (es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES) < one->position)\n\t\treturn;\n\tes_reader_set_max_count(reader, 1);\n" ],
+		tests  => 'subscription_race',
+	},
+
 	# ---- condition.c, search.c: append conditions ----
 	{
 		name   => 'the condition is not checked',

@@ -537,7 +537,7 @@ return [
 		name   => 'a later ack settles the earlier events',
 		file   => 'checkpoint.c',
 		change => [ "\tif (from <= checkpoint->position)\n\t{\n", "\tif (true)\n\t{\n" ],
-		tests  => 'subscription 070_subscriptions',
+		tests  => 'subscription',
 	},
 	{
 		name   => 'the later events of a key that failed stay out',

@@ -5,7 +5,7 @@
  * Runs in consumers' backends.  docs/architecture-subscriptions.md, section 4, has the steps (P1 to P9, named below) and
  * why they stand where they stand.  Locks: the subscription's, shared; those of the lanes, tried and not waited for; both
  * to the end of the transaction.  In shared memory: the lanes' entries (lane.c).  On the way of success nothing is
- * written to a table; a rollback or a crash gives back what was handed out.
+ * written to a table, but how far a lane came that had nothing to hand out (PASSED_OVER); a rollback or a crash gives back what was handed out.
  */
 #include "postgres.h"
 

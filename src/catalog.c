@@ -123,6 +123,9 @@ load_catalog(void)
 	c.closing = find_relation("closing", internal);
 	c.definition = find_relation("definition", internal);
 	c.message = find_relation("message", internal);
+	c.message_pkey = find_relation("message_pkey", internal);
+	c.message_key = find_relation("message_key_idx", internal);
+	c.message_due = find_relation("message_due_idx", internal);
 	c.checkpoint = find_relation("checkpoint", internal);
 	c.checkpoint_pkey = find_relation("checkpoint_pkey", internal);
 	c.failed_event = find_relation("failed_event", internal);

@@ -30,6 +30,9 @@ typedef struct EsCatalog
 	Oid closing;
 	Oid definition;
 	Oid message;
+	Oid message_pkey;
+	Oid message_key;
+	Oid message_due;
 	Oid checkpoint;
 	Oid checkpoint_pkey;
 	Oid failed_event;

@@ -23,6 +23,7 @@
 #include "launcher.h"
 #include "projection.h"
 #include "queue.h"
+#include "queue_state.h"
 #include "read.h"
 #include "registry.h"
 #include "rule.h"
@@ -59,6 +60,7 @@ _PG_init(void)
 	es_read_init();
 	es_queue_init();
 	es_lane_init();
+	es_queue_state_init();
 	es_command_init();
 
 	/*

@@ -47,7 +47,7 @@ static EsPlan add_plan = {
 	.sql = "INSERT INTO evtstore_internal.failed_event (subscription_id, position, lane, key, attempt, state, next_attempt_at,"
 	" failed_at, first_error, last_error, tenant, history)"
 	" SELECT $1, $2, $3, $4, attempt, $6, $7, $8, $9, $9, $10,"
-	" CASE WHEN $9 IS NOT NULL THEN " ES_QUEUE_HISTORY("$8", "$9") " END FROM (SELECT $5 AS attempt, NULL::jsonb AS history) one",
+	" CASE WHEN $9 IS NOT NULL THEN " ES_QUEUE_HISTORY("attempt", "$8", "$9") " END FROM (SELECT $5 AS attempt, NULL::jsonb AS history) one",
 	.nargs = 10,
 	.args = {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID},
 };
@@ -91,7 +91,7 @@ static EsPlan unblock_plan = {
 
 static EsPlan again_plan = {
 	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, state = $3, next_attempt_at = $4, failed_at = $5,"
-	" first_error = COALESCE(first_error, $6), last_error = $6, history = " ES_QUEUE_HISTORY("$5", "$6")
+	" first_error = COALESCE(first_error, $6), last_error = $6, history = " ES_QUEUE_HISTORY("attempt", "$5", "$6")
 	" WHERE subscription_id = $1 AND position = $2",
 	.nargs = 6,
 	.args = {INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
@@ -134,7 +134,7 @@ static EsPlan dead_letter_plan = {
 	" SELECT nextval('evtstore_internal.dead_letter_id_seq'),"
 	" e.position, e.version, e.recorded_at, $3, e.occurred_at, e.recorded_at, $1, $4, e.schema_version, e.id,"
 	" e.tenant, 'subscription', $5, $6, s.name, e.type, e.tags, e.data, e.metadata, COALESCE(f.first_error, $7), $7,"
-	" (SELECT " ES_QUEUE_HISTORY("$3", "$7") " FROM (SELECT $4 AS attempt, f.history) one)"
+	" (SELECT " ES_QUEUE_HISTORY("attempt", "$3", "$7") " FROM (SELECT $4 AS attempt, f.history) one)"
 	" FROM evtstore_internal.event e"
 	" LEFT JOIN evtstore_internal.stream s ON s.id = e.stream_id"
 	" LEFT JOIN evtstore_internal.failed_event f ON f.subscription_id = $1 AND f.position = e.position"

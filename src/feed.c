@@ -67,6 +67,8 @@ static int	my_level = 0;
 static uint64 my_floor = 0;
 /* the entry that it is for */
 static EsStoreEntry *my_store = NULL;
+/* counted as an asynchronous commit in flight */
+static bool my_async = false;
 
 static Size floors_size(void);
 static void init_floors(void *area);
@@ -189,7 +191,7 @@ es_feed_begin_read(uint64 categories)
 			break;
 		PopActiveSnapshot();
 	}
-	es_feed_make_durable(es_feed_attach());
+	es_async_make_durable(&es_feed_attach()->async);
 	return head;
 }
 
@@ -319,7 +321,7 @@ void
 es_feed_flush_shown(void)
 {
 	if (!RecoveryInProgress())
-		es_feed_make_durable(es_feed_attach());
+		es_async_make_durable(&es_feed_attach()->async);
 }
 
 static bool
@@ -594,11 +596,11 @@ xact_callback(XactEvent event, void *arg)
 					 errhint("Commit it in one phase, or append in a transaction of its own.")));
 			break;
 		case XACT_EVENT_PRE_COMMIT:
-			es_feed_before_commit(my_store);
+			es_async_before_commit(&my_store->async, &my_async);
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
-			es_feed_after_end(my_store, event == XACT_EVENT_COMMIT);
+			es_async_after_end(&my_store->async, &my_async, event == XACT_EVENT_COMMIT);
 			clear_floor();
 			break;
 		default:

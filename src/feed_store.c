@@ -253,8 +253,7 @@ init_stores(void *area)
 		pg_atomic_init_u64(&entry->head, 0);
 		for (int b = 0; b < ES_FEED_CATEGORY_BITS; b++)
 			pg_atomic_init_u64(&entry->category_head[b], 0);
-		pg_atomic_init_u64(&entry->async_commit_lsn, 0);
-		pg_atomic_init_u32(&entry->async_in_flight, 0);
+		es_async_init(&entry->async);
 		pg_atomic_init_u32(&entry->waiters, 0);
 		ConditionVariableInit(&entry->moved);
 	}

@@ -6,7 +6,10 @@
 #define ES_FEED_STORE_H
 
 #include "port/atomics.h"
+
 #include "storage/condition_variable.h"
+
+#include "async_commit.h"
 
 #define ES_FEED_CATEGORY_BITS 64
 
@@ -42,8 +45,7 @@ typedef struct EsStoreEntry
 	pg_atomic_uint64 category_head[ES_FEED_CATEGORY_BITS];
 
 	/* end of the newest commit record of an asynchronous commit, and how many of these are on their way */
-	pg_atomic_uint64 async_commit_lsn;
-	pg_atomic_uint32 async_in_flight;
+	EsAsyncCommits async;
 
 	/* who waits for the head to move */
 	pg_atomic_uint32 waiters;
@@ -65,12 +67,5 @@ extern void es_feed_raise(pg_atomic_uint64 *maximum, uint64 value);
 /* raises what readers share; false, and nothing is raised, where the entry is of another incarnation by now */
 extern bool es_feed_raise_shared(EsStoreEntry *store, pg_atomic_uint64 *maximum, uint64 value);
 extern void es_feed_store_init(void);
-
-/* in feed_durable.c */
-/* flushes what a snapshot shows; called with the snapshot taken */
-extern void es_feed_make_durable(EsStoreEntry *store);
-/* this transaction, which has events, is about to commit; and it is over, one way or the other */
-extern void es_feed_before_commit(EsStoreEntry *store);
-extern void es_feed_after_end(EsStoreEntry *store, bool committed);
 
 #endif

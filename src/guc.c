@@ -27,6 +27,8 @@ bool		es_guc_allow_drop = false;
 char	   *es_guc_allowed_networks = NULL;
 int			es_guc_delivery_workers = 2;
 int			es_guc_max_subscriptions = 128;
+int			es_guc_max_queues = 256;
+int			es_guc_max_messages_in_flight = 100000;
 int			es_guc_inbox_retention = 7 * SECS_PER_DAY;
 int			es_guc_max_databases = 64;
 int			es_guc_poll_interval = 1000;
@@ -108,6 +110,10 @@ static const IntSetting int_settings[] = {
 	&es_guc_max_databases, 64, 1, 10000, PGC_POSTMASTER, 0, NULL},
 	{"evtstore.max_subscriptions", "Subscriptions of the cluster that may be in use.",
 	&es_guc_max_subscriptions, 128, 1, 10000, PGC_POSTMASTER, 0, NULL},
+	{"evtstore.max_queues", "Queues of the cluster that may be in use; as many tenants and fair shares, times 16.",
+	&es_guc_max_queues, 256, 1, 10000, PGC_POSTMASTER, 0, NULL},
+	{"evtstore.max_messages_in_flight", "Messages of all queues of the cluster that may be in flight.",
+	&es_guc_max_messages_in_flight, 100000, 100, 100000000, PGC_POSTMASTER, 0, NULL},
 	{"evtstore.poll_interval", "Longest sleep of a worker that nobody wakes.",
 	&es_guc_poll_interval, 1000, 10, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
 	{"evtstore.worker_lease", "Lease that delivery workers take on messages, beyond the time-out of the endpoint.",

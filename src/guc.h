@@ -20,6 +20,8 @@ extern char *es_guc_allowed_networks; /* evtstore.allowed_networks: CIDR list, s
 extern int es_guc_delivery_workers;	 /* evtstore.delivery_workers: per database */
 extern int es_guc_max_databases;	 /* evtstore.max_databases: size of the shared tables */
 extern int es_guc_max_subscriptions; /* evtstore.max_subscriptions: in use, size of the shared tables */
+extern int es_guc_max_queues;		 /* evtstore.max_queues: in use, size of the shared tables */
+extern int es_guc_max_messages_in_flight; /* evtstore.max_messages_in_flight: of all queues, size of the shared tables */
 extern int es_guc_poll_interval;	 /* evtstore.poll_interval: fallback poll of workers, ms */
 extern int es_guc_janitor_interval;	 /* evtstore.janitor_interval: between rounds of cleaning up, ms; 0: none */
 extern int es_guc_lease;			 /* evtstore.worker_lease: lease that workers take, ms */

@@ -22,9 +22,8 @@
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
 
-#include "catalog.h"
 #include "compat.h"
-#include "definition.h"
+#include "definition_slot.h"
 #include "guc.h"
 #include "lane.h"
 #include "shmem.h"
@@ -44,21 +43,6 @@ struct EsLanes
 	EsConsumer	consumers[MAX_CONSUMERS];	/* with an empty name: free */
 };
 
-/* whose entry it is: under KEYS_LOCK */
-typedef struct Key
-{
-	Oid			database;		/* InvalidOid: free */
-	Oid			definition;		/* the table: another one after DROP and CREATE EXTENSION */
-	int32		subscription;
-	bool		missed;			/* the launcher did not find the database last time */
-} Key;
-
-typedef struct Area
-{
-	int			nentries;		/* immutable */
-	Key			keys[FLEXIBLE_ARRAY_MEMBER];	/* the entries follow */
-} Area;
-
 /* what to do at the end of this transaction, or of the savepoint */
 typedef enum EffectKind
 {
@@ -77,10 +61,11 @@ typedef struct Effect
 	EsLane		before;			/* EFFECT_PUT */
 	uint64		epoch;			/* EFFECT_SETTLED, EFFECT_RELEASED */
 	int			n;
-	Key			key;			/* EFFECT_FORGET */
+	EsSlotKey	key;			/* EFFECT_FORGET */
 } Effect;
 
-static Area *area = NULL;
+/* the entries follow the keys, which are under KEYS_LOCK */
+static EsSlots *area = NULL;
 static LWLockPadded *locks = NULL;
 
 /* of this transaction, oldest first; in TopTransactionContext */
@@ -89,12 +74,10 @@ static int	neffects = 0;
 static int	effects_size = 0;
 
 static Size area_size(void);
-static Size keys_size(void);
 static void area_init(void *ptr);
 static EsLanes *entry_at(int index);
 static LWLock *lock_of(EsLanes *lanes);
-static int	find_key(Oid database, Oid definition, int32 subscription);
-static void free_dead_keys(Oid definition, List *living);
+static void begin_entry(int index, void *arg);
 static int	find_consumer(EsLanes *lanes, const char *name);
 static int	enter_consumer(EsLanes *lanes, const char *name, TimestampTz now);
 static int	share_of(EsLanes *lanes, TimestampTz now);
@@ -106,7 +89,6 @@ static Effect *add_effect(EffectKind kind, EsLanes *lanes, int number);
 static void undo_put(const Effect *effect);
 static void count_settled(const Effect *effect);
 static void pass_on(int level);
-static void forget(const Key *key);
 static bool is_forgotten(EsLanes *lanes);
 static void xact_callback(XactEvent event, void *arg);
 static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
@@ -131,39 +113,12 @@ es_lane_init(void)
 EsLanes *
 es_lanes_open(int32 subscription, int nlanes)
 {
-	Oid			definition = es_catalog()->definition;
-	EsLanes    *lanes = es_lanes_find(subscription);
-	List	   *living;
-	int			index;
+	int			index = es_slots_take(area, KEYS_LOCK, "subscription", subscription, begin_entry, &nlanes);
 
-	if (lanes != NULL)
-		return lanes;
-	living = es_definition_list("subscription");
-	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
-	index = find_key(MyDatabaseId, definition, subscription);
-	if (index < 0)
-	{
-		index = find_key(InvalidOid, InvalidOid, 0);
-		if (index < 0)
-		{
-			free_dead_keys(definition, living);
-			index = find_key(InvalidOid, InvalidOid, 0);
-		}
-		if (index >= 0)
-		{
-			/* nobody knows the entry before its key is there */
-			memset(entry_at(index), 0, sizeof(EsLanes));
-			entry_at(index)->nlanes = nlanes;
-			for (int i = 0; i < nlanes; i++)
-				entry_at(index)->lanes[i].consumer = ES_LANE_ANONYMOUS;
-			area->keys[index] = (Key) {MyDatabaseId, definition, subscription};
-		}
-	}
-	LWLockRelease(KEYS_LOCK);
 	if (index < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("%d subscriptions of this server are in use", area->nentries),
+				 errmsg("%d subscriptions of this server are in use", area->nslots),
 				 errhint("Raise evtstore.max_subscriptions and restart the server.")));
 	return entry_at(index);
 }
@@ -171,12 +126,8 @@ es_lanes_open(int32 subscription, int nlanes)
 EsLanes *
 es_lanes_find(int32 subscription)
 {
-	Oid			definition = es_catalog()->definition;
-	int			index;
+	int			index = es_slots_find(area, KEYS_LOCK, subscription);
 
-	LWLockAcquire(KEYS_LOCK, LW_SHARED);
-	index = find_key(MyDatabaseId, definition, subscription);
-	LWLockRelease(KEYS_LOCK);
 	return index < 0 ? NULL : entry_at(index);
 }
 
@@ -389,10 +340,7 @@ es_lanes_forget_consumer(EsLanes *lanes, const char *consumer)
 void
 es_lanes_forget(int32 subscription)
 {
-	Oid			definition = es_catalog()->definition;
-	EsLanes    *lanes = es_lanes_find(subscription);
-
-	add_effect(EFFECT_FORGET, lanes, 0)->key = (Key) {MyDatabaseId, definition, subscription};
+	add_effect(EFFECT_FORGET, es_lanes_find(subscription), 0)->key = es_slot_key(subscription);
 }
 
 int
@@ -427,25 +375,19 @@ es_lanes_consumers(EsLanes *lanes, int *n)
 static Size
 area_size(void)
 {
-	return add_size(keys_size(), mul_size(es_guc_max_subscriptions, sizeof(EsLanes)));
-}
-
-static Size
-keys_size(void)
-{
-	return MAXALIGN(add_size(offsetof(Area, keys), mul_size(es_guc_max_subscriptions, sizeof(Key))));
+	return add_size(es_slots_size(es_guc_max_subscriptions), mul_size(es_guc_max_subscriptions, sizeof(EsLanes)));
 }
 
 static void
 area_init(void *ptr)
 {
-	((Area *) ptr)->nentries = es_guc_max_subscriptions;
+	((EsSlots *) ptr)->nslots = es_guc_max_subscriptions;
 }
 
 static EsLanes *
 entry_at(int index)
 {
-	return (EsLanes *) ((char *) area + keys_size()) + index;
+	return (EsLanes *) ((char *) area + es_slots_size(area->nslots)) + index;
 }
 
 static LWLock *
@@ -454,56 +396,22 @@ lock_of(EsLanes *lanes)
 	return &locks[(lanes - entry_at(0)) % ENTRY_LOCKS].lock;
 }
 
-/* -1: there is none.  Locks: KEYS_LOCK */
-static int
-find_key(Oid database, Oid definition, int32 subscription)
-{
-	for (int i = 0; i < area->nentries; i++)
-	{
-		const Key  *key = &area->keys[i];
-
-		if (key->database == database && key->definition == definition && key->subscription == subscription)
-			return i;
-	}
-	return -1;
-}
-
-/*
- * Those of this database whose store was dropped, or whose subscription is not there: its making was rolled back.  Locks:
- * KEYS_LOCK, exclusive
- */
+/* Locks: KEYS_LOCK, exclusive; arg: the number of lanes */
 static void
-free_dead_keys(Oid definition, List *living)
+begin_entry(int index, void *arg)
 {
-	for (int i = 0; i < area->nentries; i++)
-	{
-		Key		   *key = &area->keys[i];
-		bool		is_alive = key->database != MyDatabaseId;
-		ListCell   *lc;
+	EsLanes    *lanes = entry_at(index);
 
-		foreach(lc, living)
-			is_alive |= key->definition == definition && key->subscription == ((EsDefinition *) lfirst(lc))->id;
-		if (!is_alive)
-			memset(key, 0, sizeof(Key));
-	}
+	memset(lanes, 0, sizeof(EsLanes));
+	lanes->nlanes = *(int *) arg;
+	for (int i = 0; i < lanes->nlanes; i++)
+		lanes->lanes[i].consumer = ES_LANE_ANONYMOUS;
 }
 
 void
 es_lanes_forget_databases(List *existing)
 {
-	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
-	for (int i = 0; i < area->nentries; i++)
-	{
-		Key		   *key = &area->keys[i];
-
-		if (!OidIsValid(key->database) || list_member_oid(existing, key->database))
-			key->missed = false;
-		else if (!key->missed)
-			key->missed = true;
-		else
-			memset(key, 0, sizeof(Key));
-	}
-	LWLockRelease(KEYS_LOCK);
+	es_slots_forget_databases(area, KEYS_LOCK, existing);
 }
 
 static int
@@ -674,18 +582,6 @@ is_forgotten(EsLanes *lanes)
 	return false;
 }
 
-static void
-forget(const Key *key)
-{
-	int			index;
-
-	LWLockAcquire(KEYS_LOCK, LW_EXCLUSIVE);
-	index = find_key(key->database, key->definition, key->subscription);
-	if (index >= 0)
-		memset(&area->keys[index], 0, sizeof(Key));
-	LWLockRelease(KEYS_LOCK);
-}
-
 /*
  * The effects of a savepoint that is released are those of the level outside; where that has put the lane already, what was
  * there before that counts.
@@ -718,11 +614,14 @@ pass_on(int level)
 static void
 xact_callback(XactEvent event, void *arg)
 {
-	if (neffects == 0)
+	/* the list goes with the transaction, also one that savepoints have emptied */
+	if (effects == NULL)
 		return;
 	switch (event)
 	{
 		case XACT_EVENT_PRE_PREPARE:
+			if (neffects == 0)
+				return;
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot PREPARE a transaction that polled or settled events of a subscription"),
@@ -735,13 +634,15 @@ xact_callback(XactEvent event, void *arg)
 				if (effects[i].kind == EFFECT_SETTLED || effects[i].kind == EFFECT_RELEASED)
 					count_settled(&effects[i]);
 				else if (effects[i].kind == EFFECT_FORGET)
-					forget(&effects[i].key);
+					(void) es_slots_forget(area, KEYS_LOCK, &effects[i].key);
 			}
 			break;
 		case XACT_EVENT_ABORT:
 			for (int i = neffects - 1; i >= 0; i--)
 				if (effects[i].kind == EFFECT_PUT)
 					undo_put(&effects[i]);
+			break;
+		case XACT_EVENT_PREPARE:
 			break;
 		default:
 			return;

@@ -31,6 +31,7 @@
 #include "lane.h"
 #include "launcher.h"
 #include "process.h"
+#include "queue_state.h"
 #include "registry.h"
 
 #define RESCAN_INTERVAL (5 * 60 * USECS_PER_SEC)
@@ -105,6 +106,7 @@ rescan(void)
 	es_registry_set_databases(found);
 	es_feed_forget_databases(oids);
 	es_lanes_forget_databases(oids);
+	es_queue_state_forget_databases(oids);
 	if (es_registry_full() && !said_full)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),

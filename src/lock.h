@@ -1,8 +1,7 @@
 /*
  * lock.h
  *		Heavyweight locks of ours, held to the end of the transaction: streams, tags and types, queues and their keys,
- *		subscriptions and their lanes,
- *		names of definitions, commands, imports, scavenging, the ledger, the making of snapshots.
+ *		shares of queues that somebody reads, subscriptions and their lanes, names of definitions, commands, imports, scavenging, the ledger, the making of snapshots.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
  * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
@@ -30,6 +29,7 @@ typedef enum EsLockSpace
 	ES_LOCK_IMPORT = 0xE512,
 	ES_LOCK_SUBSCRIPTION = 0xE50E,
 	ES_LOCK_LANE = 0xE50F, /* of a subscription (poll.c) */
+	ES_LOCK_WALK = 0xE513, /* of a share of a queue (queue_walk.c) */
 	ES_LOCK_LEDGER = 0xE50A,
 	ES_LOCK_SNAPSHOT = 0xE50B,
 	ES_LOCK_SCAVENGE = 0xE50C /* one for the store */

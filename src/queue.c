@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/json.h"
@@ -36,6 +37,8 @@
 
 static const EsOption queue_options[] = {
 	{"endpoint", ES_OPTION_STRING},
+	{"max_in_flight", ES_OPTION_INT, 1, 1000000000},
+	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
 	{"retry", ES_OPTION_OBJECT},
 	{NULL}
 };
@@ -136,6 +139,7 @@ evtstore_drop_queue(PG_FUNCTION_ARGS)
 	es_spi_run(&delete_messages_plan, values, NULL, false, 0);
 	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
 	es_spi_end(&state);
+	es_queue_state_forget(definition->id);
 	(void) es_definition_drop("queue", name);
 	PG_RETURN_VOID();
 }
@@ -198,6 +202,8 @@ fill_queue(void *entry, const EsDefinition *definition)
 
 	queue->endpoint = es_options_string(definition->spec, "endpoint", NULL);
 	queue->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
+	queue->max_in_flight = es_options_int(definition->spec, "max_in_flight", 0);
+	queue->rate = es_options_number(definition->spec, "rate", 0);
 	queue->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 }
 
@@ -235,6 +241,16 @@ canonical_spec(Jsonb *options)
 		es_arg_check_name(endpoint, "endpoint", ES_MAX_NAME_BYTES);
 		append_key(&buf, "endpoint");
 		escape_json(&buf, endpoint);
+	}
+	if (es_options_has(options, "max_in_flight"))
+	{
+		append_key(&buf, "max_in_flight");
+		appendStringInfo(&buf, "%d", es_options_int(options, "max_in_flight", 0));
+	}
+	if (es_options_has(options, "rate"))
+	{
+		append_key(&buf, "rate");
+		appendStringInfoString(&buf, DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(es_options_number(options, "rate", 0)))));
 	}
 	if (retry != NULL)
 	{

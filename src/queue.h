@@ -11,6 +11,7 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "queue_state.h"
 #include "retry.h"
 #include "spi.h"
 
@@ -20,6 +21,8 @@ typedef struct EsQueue
 	char *name;
 	char *endpoint; /* NULL: pulled by consumers */
 	bool is_paused;
+	int max_in_flight; /* 0: any */
+	double rate;	   /* messages a second; 0: any */
 	EsRetry retry;
 } EsQueue;
 
@@ -102,7 +105,7 @@ typedef struct EsMessageReceipt
 	const char *text;
 	int32 queue_id;
 	int64 message_id;
-	int32 epoch;
+	uint64 epoch;
 	const char *stale; /* once settled: why it does not hold; NULL: it does */
 } EsMessageReceipt;
 
@@ -122,8 +125,6 @@ extern void es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms);
 
 /* when the next message of a pushed queue becomes ready by time (delay, backoff, lease end); 0: none waits for time */
 extern TimestampTz es_queue_next_due(void);
-/* gives back at once what workers of an earlier incarnation of the server held; returns how many */
-extern int64 es_queue_recover_leases(void);
 /* the consumer name of a worker of this incarnation */
 extern char *es_queue_worker_consumer(int slot);
 
@@ -137,22 +138,22 @@ extern void es_queue_init(void);
 enum
 {
 	ES_MESSAGE_ID = 1,
+	ES_MESSAGE_SHARE,
+	ES_MESSAGE_KEY_HASH,
 	ES_MESSAGE_POSITION,
 	ES_MESSAGE_VERSION,
 	ES_MESSAGE_ENQUEUED_AT,
 	ES_MESSAGE_DELIVER_AT,
-	ES_MESSAGE_LEASE_UNTIL,
+	ES_MESSAGE_EXPIRES_AT,
 	ES_MESSAGE_OCCURRED_AT,
 	ES_MESSAGE_RECORDED_AT,
 	ES_MESSAGE_QUEUE_ID,
-	ES_MESSAGE_PRIORITY,
+	ES_MESSAGE_RANK,
 	ES_MESSAGE_ATTEMPT,
-	ES_MESSAGE_EPOCH,
 	ES_MESSAGE_SCHEMA_VERSION,
 	ES_MESSAGE_EVENT_ID,
 	ES_MESSAGE_TENANT,
 	ES_MESSAGE_KEY,
-	ES_MESSAGE_CONSUMER,
 	ES_MESSAGE_STREAM,
 	ES_MESSAGE_TYPE,
 	ES_MESSAGE_TAGS,
@@ -163,14 +164,14 @@ enum
 	ES_MESSAGE_COLUMNS = ES_MESSAGE_HISTORY
 };
 
-/* consumers whose name begins so are workers: es_queue_recover_leases takes back what they held */
+/* consumers whose name begins so are workers */
 #define ES_QUEUE_WORKER_PREFIX "evtstore:"
 
-/* SQL: the history with one more failed attempt, the last 20 kept; at and error are SQL expressions */
-#define ES_QUEUE_HISTORY(at, error) \
+/* SQL: the history with one more failed attempt, the last 20 kept; attempt, at and error are SQL expressions */
+#define ES_QUEUE_HISTORY(attempt, at, error) \
 	"(CASE WHEN pg_catalog.jsonb_array_length(history) >= 20 THEN history - 0 ELSE COALESCE(history, '[]') END" \
 	" || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(" \
-	"'attempt', attempt, 'at', " at ", 'error', " error ")))"
+	"'attempt', " attempt ", 'at', " at ", 'error', " error ")))"
 
 /*
  * Locks the queue to the end of the transaction and returns it as it is then; NULL when it was dropped.  Modes:
@@ -184,10 +185,14 @@ extern const char *es_queue_tenant(void);
 extern TimestampTz es_queue_deadline(TimestampTz now, int64 ms, const char *arg);
 /* es_spi_begin, and plans that stay right however much the table grows under them */
 extern void es_queue_spi_begin(EsSpiState *state);
-/* moves a message to the dead letters; Locks: its row.  Inside es_queue_spi_begin */
-extern void es_queue_dead_letter(int64 message_id, const char *cause, const char *error, TimestampTz now);
+/* moves a message that is held to the dead letters, with so many attempts.  Inside es_queue_spi_begin */
+extern void es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char *cause, const char *error, TimestampTz now);
+/* 0: no tenant */
+extern uint64 es_queue_tenant_hash(const char *tenant, int len);
+/* puts what this transaction sent to the queue and that may be taken in it at the end of the array; returns how many */
+extern int es_queue_sent_here(int32 queue_id, EsReady **ready);
 /* bigint[] */
 extern Datum es_queue_id_array(const int64 *ids, int n);
-extern char *es_queue_receipt(int32 queue_id, int64 message_id, int32 epoch);
+extern char *es_queue_receipt(int32 queue_id, int64 message_id, uint64 epoch);
 
 #endif

@@ -101,9 +101,6 @@ extern int es_registry_slot(void);
 
 /* scheduler: what it found; kept only when nobody said look again since it attached */
 extern void es_registry_report(EsDatabaseState state);
-/* scheduler: true for the first one of this database since the server came up */
-extern bool es_registry_needs_recovery(void);
-extern void es_registry_recovered(void);
 /*
  * scheduler: how many delivery workers are missing; dismisses those above wanted.  They may be started from *next on
  * (0: now), which is later after failures.

@@ -40,7 +40,6 @@ typedef struct EsRegistryDatabase
 	Oid oid; /* InvalidOid: free */
 	EsDatabaseState state;
 	uint32 look;	/* raised by each request to look again */
-	bool recovered; /* leases of the incarnation before this one were given back */
 	Oid appended;	/* the extension (it may be dropped and made again) in which somebody appended since the start */
 	EsRegistryPace scheduler;
 	EsRegistryPace delivery;

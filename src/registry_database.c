@@ -11,7 +11,7 @@
  * a look and its answer.
  *
  * The launcher, schedulers and backends call this; registry.c says which of them writes what.  All of it is under the
- * registry's lock, and made anew after a crash: then every database is unknown and its leases are to be recovered.
+ * registry's lock, and made anew after a crash: then every database is unknown.
  */
 #include "postgres.h"
 
@@ -208,31 +208,6 @@ es_registry_report(EsDatabaseState state)
 		db->state = state;
 		es_registry_wake_launcher();
 	}
-	LWLockRelease(ES_REGISTRY_LOCK);
-}
-
-bool
-es_registry_needs_recovery(void)
-{
-	EsRegistryDatabase *db;
-	bool		needed;
-
-	LWLockAcquire(ES_REGISTRY_LOCK, LW_SHARED);
-	db = es_registry_find_database(MyDatabaseId);
-	needed = db != NULL && !db->recovered;
-	LWLockRelease(ES_REGISTRY_LOCK);
-	return needed;
-}
-
-void
-es_registry_recovered(void)
-{
-	EsRegistryDatabase *db;
-
-	LWLockAcquire(ES_REGISTRY_LOCK, LW_EXCLUSIVE);
-	db = es_registry_find_database(MyDatabaseId);
-	if (db != NULL)
-		db->recovered = true;
 	LWLockRelease(ES_REGISTRY_LOCK);
 }
 

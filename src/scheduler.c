@@ -1,6 +1,6 @@
 /*
  * scheduler.c
- *		The scheduler of one database: recovery, delivery workers, what becomes ready by time, the ledger of heads, and
+ *		The scheduler of one database: delivery workers, what becomes ready by time, the ledger of heads, and
  *		turns of the janitor.
  *
  * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
@@ -16,7 +16,7 @@
  *
  * Holds no lock and no transaction while it sleeps.  It keeps nothing of its own: after an error it exits with 1, the
  * launcher starts the next one, and delivery workers go on meanwhile.  Killed, it takes the server through crash
- * recovery like any backend, and its successor recovers the leases.
+ * recovery like any backend; leases went with shared memory.
  */
 #include "postgres.h"
 
@@ -60,7 +60,6 @@ typedef struct Store
 static void pass(Store *store, MemoryContext context);
 static void look(Store *store);
 static void say_copy(const char *detail);
-static void recover(void);
 static bool in_use(const Store *store);
 static void look_at_time(Store *store);
 static void start_workers(Store *store);
@@ -119,8 +118,6 @@ static void
 pass(Store *store, MemoryContext context)
 {
 	look(store);
-	if (store->identity == ES_IDENTITY_HERE && es_registry_needs_recovery())
-		recover();
 	look_at_time(store);
 	start_workers(store);
 	store->next_janitor = in_use(store) ? es_janitor_turn(context) : 0;
@@ -169,22 +166,6 @@ say_copy(const char *detail)
 			 errmsg("nothing is delivered from database \"%s\": its event store is a copy", es_process_database()),
 			 errdetail_internal("%s", detail),
 			 errhint("If this is the one to deliver now, run: SELECT evtstore.resume_delivery();")));
-}
-
-/* before any delivery worker of this server starts */
-static void
-recover(void)
-{
-	int64		recovered;
-
-	es_process_start_transaction("recovering leases");
-	recovered = es_queue_recover_leases();
-	es_process_commit();
-	es_registry_recovered();
-	if (recovered > 0)
-		ereport(LOG,
-				(errmsg("messages of database \"%s\" given back that dead workers held: " INT64_FORMAT,
-						es_process_database(), recovered)));
 }
 
 /*

@@ -12,7 +12,8 @@
  * The lock table of the server is small, so a transaction that sends to very many keys takes one lock in place of
  * theirs: the queue's, in a mode that no other sender of keyed messages shares.
  *
- * Rows are transactional: a crash leaves what was committed.
+ * Rows are transactional: a crash leaves what was committed.  At commit, while these locks are held, the callback tells who
+ * receives (queue_state.c).
  */
 #include "postgres.h"
 
@@ -27,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "arg.h"
+#include "async_commit.h"
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
@@ -41,6 +43,21 @@
 /* a transaction that locks more keys than this takes the queue's lock in their place */
 #define MAX_KEY_LOCKS 256
 
+/* so many messages of a transaction are told to who receives one by one; of more only where they begin */
+#define MAX_SENT 4096
+
+/* what this transaction sent, oldest first; in TopTransactionContext.  What a rolled-back savepoint sent is not found */
+typedef struct Sent
+{
+	EsSlotKey	queue;
+	EsReady		ready;			/* with an invalid tid: from there on */
+} Sent;
+
+static Sent *sent = NULL;
+static int	nsent = 0;
+static int	sent_size = 0;
+static bool my_async = false;	/* counted as an asynchronous commit in flight */
+
 /* how many key locks this transaction took; a rolled-back savepoint leaves it too high, which only takes fewer locks */
 static int	key_locks = 0;
 
@@ -48,9 +65,12 @@ static void lock_for_sending(const EsQueue *queue, const char *tenant, const EsM
 static uint64 key_hash(int32 queue_id, const char *tenant, Datum key);
 static int	unique_hashes(uint64 *hashes, int n);
 static int	compare_hashes(const void *a, const void *b);
-static void insert_message(EsTable *table, int32 queue_id, const char *tenant, const EsMessage *message, int64 id,
-						   TimestampTz now);
+static void insert_message(EsTable *table, const EsSlotKey *queue, const char *tenant, Datum tenant_text, Datum no_headers,
+						   const EsMessage *message, EsReady *ready, TimestampTz now);
+static void note_sent(const EsSlotKey *queue, const EsReady *ready);
+static void announce_sent(void);
 static void check_headers(Jsonb *headers);
+static int32 get_priority(FunctionCallInfo fcinfo, int n);
 static int64 get_delay_ms(FunctionCallInfo fcinfo, int n);
 static int	get_array(FunctionCallInfo fcinfo, int n, const char *arg, Oid type, int expected, Datum **values,
 					  bool **nulls);
@@ -79,8 +99,7 @@ evtstore_send(PG_FUNCTION_ARGS)
 	message.headers = JsonbPGetDatum(PG_GETARG_JSONB_P(3));
 	check_headers(DatumGetJsonbP(message.headers));
 	message.delay_ms = get_delay_ms(fcinfo, 4);
-	es_arg_required(fcinfo, 5, "priority");
-	message.priority = PG_GETARG_INT32(5);
+	message.priority = get_priority(fcinfo, 5);
 
 	es_queue_send(es_queue_get(name), &message, 1, &id);
 	PG_RETURN_INT64(id);
@@ -102,6 +121,7 @@ evtstore_send_batch(PG_FUNCTION_ARGS)
 	bool	   *key_nulls = NULL;
 	int64	   *ids;
 	int64		delay_ms;
+	int32		priority;
 	int			n;
 
 	es_catalog_require_writable("send_batch");
@@ -113,7 +133,7 @@ evtstore_send_batch(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		(void) get_array(fcinfo, 3, "headers", JSONBOID, n, &headers, NULL);
 	delay_ms = get_delay_ms(fcinfo, 4);
-	es_arg_required(fcinfo, 5, "priority");
+	priority = get_priority(fcinfo, 5);
 	queue = es_queue_get(name);
 
 	messages = palloc0(Max(n, 1) * sizeof(EsMessage));
@@ -121,7 +141,7 @@ evtstore_send_batch(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		messages[i].body = bodies[i];
-		messages[i].priority = PG_GETARG_INT32(5);
+		messages[i].priority = priority;
 		messages[i].delay_ms = delay_ms;
 		if (keys != NULL && !key_nulls[i])
 		{
@@ -150,9 +170,13 @@ es_queue_send(const EsQueue *queue, EsMessage *messages, int n, int64 *ids)
 	const char *tenant = es_queue_tenant();
 	int32		queue_id = queue->id;
 	bool		pushed = queue->endpoint != NULL;
+	uint64		tenant_hash = es_queue_tenant_hash(tenant, strlen(tenant));
 	TimestampTz now;
 	EsTable    *table;
 	Oid			sequence;
+	EsSlotKey	slot_key;
+	Datum		tenant_text;
+	Datum		no_headers;
 
 	if (n == 0)
 		return;
@@ -162,13 +186,16 @@ es_queue_send(const EsQueue *queue, EsMessage *messages, int n, int64 *ids)
 	sequence = es_catalog()->message_id_seq;
 	table = es_table_open(ES_TABLE_MESSAGE, es_catalog()->message);
 	es_table_begin(table);
+	slot_key = es_slot_key(queue_id);
+	tenant_text = CStringGetTextDatum(tenant);
+	no_headers = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 	for (int i = 0; i < n; i++)
 	{
-		int64		id = nextval_internal(sequence, false);
+		EsReady		ready = {.id = nextval_internal(sequence, false), .tenant_hash = tenant_hash, .share = (int64) tenant_hash};
 
-		insert_message(table, queue_id, tenant, &messages[i], id, now);
+		insert_message(table, &slot_key, tenant, tenant_text, no_headers, &messages[i], &ready, now);
 		if (ids != NULL)
-			ids[i] = id;
+			ids[i] = ready.id;
 	}
 	es_table_end(table);
 	CommandCounterIncrement();
@@ -237,14 +264,15 @@ lock_for_sending(const EsQueue *queue, const char *tenant, const EsMessage *mess
 	pfree(name);
 }
 
-/* two keys of one hash only wait for each other more than they need */
+/* messages of two keys of one hash only wait for each other more than they need; it is stored */
 static uint64
 key_hash(int32 queue_id, const char *tenant, Datum key)
 {
 	text	   *text_key = DatumGetTextPP(key);
 	uint64		seed = hash_bytes_extended((const unsigned char *) tenant, strlen(tenant), queue_id);
+	uint64		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(text_key), VARSIZE_ANY_EXHDR(text_key), seed);
 
-	return hash_bytes_extended((const unsigned char *) VARDATA_ANY(text_key), VARSIZE_ANY_EXHDR(text_key), seed);
+	return hash == 0 ? 1 : hash;	/* 0 is no key */
 }
 
 static int
@@ -271,30 +299,39 @@ compare_hashes(const void *a, const void *b)
 
 /* Locks: the queue's, and where there is a key, the key's */
 static void
-insert_message(EsTable *table, int32 queue_id, const char *tenant, const EsMessage *message, int64 id, TimestampTz now)
+insert_message(EsTable *table, const EsSlotKey *queue, const char *tenant, Datum tenant_text, Datum no_headers,
+			   const EsMessage *message, EsReady *ready, TimestampTz now)
 {
 	Datum		values[ES_MESSAGE_COLUMNS];
 	bool		nulls[ES_MESSAGE_COLUMNS];
 
+	ready->rank = -message->priority;
+	if (message->delay_ms > 0)
+		ready->deliver_at = es_queue_deadline(now, message->delay_ms, "delay");
+	if (message->key != (Datum) 0)
+		ready->key_hash = key_hash(queue->id, tenant, message->key);
 #define SET(column, datum) (values[(column) - 1] = (datum), nulls[(column) - 1] = false)
 	memset(nulls, true, sizeof(nulls));
 	memset(values, 0, sizeof(values));
-	SET(ES_MESSAGE_ID, Int64GetDatum(id));
+	SET(ES_MESSAGE_ID, Int64GetDatum(ready->id));
+	SET(ES_MESSAGE_SHARE, Int64GetDatum(ready->share));
 	SET(ES_MESSAGE_ENQUEUED_AT, TimestampTzGetDatum(now));
-	if (message->delay_ms > 0)
-		SET(ES_MESSAGE_DELIVER_AT, TimestampTzGetDatum(es_queue_deadline(now, message->delay_ms, "delay")));
-	SET(ES_MESSAGE_QUEUE_ID, Int32GetDatum(queue_id));
-	SET(ES_MESSAGE_PRIORITY, Int32GetDatum(message->priority));
+	if (ready->deliver_at != 0)
+		SET(ES_MESSAGE_DELIVER_AT, TimestampTzGetDatum(ready->deliver_at));
+	SET(ES_MESSAGE_QUEUE_ID, Int32GetDatum(queue->id));
+	SET(ES_MESSAGE_RANK, Int32GetDatum(ready->rank));
 	SET(ES_MESSAGE_ATTEMPT, Int32GetDatum(0));
-	SET(ES_MESSAGE_EPOCH, Int32GetDatum(0));
-	SET(ES_MESSAGE_TENANT, CStringGetTextDatum(tenant));
+	SET(ES_MESSAGE_TENANT, tenant_text);
 	if (message->key != (Datum) 0)
+	{
 		SET(ES_MESSAGE_KEY, message->key);
+		SET(ES_MESSAGE_KEY_HASH, Int64GetDatum((int64) ready->key_hash));
+	}
 	SET(ES_MESSAGE_BODY, message->body);
 	if (message->headers != (Datum) 0)
 		SET(ES_MESSAGE_HEADERS, message->headers);
 	else
-		SET(ES_MESSAGE_HEADERS, DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+		SET(ES_MESSAGE_HEADERS, no_headers);
 	if (message->type != (Datum) 0)
 	{
 		SET(ES_MESSAGE_POSITION, Int64GetDatum(message->position));
@@ -312,6 +349,58 @@ insert_message(EsTable *table, int32 queue_id, const char *tenant, const EsMessa
 	}
 #undef SET
 	es_table_insert(table, values, nulls);
+	ready->tid = es_table_inserted(table);
+	note_sent(queue, ready);
+}
+
+/* for the commit, which tells who receives */
+static void
+note_sent(const EsSlotKey *queue, const EsReady *ready)
+{
+	Sent	   *last = NULL;
+
+	for (int i = nsent - 1; i >= MAX_SENT && last == NULL; i--)
+		if (sent[i].queue.id == queue->id && sent[i].ready.share == ready->share &&
+			(sent[i].ready.deliver_at != 0) == (ready->deliver_at != 0))
+			last = &sent[i];
+	if (last != NULL)
+	{
+		last->ready.rank = Min(last->ready.rank, ready->rank);
+		last->ready.deliver_at = Min(last->ready.deliver_at, ready->deliver_at);
+		return;
+	}
+	if (nsent == sent_size)
+	{
+		int			size = Max(16, sent_size * 2);
+
+		sent = sent == NULL ? MemoryContextAlloc(TopTransactionContext, size * sizeof(Sent)) : repalloc(sent, size * sizeof(Sent));
+		sent_size = size;
+	}
+	last = &sent[nsent++];
+	last->queue = *queue;
+	last->ready = *ready;
+	if (nsent > MAX_SENT)
+		ItemPointerSetInvalid(&last->ready.tid);
+}
+
+int
+es_queue_sent_here(int32 queue_id, EsReady **ready)
+{
+	int			n = 0;
+
+	*ready = palloc(Max(nsent, 1) * sizeof(EsReady));
+	for (int i = 0; i < Min(nsent, MAX_SENT); i++)
+		if (sent[i].queue.id == queue_id)
+			(*ready)[n++] = sent[i].ready;
+	return n;
+}
+
+uint64
+es_queue_tenant_hash(const char *tenant, int len)
+{
+	uint64		hash = len == 0 ? 0 : hash_bytes_extended((const unsigned char *) tenant, len, 0);
+
+	return len > 0 && hash == 0 ? 1 : hash;
 }
 
 static void
@@ -322,6 +411,19 @@ check_headers(Jsonb *headers)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("headers must be a JSON object, not %s", es_options_text(headers)),
 				 errhint("Give them as {\"name\": \"value\"}.")));
+}
+
+static int32
+get_priority(FunctionCallInfo fcinfo, int n)
+{
+	es_arg_required(fcinfo, n, "priority");
+	/* its negative is stored */
+	if (PG_GETARG_INT32(n) == PG_INT32_MIN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("priority is out of range: %d", PG_GETARG_INT32(n)),
+				 errhint("It is at least -2147483647.")));
+	return PG_GETARG_INT32(n);
 }
 
 static int64
@@ -366,6 +468,52 @@ get_array(FunctionCallInfo fcinfo, int n, const char *arg, Oid type, int expecte
 static void
 xact_callback(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		key_locks = 0;
+	EsAsyncCommits *commits = nsent > 0 ? es_queue_async_commits() : NULL;
+
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			if (nsent > 0)
+				es_async_before_commit(commits, &my_async);
+			return;
+		case XACT_EVENT_PRE_PREPARE:
+			if (nsent > 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that sent messages"),
+						 errdetail("Who receives is told by the transaction that sent, when it commits."),
+						 errhint("Commit it in one phase.")));
+			return;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+			if (nsent > 0)
+			{
+				es_async_after_end(commits, &my_async, event == XACT_EVENT_COMMIT);
+				if (event == XACT_EVENT_COMMIT)
+					announce_sent();
+			}
+			break;
+		case XACT_EVENT_PREPARE:
+			break;
+		default:
+			return;
+	}
+	key_locks = 0;
+	sent = NULL;
+	nsent = sent_size = 0;
+}
+
+/* the rows are visible to everybody by now, and the locks of their keys still held */
+static void
+announce_sent(void)
+{
+	EsQueueState *state = NULL;
+
+	for (int i = 0; i < nsent; i++)
+	{
+		if (i == 0 || sent[i].queue.id != sent[i - 1].queue.id)
+			state = es_queue_state_of(&sent[i].queue);
+		if (state != NULL)
+			es_queue_announce(state, &sent[i].ready);
+	}
 }

@@ -24,7 +24,7 @@
 #include "compat.h"
 #include "shmem.h"
 
-#define MAX_PARTS 8
+#define MAX_PARTS 16
 
 /* immutable after the postmaster made it */
 typedef struct StartState

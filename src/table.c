@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -152,6 +153,25 @@ es_table_insert(EsTable *table, const Datum *values, const bool *nulls)
 	}
 	table_tuple_insert(table->rel, slot, GetCurrentCommandId(true), 0, NULL);
 	insert_index_entries(table);
+}
+
+ItemPointerData
+es_table_inserted(EsTable *table)
+{
+	return table->slot->tts_tid;
+}
+
+bool
+es_table_delete(EsTable *table, ItemPointer tid)
+{
+	const TriggerDesc *triggers = table->rel->trigdesc;
+	TM_FailureData failure;
+
+	if (triggers != NULL && (triggers->trig_delete_before_row || triggers->trig_delete_after_row ||
+							 triggers->trig_delete_before_statement || triggers->trig_delete_after_statement))
+		return false;
+	return table_tuple_delete(table->rel, tid, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot, true, &failure,
+							  false) == TM_Ok;
 }
 
 TupleTableSlot *

@@ -38,6 +38,13 @@ extern Relation es_table_index(EsTable *table, Oid indexoid);
  * would: constraints, defaults of columns that somebody added, user triggers.
  */
 extern void es_table_insert(EsTable *table, const Datum *values, const bool *nulls);
+/* where the row just inserted is */
+extern ItemPointerData es_table_inserted(EsTable *table);
+/*
+ * Deletes the row that is there, if it is, waiting for who changes it; false: it is another's or gone, or the table has triggers
+ * that only a statement runs.
+ */
+extern bool es_table_delete(EsTable *table, ItemPointer tid);
 /* the row just inserted, where BEFORE triggers may have changed it; else NULL.  Good until the next insert */
 extern TupleTableSlot *es_table_changed_row(EsTable *table);
 /* around a batch of inserts: statement triggers and queued AFTER triggers */

@@ -3,7 +3,7 @@ RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_queue';
 COMMENT ON FUNCTION evtstore.create_queue IS
 'Defines a queue. options: {"retry": {"max_attempts","initial","multiplier","max_delay","jitter"}, "endpoint": "name of an endpoint that
-workers deliver to"}. Errors: 42710 another definition of that name, ST008 unknown endpoint, 22023 unknown option.';
+workers deliver to", "max_in_flight": messages that all consumers together may hold, "rate": messages that go out in a second}. Errors: 42710 another definition of that name, ST008 unknown endpoint, 22023 unknown option.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_queue(name text, changes jsonb)
 RETURNS void
@@ -35,9 +35,10 @@ CREATE OR REPLACE FUNCTION evtstore.receive(
 RETURNS SETOF evtstore.delivery
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_receive';
 COMMENT ON FUNCTION evtstore.receive IS
-'Claims up to max_count messages for the time of the lease (SKIP LOCKED: consumers never wait for each other). Priority first, then
-order of sending; never two of one key. The receipt settles the message: ack, nack, reject, release, extend. A rollback gives it back.
-A message whose lease runs out in its last attempt goes to the dead letters. Errors: ST008, 22023, 25001 in REPEATABLE READ.';
+'Takes up to max_count messages for the time of the lease; consumers never wait for each other. Priority first, then order of
+sending; never two of one key; tenants take turns. The receipt settles the message: ack, nack, reject, release, extend. A rollback gives it
+back and counts as an attempt; so does the end of the lease. After two of these in a row a message is handed out alone; in its last
+attempt it goes to the dead letters. Errors: ST008, 22023, 25001 in REPEATABLE READ, 53400 evtstore.max_messages_in_flight is reached.';
 
 CREATE OR REPLACE FUNCTION evtstore.ack(receipt text)
 RETURNS int
@@ -72,17 +73,24 @@ RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_extend';
 COMMENT ON FUNCTION evtstore.extend IS 'Heartbeat: the lease ends this long from now. false: stop, cancellation is wanted. Errors: ST007.';
 
+CREATE OR REPLACE FUNCTION evtstore_internal.in_flight()
+RETURNS TABLE (queue_id int, message_id bigint, lease_until timestamptz, lost int)
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_in_flight';
+COMMENT ON FUNCTION evtstore_internal.in_flight IS 'messages that somebody holds, from shared memory';
+
 CREATE OR REPLACE VIEW evtstore.queue_status AS
+    WITH held AS MATERIALIZED (SELECT f.queue_id, f.message_id FROM evtstore_internal.in_flight() f)
     SELECT d.name, d.state, m.ready, m.delayed, m.in_flight, l.dead, now.at - m.oldest AS oldest_age,
            d.spec->>'endpoint' AS endpoint
     FROM (SELECT evtstore_internal.clock() AS at) now
     CROSS JOIN evtstore_internal.definition d
     CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE m.lease_until > now.at) AS in_flight,
-               count(*) FILTER (WHERE (m.lease_until > now.at) IS NOT TRUE AND m.deliver_at > now.at) AS delayed,
-               count(*) FILTER (WHERE (m.lease_until > now.at) IS NOT TRUE AND (m.deliver_at > now.at) IS NOT TRUE) AS ready,
+        SELECT count(f.message_id) AS in_flight,
+               count(*) FILTER (WHERE f.message_id IS NULL AND m.deliver_at > now.at) AS delayed,
+               count(*) FILTER (WHERE f.message_id IS NULL AND (m.deliver_at > now.at) IS NOT TRUE) AS ready,
                min(m.enqueued_at) AS oldest
         FROM evtstore_internal.message m
+        LEFT JOIN held f ON f.queue_id = m.queue_id AND f.message_id = m.id
         WHERE m.queue_id = d.id
           AND (SELECT evtstore_internal.tenant()) IN ('', m.tenant)) m
     CROSS JOIN LATERAL (

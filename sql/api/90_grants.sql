@@ -12,7 +12,8 @@ TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
 GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant TO PUBLIC;
-GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.consumer_status TO evtstore_reader;
+GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.consumer_status,
+    evtstore_internal.in_flight TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.queue_status, evtstore.dead_letters,
     evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys
 TO evtstore_reader;

@@ -1,43 +1,46 @@
--- Messages of all queues (queue.c, claim.c, settle.c).  No indexed column changes when a message is claimed, so claims
--- are HOT updates; fillfactor leaves them room.  Tenant and key are compared byte by byte: no locale's update can
--- reorder their index.
+-- Messages of all queues (send.c, claim.c, settle.c).  A claim writes nothing here: who holds what is in shared memory
+-- (queue_state.c), and an acknowledgement deletes the row.  share keeps the messages of tenants, and of whatever else a
+-- queue is fair to, apart.  One index serves order and look-up; those of keys and of times have only the rows that need them.
 CREATE SEQUENCE evtstore_internal.message_id_seq AS bigint CACHE 1;
 CREATE SEQUENCE evtstore_internal.dead_letter_id_seq AS bigint CACHE 1;
 
 CREATE TABLE evtstore_internal.message (
-    id bigint PRIMARY KEY,
+    id bigint NOT NULL,
+    share bigint NOT NULL,
+    key_hash bigint,
     position bigint,
     version bigint,
     enqueued_at timestamptz NOT NULL,
     deliver_at timestamptz,
-    lease_until timestamptz,
+    expires_at timestamptz,
     occurred_at timestamptz,
     recorded_at timestamptz,
     queue_id int NOT NULL,
-    priority int NOT NULL DEFAULT 0,
+    rank int NOT NULL DEFAULT 0,
     attempt int NOT NULL DEFAULT 0,
-    epoch int NOT NULL DEFAULT 0,
     schema_version int,
     event_id uuid,
     tenant text COLLATE "C" NOT NULL DEFAULT '',
     key text COLLATE "C",
-    consumer text,
     stream text,
     type text,
     tags text[],
     body jsonb NOT NULL,
     headers jsonb NOT NULL,
     first_error text,
-    history jsonb
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+    history jsonb,
+    PRIMARY KEY (queue_id, share, rank, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.message IS 'messages waiting or in flight; deleted when acknowledged';
+COMMENT ON COLUMN evtstore_internal.message.share IS 'hash of the tenant and of the value that the queue is fair by; 0: neither';
+COMMENT ON COLUMN evtstore_internal.message.key_hash IS 'hash of tenant and key: messages that share it go out one at a time; NULL: no key';
+COMMENT ON COLUMN evtstore_internal.message.rank IS 'minus the priority, so that the index is in the order of delivery';
 COMMENT ON COLUMN evtstore_internal.message.deliver_at IS 'not before this time (delay, retry backoff); NULL: at once';
-COMMENT ON COLUMN evtstore_internal.message.lease_until IS 'in flight until then; NULL: nobody holds it';
-COMMENT ON COLUMN evtstore_internal.message.epoch IS 'fencing: raised by each claim; a receipt names the epoch it was given at';
+COMMENT ON COLUMN evtstore_internal.message.expires_at IS 'to the dead letters instead of to a consumer after this time; NULL: never';
+COMMENT ON COLUMN evtstore_internal.message.attempt IS 'failed attempts; those lost by rollback or lease are counted in shared memory until the next failure';
 COMMENT ON COLUMN evtstore_internal.message.history IS 'failed attempts, the last 20: [{"attempt","at","error"}]; NULL: none';
-CREATE INDEX message_queue_idx ON evtstore_internal.message (queue_id, priority DESC, id);
-CREATE INDEX message_key_idx ON evtstore_internal.message (queue_id, tenant, key, id) WHERE key IS NOT NULL;
-CREATE INDEX message_due_idx ON evtstore_internal.message (queue_id, deliver_at) WHERE deliver_at IS NOT NULL;
+CREATE INDEX message_key_idx ON evtstore_internal.message (queue_id, key_hash, id) WHERE key_hash IS NOT NULL;
+CREATE INDEX message_due_idx ON evtstore_internal.message (queue_id, share, deliver_at, id) WHERE deliver_at IS NOT NULL;
 
 CREATE TABLE evtstore_internal.dead_letter (
     id bigint PRIMARY KEY,

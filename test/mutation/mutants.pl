@@ -164,7 +164,7 @@ return [
 	},
 	{
 		name   => 'what is handed out is not flushed',
-		file   => 'feed_durable.c',
+		file   => 'async_commit.c',
 		change => [ "\tif (upto != InvalidXLogRecPtr)\n\t\tXLogFlush(upto);", "\t(void) upto;" ],
 		tests  => '002_feed_crash 060_property',
 	},

@@ -308,7 +308,7 @@ subtest 'while a receiver takes its time' => sub {
 		'0', 'no lock');
 	is(sql(q{SELECT in_flight FROM evtstore.queue_status WHERE name = 'slow'}), '1', 'only a lease');
 	is( sql(
-			q{SELECT m.lease_until - now() > '3 min' FROM evtstore_internal.message m WHERE id = } . $id),
+			q{SELECT lease_until - now() > '3 min' FROM evtstore_internal.in_flight() WHERE message_id = } . $id),
 		't', 'longer than the time-out');
 
 	# DROP DATABASE waits until every process has answered a barrier

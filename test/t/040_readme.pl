@@ -20,6 +20,9 @@ use Test::More;
 use EvtTest;
 
 my $shown_address = '127.0.0.1:8080';
+# receipts of a page as they are printed here, by what the page shows
+my %receipt;
+my $receipt_form = qr/\bq\d+\.\d+\.\d{4,}\b/;
 
 my $node = new_node('readme', extension => 0);
 my $receiver = start_receiver();
@@ -88,6 +91,7 @@ sub run_block
 		$printed = psql($database, $block->{text}, @options);
 	}
 	is(normal($printed), normal($shown), "$name prints what is shown");
+	@receipt{ $shown =~ /$receipt_form/g } = $printed =~ /$receipt_form/g;
 	return;
 }
 
@@ -113,6 +117,7 @@ sub psql
 	my $output = '';
 
 	$sql =~ s/\Q$shown_address\E/$real_address/g;
+	$sql =~ s/($receipt_form)/$receipt{$1} \/\/ $1/ge;
 	IPC::Run::run([ 'psql', '-X', '-v', 'VERBOSITY=verbose', @options, '-d', $node->connstr($database) ],
 		'<', \$sql, '>&', \$output);
 	$output =~ s/\Q$real_address\E/$shown_address/g;
@@ -125,6 +130,7 @@ sub normal
 
 	$text =~ s/\Q$real_address\E/$shown_address/g;
 	$text =~ s/^LOCATION: .*\n//mg;
+	$text =~ s/$receipt_form/RECEIPT/g;
 	$text =~ s/\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b/UUID/g;
 	$text =~ s/\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)?/TIME/g;
 	$text =~ s/\b\d\d:\d\d:\d\d\.\d+/AGE/g;

@@ -13,6 +13,7 @@ use strict;
 use warnings;
 
 use EvtChildren qw(start_child finish_children);
+use EvtClient;
 use EvtTest;
 use EvtWire;
 use PostgreSQL::Test::Utils;
@@ -59,37 +60,10 @@ foreach my $name (sort keys %subscription)
 
 my $started = time;
 
-# A client's connection: made again when it is lost.  What may happen to a statement is not worth a word, but for what
-# must not.
-{
-	package Client;
-
-	sub new
-	{
-		my ($class, $application) = @_;
-		return bless { application => $application }, $class;
-	}
-
-	# the rows; undef where it failed, and then the transaction is over
-	sub do
-	{
-		my ($self, $sql, %allowed) = @_;
-
-		$self->{wire} = EvtWire->new($node, 'postgres', $self->{application}) until $self->{wire} && $self->{wire}{socket};
-		my $answer = $self->{wire}->query($sql);
-		return $answer->{rows} if !defined $answer->{sqlstate} && !$answer->{lost};
-		my $state = $answer->{sqlstate} // '';
-		# terminated, crashed, deadlock; what the caller expects
-		die "$state $answer->{message}\n$sql\n" unless $answer->{lost} || $state =~ /^(?:57P0[123]|57014|40P01|40001)$/ || $allowed{$state};
-		$self->{wire}->query('ROLLBACK') unless $answer->{lost};
-		return undef;
-	}
-}
-
 sub run_appender
 {
 	my $number = shift;
-	my $client = Client->new('subscription appender');
+	my $client = EvtClient->new($node, 'subscription appender');
 
 	srand $seed * 100 + $number;
 	while (time < $started + $seconds)
@@ -123,7 +97,7 @@ my %STALE = (ST007 => 1);
 sub run_consumer
 {
 	my ($name, $number) = @_;
-	my $client   = Client->new('subscription consumer');
+	my $client   = EvtClient->new($node, 'subscription consumer');
 	my $spec     = $subscription{$name};
 	my $consumer = $spec->{named} ? "'$name-$number'" : 'NULL';
 	my $idle     = 0;

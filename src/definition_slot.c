@@ -1,0 +1,147 @@
+/*
+ * definition_slot.c
+ *		Which slot of a table in shared memory belongs to which definition of which store.
+ *
+ * Runs in backends, workers and the launcher.  Subscriptions (lane.c) and queues (queue_state.c) keep what is in use of them
+ * in slots, and a slot goes with its definition: when that is dropped, or its making was rolled back, when the extension or
+ * the database is.  All under the caller's lock, which nobody holds while he waits.  A crash makes the table anew.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "definition.h"
+#include "definition_slot.h"
+
+static int	find_key(EsSlots *slots, const EsSlotKey *key);
+static void free_dead_keys(EsSlots *slots, Oid definition, List *living);
+
+Size
+es_slots_size(int nslots)
+{
+	return MAXALIGN(add_size(offsetof(EsSlots, keys), mul_size(nslots, sizeof(EsSlotKey))));
+}
+
+EsSlotKey
+es_slot_key(int32 id)
+{
+	return (EsSlotKey) {MyDatabaseId, es_catalog()->definition, id};
+}
+
+int
+es_slots_find(EsSlots *slots, LWLock *lock, int32 id)
+{
+	EsSlotKey	key = es_slot_key(id);
+
+	return es_slots_find_key(slots, lock, &key);
+}
+
+int
+es_slots_find_key(EsSlots *slots, LWLock *lock, const EsSlotKey *key)
+{
+	int			slot;
+
+	LWLockAcquire(lock, LW_SHARED);
+	slot = find_key(slots, key);
+	LWLockRelease(lock);
+	return slot;
+}
+
+int
+es_slots_take(EsSlots *slots, LWLock *lock, const char *kind, int32 id, void (*begin) (int slot, void *arg), void *arg)
+{
+	EsSlotKey	key = es_slot_key(id);
+	int			slot = es_slots_find(slots, lock, id);
+	List	   *living;
+
+	if (slot >= 0)
+		return slot;
+	living = es_definition_list(kind);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	slot = find_key(slots, &key);
+	if (slot < 0)
+	{
+		const EsSlotKey free_key = {0};
+
+		slot = find_key(slots, &free_key);
+		if (slot < 0)
+		{
+			free_dead_keys(slots, key.definition, living);
+			slot = find_key(slots, &free_key);
+		}
+		if (slot >= 0)
+		{
+			begin(slot, arg);
+			slots->keys[slot] = key;
+		}
+	}
+	LWLockRelease(lock);
+	return slot;
+}
+
+int
+es_slots_forget(EsSlots *slots, LWLock *lock, const EsSlotKey *key)
+{
+	int			slot;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	slot = find_key(slots, key);
+	if (slot >= 0)
+		memset(&slots->keys[slot], 0, sizeof(EsSlotKey));
+	LWLockRelease(lock);
+	return slot;
+}
+
+void
+es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	for (int i = 0; i < slots->nslots; i++)
+	{
+		EsSlotKey  *key = &slots->keys[i];
+
+		if (!OidIsValid(key->database) || list_member_oid(existing, key->database))
+			key->missed = false;
+		else if (!key->missed)
+			key->missed = true;
+		else
+			memset(key, 0, sizeof(EsSlotKey));
+	}
+	LWLockRelease(lock);
+}
+
+/* -1: there is none.  Locks: the caller's */
+static int
+find_key(EsSlots *slots, const EsSlotKey *key)
+{
+	for (int i = 0; i < slots->nslots; i++)
+	{
+		const EsSlotKey *it = &slots->keys[i];
+
+		if (it->database == key->database && it->definition == key->definition && it->id == key->id)
+			return i;
+	}
+	return -1;
+}
+
+/*
+ * Those of this database whose store was dropped, or whose definition is not there: its making was rolled back.  Locks: the
+ * caller's, exclusive
+ */
+static void
+free_dead_keys(EsSlots *slots, Oid definition, List *living)
+{
+	for (int i = 0; i < slots->nslots; i++)
+	{
+		EsSlotKey  *key = &slots->keys[i];
+		bool		is_alive = key->database != MyDatabaseId;
+		ListCell   *lc;
+
+		foreach(lc, living)
+			is_alive |= key->definition == definition && key->id == ((EsDefinition *) lfirst(lc))->id;
+		if (!is_alive)
+			memset(key, 0, sizeof(EsSlotKey));
+	}
+}

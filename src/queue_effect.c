@@ -1,0 +1,131 @@
+/*
+ * queue_effect.c
+ *		What the end of a transaction does to the messages that it took or settled.
+ *
+ * Runs in consumers' backends and in workers.  Local to the process: a list of what was done, with the level of the savepoint
+ * in which it was; the callbacks go through it when the (sub)transaction is over.  At commit the rows are as they will be
+ * for everybody, at abort as they were, and the transaction's locks are still held.
+ *
+ * A crash ends every transaction without callbacks, and makes the shared memory anew that they would have changed.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+
+#include "compat.h"
+#include "queue_effect.h"
+
+/* of this transaction, oldest first; in TopTransactionContext */
+static EsEffect *effects = NULL;
+static int	neffects = 0;
+static int	effects_size = 0;
+
+static void xact_callback(XactEvent event, void *arg);
+static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
+
+void
+es_effect_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}
+
+void
+es_effects_reserve(int n)
+{
+	if (effects == NULL)
+	{
+		effects_size = Max(n, 16);
+		effects = MemoryContextAllocExtended(TopTransactionContext, effects_size * sizeof(EsEffect), MCXT_ALLOC_HUGE);
+	}
+	else if (neffects + n > effects_size)
+	{
+		Size		size = Max(neffects + n, effects_size * 2);
+
+		effects = repalloc_huge(effects, size * sizeof(EsEffect));
+		effects_size = size;
+	}
+}
+
+EsEffect *
+es_effect_add(EsEffectKind kind, EsQueueState *state, const EsHold *hold)
+{
+	EsEffect   *effect;
+
+	es_effects_reserve(1);
+	effect = &effects[neffects++];
+	memset(effect, 0, sizeof(EsEffect));
+	effect->kind = kind;
+	effect->level = GetCurrentTransactionNestLevel();
+	effect->state = state;
+	if (hold != NULL)
+		effect->hold = *hold;
+	return effect;
+}
+
+EsEffect *
+es_effect_settle(const EsHold *hold, EsEffectKind kind)
+{
+	for (int i = neffects - 1; i >= 0; i--)
+		if (effects[i].kind == ES_EFFECT_SETTLED && effects[i].hold.epoch == hold->epoch)
+		{
+			effects[i].kind = kind;
+			return &effects[i];
+		}
+	elog(ERROR, "message is not being settled");
+}
+
+const EsEffect *
+es_effects(int *n)
+{
+	*n = neffects;
+	return effects;
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	/* the list goes with the transaction, also one that savepoints have emptied */
+	if (effects == NULL)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			if (neffects == 0)
+				return;
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot PREPARE a transaction that received or settled messages of a queue"),
+					 errdetail("Messages are held in shared memory, which a prepared transaction outlives."),
+					 errhint("Commit it in one phase.")));
+			break;
+		case XACT_EVENT_COMMIT:
+			for (int i = 0; i < neffects; i++)
+				es_queue_effect_commit(&effects[i]);
+			break;
+		case XACT_EVENT_ABORT:
+			for (int i = neffects - 1; i >= 0; i--)
+				es_queue_effect_abort(&effects[i]);
+			break;
+		case XACT_EVENT_PREPARE:
+			break;
+		default:
+			return;
+	}
+	effects = NULL;
+	neffects = effects_size = 0;
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		while (neffects > 0 && effects[neffects - 1].level >= level)
+			es_queue_effect_abort(&effects[--neffects]);
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		for (int i = neffects - 1; i >= 0 && effects[i].level >= level; i--)
+			effects[i].level = level - 1;
+}

@@ -1,0 +1,43 @@
+/*
+ * queue_effect.h
+ *		Between queue_state.c and queue_effect.c only: what the end of a transaction does to messages that it took or settled.
+ */
+#ifndef ES_QUEUE_EFFECT_H
+#define ES_QUEUE_EFFECT_H
+
+#include "definition_slot.h"
+#include "queue_state.h"
+
+typedef enum EsEffectKind
+{
+	ES_EFFECT_TAKEN,	  /* committed: its lease runs.  Rolled back: lost, and ready again */
+	ES_EFFECT_SETTLED,	  /* about to be one of the following; committed or not: held as before */
+	ES_EFFECT_GONE,		  /* committed: settled for good */
+	ES_EFFECT_AGAIN,	  /* committed: ready again, now or later, with its attempts in its row */
+	ES_EFFECT_GIVEN_BACK, /* committed: ready again */
+	ES_EFFECT_FORGET	  /* committed: the queue is dropped */
+} EsEffectKind;
+
+typedef struct EsEffect
+{
+	EsEffectKind kind;
+	int level;
+	EsQueueState *state;
+	EsHold hold;
+	TimestampTz deliver_at; /* ES_EFFECT_AGAIN; its hold has the new tid */
+	EsSlotKey key;			/* ES_EFFECT_FORGET */
+} EsEffect;
+
+/* room for n more, so that adding them cannot fail */
+extern void es_effects_reserve(int n);
+extern EsEffect *es_effect_add(EsEffectKind kind, EsQueueState *state, const EsHold *hold);
+/* what comes of a hold that is ES_EFFECT_SETTLED in this transaction */
+extern EsEffect *es_effect_settle(const EsHold *hold, EsEffectKind kind);
+extern const EsEffect *es_effects(int *n);
+extern void es_effect_init(void);
+
+/* of queue_state.c, called at the end of a (sub)transaction: raise no error */
+extern void es_queue_effect_commit(const EsEffect *effect);
+extern void es_queue_effect_abort(const EsEffect *effect);
+
+#endif

@@ -1,0 +1,162 @@
+/*
+ * queue_state.h
+ *		What of each queue is ready and who holds what: shared memory.
+ */
+#ifndef ES_QUEUE_STATE_H
+#define ES_QUEUE_STATE_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "storage/itemptr.h"
+
+#include "async_commit.h"
+#include "definition_slot.h"
+
+/* after so many losses in a row a message is handed out alone */
+#define ES_MESSAGE_MAX_LOST 2
+
+typedef struct EsQueueState EsQueueState;
+
+/* a place in the order of an index: what is before it is known here, what follows is to be read */
+typedef struct EsMark
+{
+	int64 major; /* rank, or time */
+	int64 id;
+} EsMark;
+
+#define ES_MARK_BEGIN ((EsMark) {PG_INT64_MIN, PG_INT64_MIN})
+#define ES_MARK_END ((EsMark) {PG_INT64_MAX, PG_INT64_MAX})
+
+/* the two ways through the messages of a channel */
+typedef enum EsQueueWalk
+{
+	ES_WALK_ORDER, /* by rank: what is ready */
+	ES_WALK_TIME   /* by deliver_at: what becomes ready */
+} EsQueueWalk;
+
+#define ES_QUEUE_WALKS 2
+
+/* a message as its row has it */
+typedef struct EsReady
+{
+	int64 id;
+	int64 share;
+	uint64 tenant_hash;
+	uint64 key_hash; /* 0: no key */
+	TimestampTz deliver_at; /* 0: at once */
+	int32 rank;
+	ItemPointerData tid; /* invalid: it stands for all from its place on */
+} EsReady;
+
+/* one that was taken; a copy */
+typedef struct EsHold
+{
+	int32 entry;
+	int32 channel;
+	int64 id;
+	int64 share;
+	uint64 key_hash;
+	uint64 epoch;
+	int32 rank;
+	int lost;	 /* times in a row that it came back unsettled */
+	bool rolled_back; /* the last time by a rollback */
+	bool is_key; /* not a message: a key of which the one with this id was settled */
+	ItemPointerData tid;
+} EsHold;
+
+/* how a claim takes */
+typedef struct EsTake
+{
+	int want;
+	TimestampTz now;
+	TimestampTz until;
+	uint64 consumer; /* hash of the name; 0: none */
+	int max_in_flight; /* of the queue; 0: any */
+	double rate;		 /* messages a second; 0: any */
+	bool ignore_due;	 /* what is due was read as far as there is room */
+} EsTake;
+
+/* what there is to do before more can be taken */
+typedef struct EsTaken
+{
+	int n;
+	bool walk[ES_QUEUE_WALKS];
+	bool is_last; /* no more in this claim */
+} EsTaken;
+
+extern EsQueueState *es_queue_state_open(int32 queue_id);
+/* NULL where nobody has received since the start of the server */
+extern EsQueueState *es_queue_state_find(int32 queue_id);
+/* the same at the end of a transaction, when no catalog can be read: raises no error */
+extern EsQueueState *es_queue_state_of(const EsSlotKey *key);
+/* of who sends: what was committed asynchronously is flushed before it is handed out */
+extern EsAsyncCommits *es_queue_async_commits(void);
+
+/* which shares there are has to be read from the table: afterwards _found with what this returned in *wanted */
+extern bool es_queue_state_must_look(EsQueueState *state, uint64 *wanted);
+extern void es_queue_state_found(EsQueueState *state, uint64 wanted);
+/* 53400 when there are too many */
+extern void es_queue_state_add_share(EsQueueState *state, int64 share, uint64 tenant_hash);
+
+/* the channels of a tenant (0: of all), those whose turn it is first; palloc'd */
+extern int32 *es_queue_channels(EsQueueState *state, uint64 tenant_hash, int *n);
+
+extern int64 es_channel_share(int32 channel);
+/* until the end of this (sub)transaction at least nobody else gets what is taken */
+extern EsTaken es_channel_take(EsQueueState *state, int32 channel, const EsTake *take, EsHold *holds);
+/* Locks: ES_LOCK_WALK of the channel.  false: there is nothing to walk */
+extern bool es_channel_walk_begin(EsQueueState *state, int32 channel, EsQueueWalk which, EsMark *from);
+/* false: nothing came of it, for want of room.  next_due: for ES_WALK_TIME, the time of the first row that is not due yet, or DT_NOEND */
+extern bool es_channel_walk_end(EsQueueState *state, int32 channel, EsQueueWalk which, const EsReady *found, int n, EsMark upto,
+								TimestampTz next_due);
+/* a committed row that may be new to us.  Raises no error */
+extern void es_queue_announce(EsQueueState *state, const EsReady *ready);
+/* takes a message that only this transaction can see yet; false: it is known already, or there is no room */
+extern bool es_queue_take_own(EsQueueState *state, const EsReady *ready, const EsTake *take, EsHold *hold);
+/* what was taken is no message any more, or not ready */
+extern void es_queue_drop(EsQueueState *state, const EsHold *hold);
+/* every message of that key up to the one with this id is settled */
+extern int64 es_queue_key_floor(EsQueueState *state, uint64 key_hash);
+
+/*
+ * The hold that a receipt names, for settling it, which waits for a transaction that does the same.  tenant_hash 0: any.
+ * NULL, or why the receipt does not hold.
+ */
+extern const char *es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, EsHold *hold);
+/* what becomes of it when this transaction has committed */
+extern void es_queue_gone(const EsHold *hold);
+/* its row is where tid is by now, with its attempts counted; 0: at once */
+extern void es_queue_again(const EsHold *hold, const ItemPointerData *tid, TimestampTz deliver_at);
+extern void es_queue_given_back(const EsHold *hold);
+/* at once; false: stale */
+extern bool es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, TimestampTz until);
+/* gives back what a consumer holds; returns how many */
+extern int es_queue_evict(EsQueueState *state, uint64 consumer);
+/* keys of what this transaction settled; for taking what follows in it.  palloc'd */
+extern EsHold *es_queue_settled_here(EsQueueState *state, int *n);
+
+/* with the commit of this transaction, which drops the queue */
+extern void es_queue_state_forget(int32 queue_id);
+/* reads everything anew: rows came in that nobody announced */
+extern void es_queue_state_restart(EsQueueState *state);
+extern void es_queue_state_forget_databases(List *existing);
+
+/* when the next lease ends or the next delay is over; 0: none */
+extern TimestampTz es_queue_state_next_due(EsQueueState *state);
+
+/* for views; palloc'd */
+typedef struct EsInFlight
+{
+	int64 id;
+	uint64 epoch;
+	TimestampTz lease_until;
+	int64 share;
+	int32 rank;
+	int lost;
+} EsInFlight;
+
+extern EsInFlight *es_queue_in_flight(EsQueueState *state, int *n);
+
+extern void es_queue_state_init(void);
+
+#endif

@@ -48,16 +48,19 @@ typedef struct Claim
 	EsTake		take;			/* want: of one turn */
 	int			max_count;
 	bool		is_over;
+	bool		no_room;		/* of the server, for what there is */
 	int			buried;
 	List	   *deliveries;
 	MemoryContext result_context;
 } Claim;
 
+static uint64 hash_consumer(const char *consumer);
 static void claim_channel(Claim *claim, int32 channel);
 static void claim_own(Claim *claim);
 static void use_all(Claim *claim, const EsHold *holds, int n);
 static void use(Claim *claim, const EsHold *hold, Snapshot snapshot, TupleTableSlot *slot);
 static void put_back(Claim *claim, const EsHold *hold);
+static void look_again(Claim *claim, const EsHold *hold, TupleTableSlot *slot);
 static void follow_key(Claim *claim, const EsHold *hold, Snapshot snapshot);
 static bool is_oldest_of_key(Claim *claim, const EsHold *hold, Snapshot snapshot);
 static void bury(Claim *claim, const EsHold *hold, int attempt, const char *cause);
@@ -126,6 +129,7 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 	int32	   *channels;
 	int			nchannels;
 	int			before;
+	char	   *name;
 
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
@@ -138,14 +142,15 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 	if (queue == NULL || queue->is_paused)
 		return NIL;
 	claim.queue = *queue;		/* the cache may be rebuilt below */
+	name = pstrdup(queue->name);
 	claim.take.now = es_clock_now();
 	claim.take.until = es_queue_deadline(claim.take.now, lease_ms, "lease");
-	claim.take.consumer = consumer == NULL ? 0 : hash_bytes_extended((const unsigned char *) consumer, strlen(consumer), 0);
+	claim.take.consumer = consumer == NULL ? 0 : hash_consumer(consumer);
 	claim.take.max_in_flight = claim.queue.max_in_flight;
 	claim.take.rate = claim.queue.rate;
 
 	claim.state = es_queue_state_open(claim.queue.id);
-	es_queue_find_shares(claim.state, claim.queue.id);
+	claim.no_room = !es_queue_find_shares(claim.state, claim.queue.id);
 	channels = es_queue_channels(claim.state, es_queue_tenant_hash(tenant, strlen(tenant)), &nchannels);
 	do
 	{
@@ -161,11 +166,35 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 	if (!claim.is_over && list_length(claim.deliveries) < max_count)
 		claim_own(&claim);
 
+	if (claim.deliveries == NIL && claim.no_room)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("there is no room in shared memory for more messages of queue \"%s\"", name),
+				 errhint("Let consumers settle what they hold, or raise evtstore.max_messages_in_flight, or evtstore.max_queues where there "
+						 "are very many tenants, and restart the server.")));
 	if (claim.buried > 0 && claim.queue.endpoint != NULL)
 		es_wakeup_at_commit(claim.buried);
 	if (claim.deliveries != NIL)
 		es_async_make_durable(es_queue_async_commits());
 	return claim.deliveries;
+}
+
+int
+es_queue_evict_consumer(const char *name, const char *consumer)
+{
+	const EsQueue *queue = es_queue_lock(es_queue_get(name)->id, AccessShareLock);
+	EsQueueState *state = queue == NULL ? NULL : es_queue_state_find(queue->id);
+	int			n = state == NULL ? 0 : es_queue_evict(state, hash_consumer(consumer));
+
+	if (n > 0 && queue->endpoint != NULL)
+		es_wakeup_at_commit(n);
+	return n;
+}
+
+static uint64
+hash_consumer(const char *consumer)
+{
+	return hash_bytes_extended((const unsigned char *) consumer, strlen(consumer), 0);
 }
 
 Datum
@@ -239,6 +268,7 @@ claim_channel(Claim *claim, int32 channel)
 		int64		share = es_channel_share(channel);
 
 		claim->take.want = end - list_length(claim->deliveries);
+		claim->take.taken = list_length(claim->deliveries);
 		taken = es_channel_take(claim->state, channel, &claim->take, holds);
 		use_all(claim, holds, taken.n);
 		if (taken.is_last && list_length(claim->deliveries) > 0)
@@ -252,12 +282,8 @@ claim_channel(Claim *claim, int32 channel)
 		{
 			if (!es_queue_walk(claim->state, claim->queue.id, channel, share, ES_WALK_ORDER, claim->take.now, want))
 			{
-				if (claim->deliveries == NIL)
-					ereport(ERROR,
-							(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-							 errmsg("too many messages are in flight"),
-							 errhint("Raise evtstore.max_messages_in_flight and restart the server, or let consumers settle what they hold.")));
-				claim->is_over = true;
+				claim->no_room = true;
+				break;
 			}
 		}
 		else if (taken.n == 0)
@@ -294,7 +320,7 @@ claim_own(Claim *claim)
 		bool		found = es_queue_first_of_key(claim->queue.id, settled[i].key_hash, settled[i].id, snapshot, &next);
 
 		UnregisterSnapshot(snapshot);
-		if (found && next.deliver_at <= claim->take.now && es_queue_take_own(claim->state, &next, &claim->take, &hold))
+		if (found && next.deliver_at <= claim->take.now && (tenant_hash == 0 || tenant_hash == next.tenant_hash) && es_queue_take_own(claim->state, &next, &claim->take, &hold))
 			use_all(claim, &hold, 1);
 	}
 	pfree(settled);
@@ -331,7 +357,7 @@ use(Claim *claim, const EsHold *hold, Snapshot snapshot, TupleTableSlot *slot)
 	if (hold->is_key)
 		follow_key(claim, hold, snapshot);
 	else if (!es_queue_fetch(claim->queue.id, hold, snapshot, slot))
-		es_queue_drop(claim->state, hold);
+		look_again(claim, hold, slot);
 	else if (hold->key_hash != 0 && !is_oldest_of_key(claim, hold, snapshot))
 		put_back(claim, hold);
 	else
@@ -383,6 +409,24 @@ put_back(Claim *claim, const EsHold *hold)
 	if (es_queue_first_of_key(claim->queue.id, hold->key_hash, es_queue_key_floor(claim->state, hold->key_hash), snapshot, &oldest) &&
 		oldest.id == hold->id)
 		es_queue_announce(claim->state, &oldest);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * It is gone, or of a transaction that made it known here by receiving what it had sent itself.  If that has committed while we
+ * had it, its callback found it known: so we look once more when it is not.
+ */
+static void
+look_again(Claim *claim, const EsHold *hold, TupleTableSlot *slot)
+{
+	Snapshot	snapshot;
+	EsReady		ready;
+
+	es_queue_drop(claim->state, hold);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (es_queue_fetch(claim->queue.id, hold, snapshot, slot))
+		es_queue_announce(claim->state, es_queue_read_row(slot, &ready));
+	ExecClearTuple(slot);
 	UnregisterSnapshot(snapshot);
 }
 

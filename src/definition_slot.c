@@ -16,7 +16,9 @@
 #include "definition_slot.h"
 
 static int	find_key(EsSlots *slots, const EsSlotKey *key);
-static void free_dead_keys(EsSlots *slots, Oid definition, List *living);
+static int	take_free(EsSlots *slots, LWLock *lock, const EsSlotKey *key, void (*begin) (int slot, void *arg), void *arg);
+static void free_slot(EsSlots *slots, int slot, void (*end) (int slot));
+static void free_dead_keys(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space, Oid definition);
 
 Size
 es_slots_size(int nslots)
@@ -50,52 +52,58 @@ es_slots_find_key(EsSlots *slots, LWLock *lock, const EsSlotKey *key)
 }
 
 int
-es_slots_take(EsSlots *slots, LWLock *lock, const char *kind, int32 id, void (*begin) (int slot, void *arg), void *arg)
+es_slots_take(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space, int32 id, void (*begin) (int slot, void *arg), void *arg)
 {
 	EsSlotKey	key = es_slot_key(id);
 	int			slot = es_slots_find(slots, lock, id);
-	List	   *living;
 
 	if (slot >= 0)
 		return slot;
-	living = es_definition_list(kind);
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	slot = find_key(slots, &key);
+	slot = take_free(slots, lock, &key, begin, arg);
 	if (slot < 0)
 	{
-		const EsSlotKey free_key = {0};
+		free_dead_keys(slots, lock, kind, space, key.definition);
+		slot = take_free(slots, lock, &key, begin, arg);
+	}
+	return slot;
+}
 
+/* -1: there is none */
+static int
+take_free(EsSlots *slots, LWLock *lock, const EsSlotKey *key, void (*begin) (int slot, void *arg), void *arg)
+{
+	const EsSlotKey free_key = {0};
+	int			slot;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	slot = find_key(slots, key);
+	if (slot < 0)
+	{
 		slot = find_key(slots, &free_key);
-		if (slot < 0)
-		{
-			free_dead_keys(slots, key.definition, living);
-			slot = find_key(slots, &free_key);
-		}
 		if (slot >= 0)
 		{
 			begin(slot, arg);
-			slots->keys[slot] = key;
+			slots->keys[slot] = *key;
 		}
 	}
 	LWLockRelease(lock);
 	return slot;
 }
 
-int
-es_slots_forget(EsSlots *slots, LWLock *lock, const EsSlotKey *key)
+void
+es_slots_forget(EsSlots *slots, LWLock *lock, const EsSlotKey *key, void (*end) (int slot))
 {
 	int			slot;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	slot = find_key(slots, key);
 	if (slot >= 0)
-		memset(&slots->keys[slot], 0, sizeof(EsSlotKey));
+		free_slot(slots, slot, end);
 	LWLockRelease(lock);
-	return slot;
 }
 
 void
-es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing)
+es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing, void (*end) (int slot))
 {
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	for (int i = 0; i < slots->nslots; i++)
@@ -107,9 +115,18 @@ es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing)
 		else if (!key->missed)
 			key->missed = true;
 		else
-			memset(key, 0, sizeof(EsSlotKey));
+			free_slot(slots, i, end);
 	}
 	LWLockRelease(lock);
+}
+
+/* Locks: the caller's, exclusive */
+static void
+free_slot(EsSlots *slots, int slot, void (*end) (int slot))
+{
+	if (end != NULL)
+		end(slot);
+	memset(&slots->keys[slot], 0, sizeof(EsSlotKey));
 }
 
 /* -1: there is none.  Locks: the caller's */
@@ -127,21 +144,28 @@ find_key(EsSlots *slots, const EsSlotKey *key)
 }
 
 /*
- * Those of this database whose store was dropped, or whose definition is not there: its making was rolled back.  Locks: the
- * caller's, exclusive
+ * Those of this database whose store was dropped, or whose definition is not there: its making was rolled back.  Who uses a
+ * definition, or makes it and uses it, holds its lock to the end of his transaction: one whose lock is to be had, and that is not
+ * there then, is nobody's.
  */
 static void
-free_dead_keys(EsSlots *slots, Oid definition, List *living)
+free_dead_keys(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space, Oid definition)
 {
 	for (int i = 0; i < slots->nslots; i++)
 	{
-		EsSlotKey  *key = &slots->keys[i];
-		bool		is_alive = key->database != MyDatabaseId;
+		EsSlotKey	key;
+		bool		is_alive = false;
 		ListCell   *lc;
 
-		foreach(lc, living)
-			is_alive |= key->definition == definition && key->id == ((EsDefinition *) lfirst(lc))->id;
+		LWLockAcquire(lock, LW_SHARED);
+		key = slots->keys[i];
+		LWLockRelease(lock);
+		if (key.database != MyDatabaseId || es_lock_acquire(space, key.id, AccessExclusiveLock, true) == LOCKACQUIRE_NOT_AVAIL)
+			continue;
+		foreach(lc, es_definition_list(kind))
+			is_alive |= key.definition == definition && key.id == ((EsDefinition *) lfirst(lc))->id;
 		if (!is_alive)
-			memset(key, 0, sizeof(EsSlotKey));
+			es_slots_forget(slots, lock, &key, NULL);
+		es_lock_release(space, key.id, AccessExclusiveLock);
 	}
 }

@@ -8,6 +8,8 @@
 #include "nodes/pg_list.h"
 #include "storage/lwlock.h"
 
+#include "lock.h"
+
 typedef struct EsSlotKey
 {
 	Oid database;	/* InvalidOid: the slot is free */
@@ -30,12 +32,13 @@ extern int es_slots_find(EsSlots *slots, LWLock *lock, int32 id);
 extern int es_slots_find_key(EsSlots *slots, LWLock *lock, const EsSlotKey *key);
 /*
  * The same, but gives it one, after begin(slot, arg) has cleared it: nobody knows it before its key is there.  kind: of the
- * definitions, for telling which slots are free by now.  -1: all are in use.
+ * definitions, for telling which slots are free by now; space: of the lock that everybody holds who uses one.  -1: all are
+ * in use.
  */
-extern int es_slots_take(EsSlots *slots, LWLock *lock, const char *kind, int32 id, void (*begin) (int slot, void *arg), void *arg);
-/* -1, or the slot that was freed.  Raises no error */
-extern int es_slots_forget(EsSlots *slots, LWLock *lock, const EsSlotKey *key);
+extern int es_slots_take(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space, int32 id, void (*begin) (int slot, void *arg), void *arg);
+/* frees the slot of the key, if it has one, after end(slot), which may be NULL.  Raises no error */
+extern void es_slots_forget(EsSlots *slots, LWLock *lock, const EsSlotKey *key, void (*end) (int slot));
 /* launcher: frees those whose database is missing for the second time */
-extern void es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing);
+extern void es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing, void (*end) (int slot));
 
 #endif

@@ -113,7 +113,7 @@ es_lane_init(void)
 EsLanes *
 es_lanes_open(int32 subscription, int nlanes)
 {
-	int			index = es_slots_take(area, KEYS_LOCK, "subscription", subscription, begin_entry, &nlanes);
+	int			index = es_slots_take(area, KEYS_LOCK, "subscription", ES_LOCK_SUBSCRIPTION, subscription, begin_entry, &nlanes);
 
 	if (index < 0)
 		ereport(ERROR,
@@ -411,7 +411,7 @@ begin_entry(int index, void *arg)
 void
 es_lanes_forget_databases(List *existing)
 {
-	es_slots_forget_databases(area, KEYS_LOCK, existing);
+	es_slots_forget_databases(area, KEYS_LOCK, existing, NULL);
 }
 
 static int
@@ -634,7 +634,7 @@ xact_callback(XactEvent event, void *arg)
 				if (effects[i].kind == EFFECT_SETTLED || effects[i].kind == EFFECT_RELEASED)
 					count_settled(&effects[i]);
 				else if (effects[i].kind == EFFECT_FORGET)
-					(void) es_slots_forget(area, KEYS_LOCK, &effects[i].key);
+					es_slots_forget(area, KEYS_LOCK, &effects[i].key, NULL);
 			}
 			break;
 		case XACT_EVENT_ABORT:

@@ -125,6 +125,8 @@ extern void es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms);
 
 /* when the next message of a pushed queue becomes ready by time (delay, backoff, lease end); 0: none waits for time */
 extern TimestampTz es_queue_next_due(void);
+/* gives back what the consumer holds, at once, and counts it as lost; returns how many */
+extern int es_queue_evict_consumer(const char *queue, const char *consumer);
 /* the consumer name of a worker of this incarnation */
 extern char *es_queue_worker_consumer(int slot);
 

@@ -12,6 +12,7 @@
 
 #include "compat.h"
 #include "guc.h"
+#include "lock.h"
 #include "queue_effect.h"
 #include "queue_entry.h"
 #include "shmem.h"
@@ -43,6 +44,7 @@ static Size lay_out(char *begin);
 static Size area_size(void);
 static void area_init(void *ptr);
 static void begin_state(int slot, void *arg);
+static void end_state(int slot);
 static int32 *bucket_of(EsQueueState *state, int64 id);
 static Entry *new_entry(void);
 static void es_entry_unlink(Entry *entry);
@@ -72,7 +74,7 @@ es_queue_state_open(int32 queue_id)
 	int			slot;
 
 	find_parts();
-	slot = es_slots_take(es_queue_slots, SLOTS_LOCK, "queue", queue_id, begin_state, NULL);
+	slot = es_slots_take(es_queue_slots, SLOTS_LOCK, "queue", ES_LOCK_QUEUE, queue_id, begin_state, NULL);
 	if (slot < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -112,7 +114,7 @@ void
 es_queue_state_forget_databases(List *existing)
 {
 	find_parts();
-	es_slots_forget_databases(es_queue_slots, SLOTS_LOCK, existing);
+	es_slots_forget_databases(es_queue_slots, SLOTS_LOCK, existing, end_state);
 }
 
 LWLock *
@@ -139,9 +141,13 @@ es_state_clear(EsQueueState *state)
 {
 	int			slot = state - es_queue_states;
 
-	for (int i = 0; i < nentries; i++)
-		if (es_queue_entries[i].state != ENTRY_FREE && es_queue_entries[i].slot == slot)
-			es_entry_free(state, &es_queue_entries[i]);
+	for (int b = 0; b < es_queue_nbuckets; b++)
+		for (int32 e = es_state_buckets(state)[b], next; e != ES_NONE; e = next)
+		{
+			next = es_queue_entries[e].next;
+			if (es_queue_entries[e].slot == slot)
+				es_entry_free(state, &es_queue_entries[e]);
+		}
 	while (state->first_channel != ES_NONE)
 	{
 		int32		c = state->first_channel;
@@ -220,6 +226,7 @@ es_entry_free(EsQueueState *state, Entry *entry)
 	SpinLockAcquire(&pool->mutex);
 	entry->next = pool->free_entry;
 	pool->free_entry = number;
+	pool->nfree++;
 	SpinLockRelease(&pool->mutex);
 }
 
@@ -298,7 +305,11 @@ es_entry_hold_again(EsQueueState *state, Entry *entry)
 {
 	es_entry_unlink(entry);
 	if (entry->state == ENTRY_READY)
+	{
+		/* nor was it lost */
+		entry->hold.lost--;
 		state->in_flight++;
+	}
 	entry->state = ENTRY_HELD;
 }
 
@@ -311,8 +322,8 @@ es_entry_add_key(EsQueueState *state, const EsHold *hold)
 	Entry	   *entry;
 	int32	   *bucket;
 
-	if (floor->key_hash != hold->key_hash || floor->id < hold->id)
-		*floor = (KeyFloor) {hold->key_hash, hold->id};
+	if (floor->key_hash != hold->key_hash || floor->slot != state - es_queue_states || floor->id < hold->id)
+		*floor = (KeyFloor) {hold->key_hash, hold->id, state - es_queue_states};
 	entry = new_entry();
 	if (entry == NULL)
 	{
@@ -336,7 +347,7 @@ es_entry_add_key(EsQueueState *state, const EsHold *hold)
 KeyFloor *
 es_key_floor_of(EsQueueState *state, uint64 key_hash)
 {
-	return &key_floors[lock_number(state) * KEY_FLOORS + key_hash % KEY_FLOORS];
+	return &key_floors[lock_number(state) * KEY_FLOORS + (key_hash + (state - es_queue_states)) % KEY_FLOORS];
 }
 
 pairingheap *
@@ -414,6 +425,7 @@ area_init(void *ptr)
 	pg_atomic_init_u64(&pool->last_epoch, es_shmem_incarnation() >> 2);
 	es_async_init(&pool->async);
 	pool->free_entry = pool->free_channel = 0;
+	pool->nfree = nentries;
 	for (int i = 0; i < nentries; i++)
 		es_queue_entries[i].next = i + 1 < nentries ? i + 1 : ES_NONE;
 	for (int i = 0; i < es_max_channels(); i++)
@@ -451,7 +463,10 @@ new_entry(void)
 	SpinLockAcquire(&pool->mutex);
 	number = pool->free_entry;
 	if (number != ES_NONE)
+	{
 		pool->free_entry = es_queue_entries[number].next;
+		pool->nfree--;
+	}
 	SpinLockRelease(&pool->mutex);
 	if (number == ES_NONE)
 		return NULL;
@@ -513,5 +528,19 @@ es_state_buckets(EsQueueState *state)
 void
 es_state_forget_key(const EsSlotKey *key)
 {
-	(void) es_slots_forget(es_queue_slots, SLOTS_LOCK, key);
+	es_slots_forget(es_queue_slots, SLOTS_LOCK, key, end_state);
+}
+
+/* a glance: somebody may take the last one meanwhile */
+bool
+es_queue_has_room(void)
+{
+	return ((volatile Pool *) pool)->nfree > nentries / 2;
+}
+
+/* Locks: SLOTS_LOCK */
+static void
+end_state(int slot)
+{
+	begin_state(slot, NULL);
 }

@@ -60,6 +60,7 @@ typedef struct KeyFloor
 {
 	uint64		key_hash;
 	int64		id;
+	int32		slot;			/* of the queue: ids and hashes are a database's */
 } KeyFloor;
 
 struct EsQueueState
@@ -77,6 +78,7 @@ typedef struct Pool
 {
 	slock_t		mutex;
 	int32		free_entry;
+	int			nfree;			/* entries */
 	int32		free_channel;
 	pg_atomic_uint64 last_epoch;
 	EsAsyncCommits async;

@@ -58,7 +58,7 @@ es_queue_state_found(EsQueueState *state, uint64 wanted)
 	LWLockRelease(es_state_lock(state));
 }
 
-void
+bool
 es_queue_state_add_share(EsQueueState *state, int64 share, uint64 tenant_hash)
 {
 	int32		channel;
@@ -68,11 +68,7 @@ es_queue_state_add_share(EsQueueState *state, int64 share, uint64 tenant_hash)
 	if (channel == ES_NONE)
 		channel = es_channel_add(state, share, tenant_hash);
 	LWLockRelease(es_state_lock(state));
-	if (channel == ES_NONE)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("the queues of this server have messages of more than %d tenants and fair shares", es_max_channels()),
-				 errhint("Raise evtstore.max_queues and restart the server.")));
+	return channel != ES_NONE;
 }
 
 int32 *
@@ -141,7 +137,7 @@ es_channel_take(EsQueueState *state, int32 number, const EsTake *take, EsHold *h
 			taken.walk[ES_WALK_ORDER] = es_mark_is_before(channel->walks[ES_WALK_ORDER].mark, ES_MARK_END);
 			break;
 		}
-		if (entry->hold.lost >= ES_MESSAGE_MAX_LOST && taken.n > 0)
+		if (entry->hold.lost >= ES_MESSAGE_MAX_LOST && take->taken + taken.n > 0)
 		{
 			taken.is_last = true;
 			break;
@@ -233,6 +229,8 @@ es_queue_take_own(EsQueueState *state, const EsReady *ready, const EsTake *take,
 	{
 		es_entry_hold(state, entry, take);
 		*hold = entry->hold;
+		if (take->rate > 0)
+			state->tokens -= 1;
 		(void) es_effect_add(ES_EFFECT_TAKEN, state, hold);
 	}
 	LWLockRelease(es_state_lock(state));
@@ -258,7 +256,7 @@ es_queue_key_floor(EsQueueState *state, uint64 key_hash)
 	int64		result;
 
 	LWLockAcquire(es_state_lock(state), LW_SHARED);
-	result = floor->key_hash == key_hash ? floor->id : 0;
+	result = floor->key_hash == key_hash && floor->slot == state - es_queue_states ? floor->id : 0;
 	LWLockRelease(es_state_lock(state));
 	return result;
 }
@@ -388,20 +386,6 @@ es_queue_state_forget(int32 queue_id)
 		es_effect_add(ES_EFFECT_FORGET, state, NULL)->key = es_slot_key(queue_id);
 }
 
-void
-es_queue_state_restart(EsQueueState *state)
-{
-	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
-	state->wanted++;
-	for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
-	{
-		for (int w = 0; w < ES_QUEUE_WALKS; w++)
-			es_walk_lower(&es_queue_channel_array[c].walks[w], ES_MARK_BEGIN);
-		es_queue_channel_array[c].next_due = DT_NOBEGIN;
-	}
-	LWLockRelease(es_state_lock(state));
-}
-
 TimestampTz
 es_queue_state_next_due(EsQueueState *state)
 {
@@ -456,9 +440,6 @@ es_queue_effect_commit(const EsEffect *effect)
 
 	if (effect->kind == ES_EFFECT_FORGET)
 	{
-		LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
-		es_state_clear(state);
-		LWLockRelease(es_state_lock(state));
 		es_state_forget_key(&effect->key);
 		return;
 	}
@@ -474,6 +455,8 @@ es_queue_effect_commit(const EsEffect *effect)
 				break;
 			case ES_EFFECT_SETTLED:
 				entry->settler = InvalidTransactionId;
+				if (entry->untaken)
+					break;
 				pairingheap_add(es_channel_leases(&es_queue_channel_array[entry->hold.channel]), &entry->node);
 				break;
 			case ES_EFFECT_GONE:
@@ -537,7 +520,12 @@ take_room(EsQueueState *state, const EsTake *take)
 	int			room = take->want;
 
 	if (take->max_in_flight > 0)
+	{
+		/* leases that are over use nothing up, whoever reads their share */
+		for (int32 c = state->first_channel; c != ES_NONE && take->max_in_flight - state->in_flight < room; c = es_queue_channel_array[c].next)
+			expire(state, &es_queue_channel_array[c], take->now);
 		room = Min(room, take->max_in_flight - state->in_flight);
+	}
 	if (take->rate > 0)
 	{
 		double		full = Max(take->rate, 1);
@@ -584,7 +572,7 @@ announce(EsQueueState *state, const EsReady *ready)
 		return;
 	if (!ItemPointerIsValid(&ready->tid) ||
 		(es_entry_find(state, ready->id) == NULL &&
-		 (channel->nready >= ES_MAX_READY || es_entry_add_ready(state, number, ready) == NULL)))
+		 (channel->nready >= ES_MAX_READY || !es_queue_has_room() || es_entry_add_ready(state, number, ready) == NULL)))
 		es_walk_lower(walk, mark);
 }
 

@@ -73,6 +73,7 @@ typedef struct EsTake
 	uint64 consumer; /* hash of the name; 0: none */
 	int max_in_flight; /* of the queue; 0: any */
 	double rate;		 /* messages a second; 0: any */
+	int taken;			 /* by this claim before */
 	bool ignore_due;	 /* what is due was read as far as there is room */
 } EsTake;
 
@@ -95,12 +96,14 @@ extern EsAsyncCommits *es_queue_async_commits(void);
 /* which shares there are has to be read from the table: afterwards _found with what this returned in *wanted */
 extern bool es_queue_state_must_look(EsQueueState *state, uint64 *wanted);
 extern void es_queue_state_found(EsQueueState *state, uint64 wanted);
-/* 53400 when there are too many */
-extern void es_queue_state_add_share(EsQueueState *state, int64 share, uint64 tenant_hash);
+/* false: there is no room */
+extern bool es_queue_state_add_share(EsQueueState *state, int64 share, uint64 tenant_hash);
 
 /* the channels of a tenant (0: of all), those whose turn it is first; palloc'd */
 extern int32 *es_queue_channels(EsQueueState *state, uint64 tenant_hash, int *n);
 
+/* at least half of the entries are free: some may be taken along for who comes next */
+extern bool es_queue_has_room(void);
 extern int64 es_channel_share(int32 channel);
 /* until the end of this (sub)transaction at least nobody else gets what is taken */
 extern EsTaken es_channel_take(EsQueueState *state, int32 channel, const EsTake *take, EsHold *holds);
@@ -137,8 +140,6 @@ extern EsHold *es_queue_settled_here(EsQueueState *state, int *n);
 
 /* with the commit of this transaction, which drops the queue */
 extern void es_queue_state_forget(int32 queue_id);
-/* reads everything anew: rows came in that nobody announced */
-extern void es_queue_state_restart(EsQueueState *state);
 extern void es_queue_state_forget_databases(List *existing);
 
 /* when the next lease ends or the next delay is over; 0: none */

@@ -32,13 +32,12 @@
 
 static uint64 walk_lock(int32 queue_id, int64 share, EsQueueWalk which);
 static int	set_keys(ScanKeyData *keys, int32 queue_id, int64 share, EsQueueWalk which, EsMark from, bool rest);
-static EsReady *read_row(TupleTableSlot *slot, EsReady *ready);
 static int64 get_int64(TupleTableSlot *slot, int column, int64 missing);
 
 bool
 es_queue_walk(EsQueueState *state, int32 queue_id, int32 channel, int64 share, EsQueueWalk which, TimestampTz now, int want)
 {
-	int			size = Max(want, WALK_ROWS);
+	int			size = es_queue_has_room() ? Max(want, WALK_ROWS) : want;
 	EsReady    *found = palloc(size * sizeof(EsReady));
 	EsMark		mark;
 	EsMark		upto = which == ES_WALK_ORDER ? ES_MARK_END : (EsMark) {now + 1, PG_INT64_MIN};
@@ -70,7 +69,7 @@ es_queue_walk(EsQueueState *state, int32 queue_id, int32 channel, int64 share, E
 		es_index_scan_start(&scan, keys, set_keys(keys, queue_id, share, which, mark, rest == 1));
 		while (!ended && es_index_scan_next(&scan, ForwardScanDirection))
 		{
-			EsReady    *ready = read_row(scan.slot, &found[n]);
+			EsReady    *ready = es_queue_read_row(scan.slot, &found[n]);
 
 			CHECK_FOR_INTERRUPTS();
 			if (ready->deliver_at > now)
@@ -99,16 +98,17 @@ es_queue_walk(EsQueueState *state, int32 queue_id, int32 channel, int64 share, E
 	return result;
 }
 
-void
+bool
 es_queue_find_shares(EsQueueState *state, int32 queue_id)
 {
 	uint64		wanted;
 	int64		share = PG_INT64_MIN;
 	Snapshot	snapshot;
 	EsIndexScan scan;
+	bool		has_room = true;
 
 	if (!es_queue_state_must_look(state, &wanted))
-		return;
+		return true;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	es_index_scan_open(&scan, es_catalog()->message, es_catalog()->message_pkey, snapshot);
 	for (bool first = true;; first = false)
@@ -126,11 +126,13 @@ es_queue_find_shares(EsQueueState *state, int32 queue_id)
 		CHECK_FOR_INTERRUPTS();
 		share = get_int64(scan.slot, ES_MESSAGE_SHARE, 0);
 		tenant = DatumGetTextPP(slot_getattr(scan.slot, ES_MESSAGE_TENANT, &isnull));
-		es_queue_state_add_share(state, share, es_queue_tenant_hash(VARDATA_ANY(tenant), VARSIZE_ANY_EXHDR(tenant)));
+		has_room &= es_queue_state_add_share(state, share, es_queue_tenant_hash(VARDATA_ANY(tenant), VARSIZE_ANY_EXHDR(tenant)));
 	}
 	es_index_scan_close(&scan);
 	UnregisterSnapshot(snapshot);
-	es_queue_state_found(state, wanted);
+	if (has_room)
+		es_queue_state_found(state, wanted);
+	return has_room;
 }
 
 bool
@@ -178,7 +180,7 @@ es_queue_first_of_key(int32 queue_id, uint64 key_hash, int64 above, Snapshot sna
 	es_index_scan_start(&scan, keys, 3);
 	found = es_index_scan_next(&scan, ForwardScanDirection);
 	if (found)
-		read_row(scan.slot, ready);
+		es_queue_read_row(scan.slot, ready);
 	es_index_scan_close(&scan);
 	return found;
 }
@@ -211,8 +213,8 @@ set_keys(ScanKeyData *keys, int32 queue_id, int64 share, EsQueueWalk which, EsMa
 	return n;
 }
 
-static EsReady *
-read_row(TupleTableSlot *slot, EsReady *ready)
+EsReady *
+es_queue_read_row(TupleTableSlot *slot, EsReady *ready)
 {
 	bool		isnull;
 

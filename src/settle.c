@@ -97,6 +97,12 @@ static const char *why_stale(const EsMessageReceipt *receipt, const char *why);
 void
 es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms)
 {
+	if (n > 0 && (how == ES_SETTLE_NACK || how == ES_SETTLE_REJECT) && IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("messages can only be acknowledged or released in a REPEATABLE READ or SERIALIZABLE transaction"),
+				 errdetail("Its snapshot need not show the message."),
+				 errhint("Use READ COMMITTED, the default isolation level.")));
 	for (int i = 0; i < n; i++)
 		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms);
 }
@@ -224,12 +230,9 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 			es_queue_given_back(&hold);
 			break;
 	}
+	/* somebody deleted its row by hand, or a trigger keeps it: the hold stays as it is, and the end of the lease finds out */
 	if (!found)
-	{
-		/* somebody deleted its row by hand */
-		es_queue_drop(state, &hold);
 		return "settled";
-	}
 	if (is_gone)
 		es_queue_gone(&hold);
 	if (pushed && (!is_gone || hold.key_hash != 0))

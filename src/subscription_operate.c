@@ -15,6 +15,7 @@
 #include "arg.h"
 #include "catalog.h"
 #include "compat.h"
+#include "definition.h"
 #include "error.h"
 #include "evtstore.h"
 #include "failed_event.h"
@@ -97,11 +98,22 @@ Datum
 evtstore_evict_consumer(PG_FUNCTION_ARGS)
 {
 	const EsSubscription *subscription;
+	char	   *name;
 	char	   *consumer;
 
 	es_catalog_require_writable("evict_consumer");
-	subscription = get_subscription(fcinfo);
+	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	consumer = es_arg_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
+	if (es_definition_find("queue", name) != NULL)
+	{
+		if (es_queue_evict_consumer(name, consumer) == 0)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_NOT_FOUND),
+					 errmsg("consumer \"%s\" holds no message of queue \"%s\"", consumer, name),
+					 errhint("The name is the one that it gives to evtstore.receive().")));
+		PG_RETURN_VOID();
+	}
+	subscription = get_subscription(fcinfo);
 	if (!es_subscription_end_consumer(subscription->definition.id, consumer))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),

@@ -56,12 +56,12 @@ RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_nack';
 COMMENT ON FUNCTION evtstore.nack IS
 'Failed: again later, after the given delay or by the queue''s retry policy; to the dead letters when its attempts are spent, which
-frees its key for the next message. Errors: ST007.';
+frees its key for the next message. Errors: ST007, 25001 in REPEATABLE READ.';
 
 CREATE OR REPLACE FUNCTION evtstore.reject(receipt text, reason text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_reject';
-COMMENT ON FUNCTION evtstore.reject IS 'Failed for good: to the dead letters now, which frees its key. Errors: ST007.';
+COMMENT ON FUNCTION evtstore.reject IS 'Failed for good: to the dead letters now, which frees its key. Errors: ST007, 25001 in REPEATABLE READ.';
 
 CREATE OR REPLACE FUNCTION evtstore.release(receipts text[])
 RETURNS void

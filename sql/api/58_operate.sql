@@ -39,4 +39,5 @@ CREATE OR REPLACE FUNCTION evtstore.evict_consumer(name text, consumer text)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_evict_consumer';
 COMMENT ON FUNCTION evtstore.evict_consumer IS
-'As evtstore.leave, said by somebody else. Errors: ST008 unknown subscription or consumer.';
+'As evtstore.leave, said by somebody else. Of a queue: what the consumer holds is ready again, at once, and the attempts count.
+Errors: ST008 unknown name or consumer.';

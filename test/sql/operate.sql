@@ -100,6 +100,14 @@ SELECT body FROM evtstore.poll('b', 'c', lease => '1 hour');
 SELECT count(*) FROM evtstore.poll('b', 'd');
 SELECT fails($$SELECT evtstore.evict_consumer('b', 'e')$$);
 SELECT evtstore.evict_consumer('b', 'c');
+-- of a queue: what it holds is ready again, and its attempt counts
+SELECT evtstore.create_queue('evicted');
+SELECT evtstore.send('evicted', '1') > 0 AS sent;
+SELECT attempt FROM evtstore.receive('evicted', 'gone');
+SELECT fails($$SELECT evtstore.evict_consumer('evicted', 'other')$$);
+SELECT evtstore.evict_consumer('evicted', 'gone');
+SELECT attempt FROM evtstore.receive('evicted', 'here');
+SELECT evtstore.drop_queue('evicted');
 SELECT body, attempt, evtstore.ack(receipt) FROM evtstore.poll('b', 'd');
 SELECT name, consumer FROM evtstore.consumers WHERE name = 'b';
 

@@ -201,6 +201,10 @@ FROM evtstore.receive('jobs');
 --
 SELECT evtstore.send('jobs', '"leased"') AS id \gset
 SELECT next_receipt('jobs') AS first \gset
+-- a snapshot of before may not show the row that a failure writes
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT evtstore.nack(:'first');
+ROLLBACK;
 SET evtstore.clock_offset = '20s';
 SELECT next_receipt('jobs');
 -- extended: it ends 30 seconds from now
@@ -222,6 +226,19 @@ SELECT replace(fails(format('SELECT evtstore.extend(%L, ''1s'')', :'first')), :'
 SELECT fails(format('SELECT evtstore.extend(%L, ''0'')', :'second'));
 SELECT fails(format('SELECT evtstore.extend(%L, NULL)', :'second'));
 SELECT fails(format('SELECT evtstore.extend(%L, ''-1s'')', :'second'));
+-- attempts that are lost count: a lease that ran out, and a rollback
+SELECT evtstore.create_queue('late', '{"retry": {"max_attempts": 2, "initial": "1s", "jitter": 0}}');
+SELECT evtstore.send('late', '1') > 0 AS sent;
+SELECT next_receipt('late') AS late \gset
+SET evtstore.clock_offset = '100s';
+BEGIN;
+SELECT next_receipt('late') <> '' AS taken_over;
+ROLLBACK;
+SELECT ready, dead FROM status WHERE name = 'late';
+SELECT attempt, evtstore.nack(receipt) FROM evtstore.receive('late');
+SELECT ready, dead FROM status WHERE name = 'late';
+SELECT evtstore.drop_queue('late');
+SET evtstore.clock_offset = '61s';
 -- released: no attempt spent, at once, the receipt is stale
 SELECT evtstore.release(ARRAY[:'second']);
 SELECT replace(fails(format('SELECT evtstore.nack(%L)', :'second')), :'second', 'SECOND');

@@ -711,4 +711,42 @@ return [
 		change => [ "\tCurrentResourceOwner = CurTransactionResourceOwner;\n\tresult = LockAcquire", "\tresult = LockAcquire" ],
 		tests  => 'append_cursor',
 	},
+
+	# ---- queue_state.c, queue_entry.c, queue_effect.c, queue_walk.c, claim.c, settle.c: queues ----
+	{
+		name   => 'what a savepoint has taken stays taken when it is rolled back',
+		file   => 'queue_effect.c',
+		change => [ "\t\twhile (neffects > 0 && effects[neffects - 1].level >= level)\n\t\t\tes_queue_effect_abort(&effects[--neffects]);", "\t\tneffects = neffects;" ],
+		tests  => 'queue',
+	},
+	{
+		name   => 'the receipt of a message that somebody else took is good',
+		file   => 'queue_state.c',
+		change => [ 'else if (entry->hold.epoch != epoch)', 'else if (false)' ],
+		tests  => 'queue_claim',
+	},
+	{
+		name   => 'two transactions settle one message',
+		file   => 'queue_state.c',
+		change => [ "\t\telse if (TransactionIdIsValid(entry->settler))\n\t\t\tother = entry->settler;\n", '' ],
+		tests  => 'queue_claim',
+	},
+	{
+		name   => 'a later message of a key goes out',
+		file   => 'claim.c',
+		change => [ 'else if (hold->key_hash != 0 && !is_oldest_of_key(claim, hold, snapshot))', 'else if (false)' ],
+		tests  => 'queue_key',
+	},
+	{
+		name   => 'a settled message frees no key',
+		file   => 'queue_state.c',
+		change => [ 'if (entry->hold.key_hash != 0)', 'if (false)' ],
+		tests  => 'queue_key',
+	},
+	{
+		name   => 'a commit tells nobody what it sent',
+		file   => 'send.c',
+		change => [ "\t\t\t\tif (event == XACT_EVENT_COMMIT)\n\t\t\t\t\tannounce_sent();\n", '' ],
+		tests  => 'queue',
+	},
 ];

@@ -5,13 +5,13 @@
  * Runs in delivery workers.  Two ways:
  *
  * Outside (http, https): claim in one transaction, talk in none, settle in another.  While a receiver takes its time
- * the worker holds no snapshot, no lock and no transaction, only leases.  A crash between claim and settlement leaves
- * the leases, and the messages go out again with the same event id when those end: at least once.
+ * the worker holds no snapshot, no lock and no transaction, only leases.  A crash of the server between claim
+ * and settlement forgets the leases, and the messages go out again with the same event id: at least once.
  *
  * Inside (sql:): claim, call the function for each message in a subtransaction of its own, and settle, all in one
  * transaction.  The function's effect and the acknowledgement commit together: exactly once.  A crash undoes both.
  *
- * Locks: those of the rows claimed, to the end of each transaction.  Memory: one context per process, emptied at each
+ * Locks: the queue's, shared, to the end of each transaction.  Memory: one context per process, emptied at each
  * batch, so that an error leaves nothing behind.
  */
 #include "postgres.h"

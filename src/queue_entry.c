@@ -42,6 +42,8 @@ static int lock_number(EsQueueState *state);
 static void find_parts(void);
 static Size lay_out(char *begin);
 static Size area_size(void);
+static int max_channels(void);
+static void clear_state(EsQueueState *state);
 static void area_init(void *ptr);
 static void begin_state(int slot, void *arg);
 static void end_state(int slot);
@@ -123,8 +125,8 @@ es_state_lock(EsQueueState *state)
 	return &locks[lock_number(state)].lock;
 }
 
-int
-es_max_channels(void)
+static int
+max_channels(void)
 {
 	return es_guc_max_queues * 16;
 }
@@ -136,8 +138,8 @@ lock_number(EsQueueState *state)
 }
 
 /* Locks: the queue's */
-void
-es_state_clear(EsQueueState *state)
+static void
+clear_state(EsQueueState *state)
 {
 	int			slot = state - es_queue_states;
 
@@ -401,7 +403,7 @@ lay_out(char *begin)
 	PART(pool, sizeof(Pool));
 	PART(es_queue_states, mul_size(es_guc_max_queues, sizeof(EsQueueState)));
 	PART(es_queue_entries, mul_size(nentries, sizeof(Entry)));
-	PART(es_queue_channel_array, mul_size(es_max_channels(), sizeof(Channel)));
+	PART(es_queue_channel_array, mul_size(max_channels(), sizeof(Channel)));
 	PART(buckets, mul_size(mul_size(STATE_LOCKS, es_queue_nbuckets), sizeof(int32)));
 	PART(key_floors, STATE_LOCKS * KEY_FLOORS * sizeof(KeyFloor));
 	PART(es_queue_slots, es_slots_size(es_guc_max_queues));
@@ -428,8 +430,8 @@ area_init(void *ptr)
 	pool->nfree = nentries;
 	for (int i = 0; i < nentries; i++)
 		es_queue_entries[i].next = i + 1 < nentries ? i + 1 : ES_NONE;
-	for (int i = 0; i < es_max_channels(); i++)
-		es_queue_channel_array[i].next = i + 1 < es_max_channels() ? i + 1 : ES_NONE;
+	for (int i = 0; i < max_channels(); i++)
+		es_queue_channel_array[i].next = i + 1 < max_channels() ? i + 1 : ES_NONE;
 	for (int i = 0; i < STATE_LOCKS * es_queue_nbuckets; i++)
 		buckets[i] = ES_NONE;
 	for (int i = 0; i < es_guc_max_queues; i++)
@@ -442,7 +444,7 @@ static void
 begin_state(int slot, void *arg)
 {
 	LWLockAcquire(es_state_lock(&es_queue_states[slot]), LW_EXCLUSIVE);
-	es_state_clear(&es_queue_states[slot]);
+	clear_state(&es_queue_states[slot]);
 	LWLockRelease(es_state_lock(&es_queue_states[slot]));
 }
 

@@ -84,7 +84,7 @@ typedef struct Pool
 	EsAsyncCommits async;
 } Pool;
 
-/* immutable, set by es_queue_find_parts() */
+/* immutable, set by find_parts() */
 extern EsSlots *es_queue_slots;
 extern EsQueueState *es_queue_states;
 extern Entry *es_queue_entries;
@@ -96,9 +96,7 @@ extern int es_queue_nbuckets;
 
 /* all but the first under the queue's LWLock */
 extern LWLock *es_state_lock(EsQueueState *state);
-extern int es_max_channels(void);
 extern int32 *es_state_buckets(EsQueueState *state);
-extern void es_state_clear(EsQueueState *state);
 extern int32 es_channel_find(EsQueueState *state, int64 share);
 extern int32 es_channel_add(EsQueueState *state, int64 share, uint64 tenant_hash);
 extern Entry *es_entry_find(EsQueueState *state, int64 id);

@@ -7,7 +7,7 @@
  * Shared: a slot for each queue in use; for each share of it (a tenant, or what else it is fair to) a channel, with the marks up
  * to which its messages are known here, a heap of those that are ready and a heap of leases; and one pool of entries for
  * messages that are ready, held, or of a key that was settled.  A queue and all that is its own is under one of a few
- * LWLocks; the lists of free entries and channels under a spinlock, taken last; the slots under another LWLock, held alone.
+ * LWLocks; the lists of free entries and channels under a spinlock, taken last; the slots under another LWLock, taken before a queue's.
  *
  * Nothing is waited for and no table is read under a lock of these.  A message is changed only by who took it until his
  * transaction is over, then by whoever has its receipt, one transaction at a time (settler), or by who finds its lease over.
@@ -16,23 +16,15 @@
  */
 #include "postgres.h"
 
-#include "access/transam.h"
 #include "access/xact.h"
 #include "lib/pairingheap.h"
-#include "miscadmin.h"
-#include "port/atomics.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
-#include "storage/procarray.h"
-#include "storage/spin.h"
 #include "utils/timestamp.h"
 
-#include "clock.h"
 #include "compat.h"
-#include "guc.h"
 #include "queue_effect.h"
 #include "queue_entry.h"
-#include "shmem.h"
 
 static int take_room(EsQueueState *state, const EsTake *take);
 static void announce(EsQueueState *state, const EsReady *ready);
@@ -425,8 +417,7 @@ es_queue_in_flight(EsQueueState *state, int *n)
 
 			if (entry->state == ENTRY_HELD && entry->slot == state - es_queue_states && !entry->hold.is_key)
 				result[(*n)++] = (EsInFlight) {
-					.id = entry->hold.id, .epoch = entry->hold.epoch, .lease_until = entry->until, .share = entry->hold.share,
-					.rank = entry->hold.rank, .lost = entry->hold.lost};
+					.id = entry->hold.id, .lease_until = entry->until, .lost = entry->hold.lost};
 		}
 	LWLockRelease(es_state_lock(state));
 	return result;

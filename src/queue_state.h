@@ -149,10 +149,7 @@ extern TimestampTz es_queue_state_next_due(EsQueueState *state);
 typedef struct EsInFlight
 {
 	int64 id;
-	uint64 epoch;
 	TimestampTz lease_until;
-	int64 share;
-	int32 rank;
 	int lost;
 } EsInFlight;
 

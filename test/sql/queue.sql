@@ -353,6 +353,24 @@ SELECT body FROM evtstore.receive('ordered', max_count => 10);
 SET evtstore.clock_offset = 0;
 
 --
+-- rate: a second's worth at once, then as time goes by; max_in_flight: over all consumers
+--
+SELECT evtstore.create_queue('paced', '{"rate": 2}');
+SELECT evtstore.send_batch('paced', array_fill('1'::jsonb, ARRAY[5])) IS NOT NULL AS sent;
+SELECT count(evtstore.ack(receipt)) FROM evtstore.receive('paced', max_count => 10);
+SET evtstore.clock_offset = '1s';
+SELECT count(evtstore.ack(receipt)) FROM evtstore.receive('paced', max_count => 10);
+SELECT evtstore.alter_queue('paced', '{"rate": null, "max_in_flight": 2}');
+SELECT evtstore.send_batch('paced', array_fill('1'::jsonb, ARRAY[5])) IS NOT NULL AS sent;
+SELECT count(*) FROM evtstore.receive('paced', max_count => 10);
+SELECT count(*) FROM evtstore.receive('paced', max_count => 10);
+SET evtstore.clock_offset = '60s';
+SELECT count(*) FROM evtstore.receive('paced', max_count => 10);
+SELECT fails($$SELECT evtstore.alter_queue('paced', '{"rate": 0}')$$);
+SELECT evtstore.drop_queue('paced');
+SET evtstore.clock_offset = 0;
+
+--
 -- keys: one at a time, in order of sending, whatever their priority
 --
 SELECT evtstore.create_queue('keyed', '{"retry": {"max_attempts": 2, "initial": "10s", "jitter": 0}}');

@@ -14,7 +14,7 @@ use File::Temp ();
 use POSIX      ();
 use Time::HiRes qw(time);
 
-my ($bin, $scratch, $stop_on_exit);
+my ($bin, $scratch, $stop_on_exit, $huge_pages_held);
 my $missed = 0;
 
 # start(setting => value, ...): a new cluster with the extension in database bench; ends with the process
@@ -26,7 +26,11 @@ sub start
 	$bin = qx("$config" --bindir);
 	die "$config does not answer: say PG_CONFIG=/path/to/pg_config\n" if $? != 0;
 	chomp $bin;
-	leave_root() if $> == 0;
+	if ($> == 0)
+	{
+		reserve_huge_pages($settings{shared_buffers} // '');
+		leave_root();
+	}
 	delete @ENV{ grep { /^PG/ } keys %ENV };
 	$ENV{LC_ALL} = 'C.UTF-8';
 	umask 077;
@@ -56,8 +60,67 @@ sub start
 	run("$bin/pg_ctl", qw(-w -s -D), "$scratch/data", '-l', "$scratch/server.log", 'start');
 	run("$bin/createdb", '--maintenance-db=postgres', 'bench');
 	sql('CREATE EXTENSION evtstore');
-	printf "PostgreSQL %s, %s, fsync on, data in %s\n\n", sql('SHOW server_version'), cores(), $scratch;
+	printf "PostgreSQL %s, %s, fsync on, %s, data in %s\n\n", sql('SHOW server_version'), cores(), pages(), $scratch;
 	return;
+}
+
+#
+# A process that stays root gives them back, when its end of the pipe says that everybody else is gone.
+#
+sub reserve_huge_pages
+{
+	my $buffers = shift;
+	my ($gigabytes) = $buffers =~ /^(\d+)GB$/ or return;
+	my $before = huge_pages('Total') // return;
+	# a tenth more: what is shared besides the buffers
+	my $missing = int($gigabytes * 1024 * 1.1 / 2) + 64 - huge_pages('Free');
+
+	return if $missing <= 0;
+	set_huge_pages($before + $missing);
+	pipe my $wait, my $held or die "pipe: $!\n";
+	my $pid = fork // die "fork: $!\n";
+	if (!$pid)
+	{
+		close $held;
+		close STDOUT;
+		POSIX::setsid();
+		sysread $wait, my $nothing, 1;
+		set_huge_pages($before);
+		POSIX::_exit(0);
+	}
+	close $wait;
+	# open as long as this process lives: what it executes does not get it, and the server is stopped before it ends
+	$huge_pages_held = $held;
+	return;
+}
+
+# of /proc/meminfo; undef where the kernel knows none
+sub huge_pages
+{
+	my $which = shift;
+
+	open my $in, '<', '/proc/meminfo' or return;
+	my ($line) = grep { /^HugePages_$which:/ } <$in>;
+	return defined $line && $line =~ /(\d+)/ ? $1 : undef;
+}
+
+# where the kernel refuses, the run goes on without, and says so
+sub set_huge_pages
+{
+	my $n = shift;
+
+	open my $out, '>', '/proc/sys/vm/nr_hugepages' or return;
+	print $out $n;
+	close $out;
+	return;
+}
+
+# what the server got
+sub pages
+{
+	my $total = huge_pages('Total') // 0;
+
+	return $total > 0 && huge_pages('Free') < $total ? 'huge pages' : 'small pages';
 }
 
 # postgres may be unable to read the checkout: everything of ours is loaded by now

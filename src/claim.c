@@ -36,6 +36,7 @@
 #include "queue.h"
 #include "queue_walk.h"
 #include "table.h"
+#include "waiter.h"
 #include "wakeup.h"
 
 #define MAX_RECEIVE 1000
@@ -128,7 +129,6 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 	const char *tenant = es_queue_tenant();
 	int32	   *channels;
 	int			nchannels;
-	int			before;
 	char	   *name;
 
 	if (IsolationUsesXactSnapshot())
@@ -151,18 +151,25 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 
 	claim.state = es_queue_state_open(claim.queue.id);
 	claim.no_room = !es_queue_find_shares(claim.state, claim.queue.id);
-	channels = es_queue_channels(claim.state, es_queue_tenant_hash(tenant, strlen(tenant)), &nchannels);
-	do
+	channels = es_queue_channels(claim.state, es_queue_tenant_hash(tenant, strlen(tenant)), claim.take.now,
+								 &nchannels);
+	while (!claim.is_over && nchannels > 0 && list_length(claim.deliveries) < max_count)
 	{
-		int			turn = Max(1, (max_count - list_length(claim.deliveries)) / Max(nchannels, 1));
+		int			turn = Max(1, (max_count - list_length(claim.deliveries)) / nchannels);
+		int			kept = 0;
 
-		before = list_length(claim.deliveries);
 		for (int i = 0; i < nchannels && !claim.is_over && list_length(claim.deliveries) < max_count; i++)
 		{
-			claim.take.want = Min(turn, max_count - list_length(claim.deliveries));
+			int			before = list_length(claim.deliveries);
+
+			claim.take.want = Min(turn, max_count - before);
 			claim_channel(&claim, channels[i]);
+			/* who had less than his turn has no more */
+			if (list_length(claim.deliveries) - before >= turn)
+				channels[kept++] = channels[i];
 		}
-	} while (!claim.is_over && list_length(claim.deliveries) > before && list_length(claim.deliveries) < max_count);
+		nchannels = kept;
+	}
 	if (!claim.is_over && list_length(claim.deliveries) < max_count)
 		claim_own(&claim);
 
@@ -186,6 +193,8 @@ es_queue_evict_consumer(const char *name, const char *consumer)
 	EsQueueState *state = queue == NULL ? NULL : es_queue_state_find(queue->id);
 	int			n = state == NULL ? 0 : es_queue_evict(state, hash_consumer(consumer));
 
+	if (n > 0)
+		es_waiter_wake(queue->id, n);
 	if (n > 0 && queue->endpoint != NULL)
 		es_wakeup_at_commit(n);
 	return n;
@@ -271,7 +280,8 @@ claim_channel(Claim *claim, int32 channel)
 		claim->take.taken = list_length(claim->deliveries);
 		taken = es_channel_take(claim->state, channel, &claim->take, holds);
 		use_all(claim, holds, taken.n);
-		if (taken.is_last && list_length(claim->deliveries) > 0)
+		/* where some of them were none, there is room again */
+		if (taken.is_last && list_length(claim->deliveries) > 0 && list_length(claim->deliveries) == claim->take.taken + taken.n)
 			claim->is_over = true;
 		else if (taken.walk[ES_WALK_TIME])
 		{
@@ -353,6 +363,7 @@ use(Claim *claim, const EsHold *hold, Snapshot snapshot, TupleTableSlot *slot)
 	bool		isnull;
 	TimestampTz deliver_at;
 	TimestampTz expires_at;
+	int64		age;
 
 	if (hold->is_key)
 		follow_key(claim, hold, snapshot);
@@ -369,6 +380,7 @@ use(Claim *claim, const EsHold *hold, Snapshot snapshot, TupleTableSlot *slot)
 		expires_at = DatumGetTimestampTz(slot_getattr(slot, ES_MESSAGE_EXPIRES_AT, &isnull));
 		if (isnull)
 			expires_at = DT_NOEND;
+		age = (claim->take.now - DatumGetTimestampTz(slot_getattr(slot, ES_MESSAGE_ENQUEUED_AT, &isnull))) / 1000;
 		if (deliver_at > claim->take.now)
 		{
 			/* the clock went back */
@@ -379,7 +391,7 @@ use(Claim *claim, const EsHold *hold, Snapshot snapshot, TupleTableSlot *slot)
 		}
 		else if (expires_at <= claim->take.now)
 			bury(claim, hold, attempt, "expired");
-		else if (hold->lost > 0 && claim->queue.retry.max_attempts > 0 && attempt >= claim->queue.retry.max_attempts)
+		else if (hold->lost > 0 && es_retry_over(&claim->queue.retry, attempt, age, NULL) != NULL)
 			bury(claim, hold, attempt, hold->rolled_back ? "rolled back" : "lease expired");
 		else
 		{

@@ -14,7 +14,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -43,25 +42,9 @@ static const EsOption filter_options[] = {
 	{NULL}
 };
 
-/* columns of select_plan */
-enum
-{
-	LETTER_ID,
-	LETTER_POSITION,
-	LETTER_VERSION,
-	LETTER_SCHEMA_VERSION,
-	LETTER_PRIORITY,
-	LETTER_EVENT_ID,
-	LETTER_OCCURRED_AT,
-	LETTER_RECORDED_AT,
-	LETTER_TENANT,
-	LETTER_KEY,
-	LETTER_STREAM,
-	LETTER_TYPE,
-	LETTER_TAGS,
-	LETTER_BODY,
-	LETTER_HEADERS
-};
+/* columns of select_plan: the id, then those of a message */
+#define LETTER_ID 0
+#define LETTER(column) (1 + ES_LETTER_##column)
 
 static EsPlan select_plan = {
 	.sql = "SELECT id, position, version, schema_version, priority, event_id, occurred_at, recorded_at, tenant, key, stream, type,"
@@ -97,7 +80,7 @@ static void send_again(const char *queue, const Datum *columns, const bool *null
 static void hand_back(const EsSubscription *subscription, const Datum *columns, const bool *nulls, int n);
 static void delete_letters(const Datum *columns, int n);
 
-#define COLUMNS (LETTER_HEADERS + 1)
+#define COLUMNS (1 + ES_LETTER_COLUMNS)
 #define COLUMN(columns, row, column) ((columns)[(row) * COLUMNS + (column)])
 
 PG_FUNCTION_INFO_V1(evtstore_redrive);
@@ -250,11 +233,8 @@ bind_text(Jsonb *filter, const char *key, Datum *value, char *null)
 static void
 bind_time(Jsonb *filter, const char *key, Datum *value, char *null)
 {
-	char	   *text = es_options_string(filter, key, NULL);
-
-	*null = text == NULL ? 'n' : ' ';
-	*value = text == NULL ? (Datum) 0 :
-		DirectFunctionCall3(timestamptz_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	*null = es_options_has(filter, key) ? ' ' : 'n';
+	*value = TimestampTzGetDatum(es_options_moment(filter, key, 0));
 }
 
 static void
@@ -264,25 +244,8 @@ send_again(const char *queue, const Datum *columns, const bool *nulls, int n)
 													  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 
 	for (int i = 0; i < n; i++)
-	{
-		EsMessage  *message = &messages[i];
-
-		message->body = COLUMN(columns, i, LETTER_BODY);
-		message->headers = COLUMN(columns, i, LETTER_HEADERS);
-		message->key = COLUMN(columns, i, LETTER_KEY);
-		message->priority = DatumGetInt32(COLUMN(columns, i, LETTER_PRIORITY));
-		message->stream = COLUMN(columns, i, LETTER_STREAM);
-		message->type = COLUMN(columns, i, LETTER_TYPE);
-		message->tags = COLUMN(columns, i, LETTER_TAGS);
-		message->position = DatumGetInt64(COLUMN(columns, i, LETTER_POSITION));
-		message->version = DatumGetInt64(COLUMN(columns, i, LETTER_VERSION));
-		message->schema_version = DatumGetInt32(COLUMN(columns, i, LETTER_SCHEMA_VERSION));
-		if (!COLUMN(nulls, i, LETTER_EVENT_ID))
-			message->event_id = *DatumGetUUIDP(COLUMN(columns, i, LETTER_EVENT_ID));
-		message->occurred_at = DatumGetTimestampTz(COLUMN(columns, i, LETTER_OCCURRED_AT));
-		message->recorded_at = DatumGetTimestampTz(COLUMN(columns, i, LETTER_RECORDED_AT));
-	}
-	es_queue_send(es_queue_get(queue), messages, n, NULL);
+		es_queue_fill_message(&messages[i], &COLUMN(columns, i, 1), &COLUMN(nulls, i, 1));
+	es_queue_send(es_queue_get(queue), messages, n);
 }
 
 /* lane by lane in order, as those who settle take the lanes' locks */
@@ -295,9 +258,9 @@ hand_back(const EsSubscription *subscription, const Datum *columns, const bool *
 
 		for (int i = 0; i < n; i++)
 		{
-			int64		position = DatumGetInt64(COLUMN(columns, i, LETTER_POSITION));
-			char	   *key = COLUMN(nulls, i, LETTER_KEY) ? NULL : TextDatumGetCString(COLUMN(columns, i, LETTER_KEY));
-			char	   *tenant = TextDatumGetCString(COLUMN(columns, i, LETTER_TENANT));
+			int64		position = DatumGetInt64(COLUMN(columns, i, LETTER(POSITION)));
+			char	   *key = COLUMN(nulls, i, LETTER(KEY)) ? NULL : TextDatumGetCString(COLUMN(columns, i, LETTER(KEY)));
+			char	   *tenant = TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT)));
 
 			if (es_subscription_lane(subscription, tenant, key, position) != lane)
 				continue;

@@ -31,6 +31,7 @@
 #include "stream.h"
 #include "table.h"
 #include "transport/transport.h"
+#include "waiter.h"
 #include "wakeup.h"
 
 PG_MODULE_MAGIC;
@@ -51,6 +52,7 @@ _PG_init(void)
 	es_catalog_init();
 	es_table_init();
 	es_wakeup_init();
+	es_waiter_init();
 
 	es_stream_init();
 	es_stream_state_init();

@@ -45,8 +45,8 @@ enum
 
 static EsPlan add_plan = {
 	.sql = "INSERT INTO evtstore_internal.failed_event (subscription_id, position, lane, key, attempt, state, next_attempt_at,"
-	" failed_at, first_error, last_error, tenant, history)"
-	" SELECT $1, $2, $3, $4, attempt, $6, $7, $8, $9, $9, $10,"
+	" failed_at, first_failed_at, first_error, last_error, tenant, history)"
+	" SELECT $1, $2, $3, $4, attempt, $6, $7, $8, CASE WHEN $9 IS NOT NULL THEN $8 END, $9, $9, $10,"
 	" CASE WHEN $9 IS NOT NULL THEN " ES_QUEUE_HISTORY("attempt", "$8", "$9") " END FROM (SELECT $5 AS attempt, NULL::jsonb AS history) one",
 	.nargs = 10,
 	.args = {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID},
@@ -75,7 +75,7 @@ static EsPlan hand_out_plan = {
 
 static EsPlan find_plan = {
 	.sql = "SELECT lane, key, attempt, EXISTS (SELECT FROM evtstore_internal.failed_event o"
-	" WHERE o.subscription_id = $1 AND o.tenant = f.tenant AND o.key = f.key AND o.position < f.position), tenant"
+	" WHERE o.subscription_id = $1 AND o.tenant = f.tenant AND o.key = f.key AND o.position < f.position), tenant, COALESCE(first_failed_at, failed_at)"
 	" FROM evtstore_internal.failed_event f"
 	" WHERE subscription_id = $1 AND position = $2 AND ($3 IS NULL OR epoch = $3)",
 	.nargs = 3,
@@ -83,7 +83,7 @@ static EsPlan find_plan = {
 };
 
 static EsPlan unblock_plan = {
-	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, state = 'retry', next_attempt_at = $3, attempt = 0"
+	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, state = 'retry', next_attempt_at = $3, attempt = 0, first_failed_at = NULL"
 	" WHERE subscription_id = $1 AND position = $2 AND state = 'blocked'",
 	.nargs = 3,
 	.args = {INT4OID, INT8OID, TIMESTAMPTZOID},
@@ -91,7 +91,7 @@ static EsPlan unblock_plan = {
 
 static EsPlan again_plan = {
 	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, state = $3, next_attempt_at = $4, failed_at = $5,"
-	" first_error = COALESCE(first_error, $6), last_error = $6, history = " ES_QUEUE_HISTORY("attempt", "$5", "$6")
+	" first_failed_at = COALESCE(first_failed_at, $5), first_error = COALESCE(first_error, $6), last_error = $6, history = " ES_QUEUE_HISTORY("attempt", "$5", "$6")
 	" WHERE subscription_id = $1 AND position = $2",
 	.nargs = 6,
 	.args = {INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
@@ -151,12 +151,12 @@ typedef struct Aside
 	char	   *tenant;
 	int			attempt;
 	bool		is_behind;		/* an older one of its key stands aside */
+	TimestampTz first_failed_at;
 } Aside;
 
 static void insert(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key, int attempt, const char *state,
 				   TimestampTz next_attempt_at, TimestampTz now, const char *error);
 static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *aside);
-static bool is_spent(const EsSubscription *subscription, int attempt);
 static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
 				 const char *error, TimestampTz now);
 static int	withdraw(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
@@ -239,11 +239,11 @@ es_failed_event_add(const EsSubscription *subscription, int lane, int64 position
 {
 	TimestampTz now = es_clock_now();
 	bool		is_rejected = strcmp(cause, "rejected") == 0;
-	bool		is_over = is_spent(subscription, attempt);
+	const char *over = es_retry_over(&subscription->retry, attempt, 0, error);
 
-	if (is_rejected || (is_over && subscription->on_failure == ES_FAILURE_DEAD_LETTER))
-		bury(subscription, position, key, attempt, cause, error, now);
-	else if (is_over)
+	if (is_rejected || (over != NULL && subscription->on_failure == ES_FAILURE_DEAD_LETTER))
+		bury(subscription, position, key, attempt, is_rejected ? cause : over, error, now);
+	else if (over != NULL)
 		insert(subscription, lane, position, tenant, key, attempt, "blocked", 0, now, error);
 	else
 		insert(subscription, lane, position, tenant, key, attempt, "retry",
@@ -296,14 +296,14 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 	EsSpiState	state;
 	Datum		values[6];
 	Aside		aside;
-	bool		is_over;
+	const char *over;
 
 	if (!find(subscription, position, epoch, &aside))
 		return 0;
-	is_over = is_spent(subscription, aside.attempt);
-	if (is_over && subscription->on_failure == ES_FAILURE_DEAD_LETTER)
+	over = es_retry_over(&subscription->retry, aside.attempt, (now - aside.first_failed_at) / 1000, error);
+	if (over != NULL && subscription->on_failure == ES_FAILURE_DEAD_LETTER)
 	{
-		bury(subscription, position, aside.key, aside.attempt, "attempts spent", error, now);
+		bury(subscription, position, aside.key, aside.attempt, over, error, now);
 		remove_row(subscription, position, aside.tenant, aside.key, now);
 		return 1;
 	}
@@ -311,12 +311,12 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 		delay_ms = es_retry_delay(&subscription->retry, aside.attempt);
 	bind(values, subscription, position);
 	/* one that was brought along by an older one of its key must not come before it */
-	values[2] = CStringGetTextDatum(aside.is_behind ? "waiting" : is_over ? "blocked" : "retry");
+	values[2] = CStringGetTextDatum(aside.is_behind ? "waiting" : over != NULL ? "blocked" : "retry");
 	values[3] = TimestampTzGetDatum(es_queue_deadline(now, delay_ms, "delay"));
 	values[4] = TimestampTzGetDatum(now);
 	values[5] = CStringGetTextDatum(error);
 	es_queue_spi_begin(&state);
-	es_spi_run(&again_plan, values, aside.is_behind || is_over ? "   n  " : "      ", false, 0);
+	es_spi_run(&again_plan, values, aside.is_behind || over != NULL ? "   n  " : "      ", false, 0);
 	es_spi_end(&state);
 	return 1 + withdraw(subscription, position, aside.tenant, aside.key);
 }
@@ -442,15 +442,10 @@ find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *as
 		aside->tenant = MemoryContextStrdup(caller, es_spi_text(0, 4));
 		aside->attempt = es_spi_int32(0, 2);
 		aside->is_behind = DatumGetBool(es_spi_value(0, 3, &isnull));
+		aside->first_failed_at = DatumGetTimestampTz(es_spi_value(0, 5, &isnull));
 	}
 	es_spi_end(&state);
 	return found;
-}
-
-static bool
-is_spent(const EsSubscription *subscription, int attempt)
-{
-	return subscription->retry.max_attempts > 0 && attempt >= subscription->retry.max_attempts;
 }
 
 static void

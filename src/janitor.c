@@ -27,6 +27,7 @@
 #include "janitor.h"
 #include "ledger.h"
 #include "process.h"
+#include "queue.h"
 #include "registry.h"
 #include "scavenge.h"
 
@@ -62,6 +63,7 @@ static int64 trim_commands(int limit, bool *more);
 static int64 trim_ledger(int limit, bool *more);
 static int64 trim_checkpoints(int limit, bool *more);
 static int64 trim_inbox(int limit, bool *more);
+static int64 trim_dedup(int limit, bool *more);
 static void turn(DutyState *duty, MemoryContext context);
 static TimestampTz due(const DutyState *duty);
 
@@ -71,6 +73,7 @@ static DutyState duties[] = {
 	{"trimming the ledger", trim_ledger},
 	{"trimming checkpoints", trim_checkpoints},
 	{"trimming the inbox", trim_inbox},
+	{"trimming ids of messages", trim_dedup},
 };
 
 TimestampTz
@@ -172,6 +175,12 @@ static int64
 trim_inbox(int limit, bool *more)
 {
 	return es_inbox_trim(limit);
+}
+
+static int64
+trim_dedup(int limit, bool *more)
+{
+	return es_queue_trim_dedup(limit);
 }
 
 /* it reads all of the ledger, which grows by a row a second: now and then is often enough */

@@ -16,6 +16,17 @@
 #include "compat.h"
 #include "options.h"
 
+/* a text that a type takes */
+typedef struct Input
+{
+	PGFunction	function;
+	const char *what;
+	const char *hint;
+} Input;
+
+static const Input interval_input = {interval_in, "an interval", "Write it as \"500ms\", \"30s\" or \"10 minutes\"."};
+static const Input moment_input = {timestamptz_in, "a time", "Write it as \"2026-01-31T14:00:00Z\"."};
+
 static void check(Jsonb *options, const EsOption *allowed, const char *what, bool null_passes);
 /* what is longer is not written out to show its beginning */
 #define MAX_SHOWN_BYTES (64 * 1024)
@@ -27,6 +38,7 @@ static void check_range(const EsOption *option, double value, const char *shown,
 static bool is_string_array(JsonbValue *value);
 static char *show_value(JsonbValue *value);
 static double value_number(JsonbValue *value);
+static Datum read_input(const Input *input, const char *text);
 static int64 interval_usec(JsonbValue *value);
 static bool is_version(Numeric value);
 static Jsonb *get_container(Jsonb *options, const char *key);
@@ -128,6 +140,24 @@ es_options_interval_ms(Jsonb *options, const char *key, int64 dflt)
 	JsonbValue	v;
 
 	return get_value(options, key, &v) == NULL ? dflt : interval_usec(&v) / 1000;
+}
+
+int64
+es_options_interval_of(const char *text)
+{
+	JsonbValue	v = {.type = jbvString};
+
+	v.val.string.val = unconstify(char *, text);
+	v.val.string.len = strlen(text);
+	return interval_usec(&v) / 1000;
+}
+
+TimestampTz
+es_options_moment(Jsonb *options, const char *key, TimestampTz dflt)
+{
+	char	   *text = es_options_string(options, key, NULL);
+
+	return text == NULL ? dflt : DatumGetTimestampTz(read_input(&moment_input, text));
 }
 
 Jsonb *
@@ -346,18 +376,16 @@ is_version(Numeric value)
 		DatumGetBool(DirectFunctionCall2(numeric_eq, number, DirectFunctionCall1(numeric_floor, number)));
 }
 
-/* a malformed value is 22023 whatever the server calls it; interval_in holds nothing that an error could leave behind */
-static int64
-interval_usec(JsonbValue *value)
+/* a malformed value is 22023 whatever the server calls it; these functions hold nothing that an error could leave behind */
+static Datum
+read_input(const Input *input, const char *text)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
-	Interval   *volatile interval = NULL;
+	volatile Datum result = (Datum) 0;
 
 	PG_TRY();
 	{
-		interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
-														 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		result = DirectFunctionCall3(input->function, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 	}
 	PG_CATCH();
 	{
@@ -365,10 +393,17 @@ interval_usec(JsonbValue *value)
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not an interval", es_arg_shown(text, strlen(text))),
-				 errhint("Write it as \"500ms\", \"30s\" or \"10 minutes\".")));
+				 errmsg("\"%s\" is not %s", es_arg_shown(text, strlen(text)), input->what),
+				 errhint("%s", input->hint)));
 	}
 	PG_END_TRY();
+	return result;
+}
+
+static int64
+interval_usec(JsonbValue *value)
+{
+	Interval   *interval = DatumGetIntervalP(read_input(&interval_input, pnstrdup(value->val.string.val, value->val.string.len)));
 
 	return interval->time + ((int64) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;
 }

@@ -43,6 +43,10 @@ extern int es_options_int(Jsonb *options, const char *key, int dflt);
 extern double es_options_number(Jsonb *options, const char *key, double dflt);
 extern bool es_options_bool(Jsonb *options, const char *key, bool dflt);
 extern int64 es_options_interval_ms(Jsonb *options, const char *key, int64 dflt);
+/* ms of a text that interval_in takes; 22023 */
+extern int64 es_options_interval_of(const char *text);
+/* of a string; 22023 where it is no time */
+extern TimestampTz es_options_moment(Jsonb *options, const char *key, TimestampTz dflt);
 extern Jsonb *es_options_object(Jsonb *options, const char *key); /* NULL when absent */
 extern int64 es_options_version(Jsonb *options, const char *key, int64 dflt);
 extern Jsonb *es_options_array(Jsonb *options, const char *key); /* NULL when absent */

@@ -507,7 +507,7 @@ key_of_row(Poll *poll, EsReader *reader, const text *stream)
 	Datum		data = (Datum) 0;
 	Datum		metadata = (Datum) 0;
 
-	if (poll->subscription->key_source != ES_KEY_STREAM)
+	if (poll->subscription->key->root != ES_KEY_STREAM)
 	{
 		data = es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull);
 		metadata = es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull);

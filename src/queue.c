@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
@@ -35,8 +36,15 @@
 #include "options.h"
 #include "queue.h"
 
+/* how long a dedup_id is remembered where the queue does not say */
+#define DEFAULT_DEDUP_WINDOW_MS INT64CONST(86400000)
+#define MAX_DEDUP_SECONDS (366.0 * 24 * 3600)
+
 static const EsOption queue_options[] = {
+	{"dead_letter_queue", ES_OPTION_STRING},
+	{"dedup_window", ES_OPTION_INTERVAL, 1, MAX_DEDUP_SECONDS},
 	{"endpoint", ES_OPTION_STRING},
+	{"fair_by", ES_OPTION_STRING},
 	{"max_in_flight", ES_OPTION_INT, 1, 1000000000},
 	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
 	{"retry", ES_OPTION_OBJECT},
@@ -45,6 +53,12 @@ static const EsOption queue_options[] = {
 
 static EsPlan delete_messages_plan = {
 	.sql = "DELETE FROM evtstore_internal.message WHERE queue_id = $1",
+	.nargs = 1,
+	.args = {INT4OID},
+};
+
+static EsPlan delete_dedup_plan = {
+	.sql = "DELETE FROM evtstore_internal.message_dedup WHERE queue_id = $1",
 	.nargs = 1,
 	.args = {INT4OID},
 };
@@ -58,9 +72,12 @@ static EsPlan delete_dead_letters_plan = {
 static void fill_queue(void *entry, const EsDefinition *definition);
 static EsQueue *copy_queue(const EsQueue *queue);
 static Jsonb *canonical_spec(Jsonb *options);
+static void append_name(StringInfo buf, Jsonb *options, const char *key);
 static void append_key(StringInfo buf, const char *key);
 static Jsonb *changed_options(Jsonb *spec, Jsonb *changes);
-static void require_endpoint(Jsonb *spec);
+static EsPlaceholder *parse_fair_by(const char *text);
+static void require_targets(const char *name, Jsonb *spec);
+static void refuse_circle(const char *name, const char *target);
 static void refuse_if_targeted(const char *name);
 
 static EsDefinitionCache cache = {
@@ -85,7 +102,7 @@ evtstore_create_queue(PG_FUNCTION_ARGS)
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 1, "options");
 	spec = canonical_spec(PG_GETARG_JSONB_P(1));
-	require_endpoint(spec);
+	require_targets(name, spec);
 	es_identity_establish();
 	(void) es_definition_create("queue", name, spec, &id);
 	PG_RETURN_VOID();
@@ -105,7 +122,7 @@ evtstore_alter_queue(PG_FUNCTION_ARGS)
 	changes = PG_GETARG_JSONB_P(1);
 	es_definition_lock("queue", name);
 	spec = canonical_spec(changed_options(es_definition_get("queue", name)->spec, changes));
-	require_endpoint(spec);
+	require_targets(name, spec);
 	es_definition_alter("queue", name, spec);
 	PG_RETURN_VOID();
 }
@@ -137,6 +154,7 @@ evtstore_drop_queue(PG_FUNCTION_ARGS)
 	values[0] = Int32GetDatum(definition->id);
 	es_queue_spi_begin(&state);
 	es_spi_run(&delete_messages_plan, values, NULL, false, 0);
+	es_spi_run(&delete_dedup_plan, values, NULL, false, 0);
 	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
 	es_spi_end(&state);
 	es_queue_state_forget(definition->id);
@@ -185,6 +203,16 @@ es_queue_tenant(void)
 	return es_guc_tenant != NULL ? es_guc_tenant : "";
 }
 
+Datum
+es_queue_id_array(const int64 *ids, int n)
+{
+	ArrayBuildState *array = initArrayResult(INT8OID, CurrentMemoryContext, false);
+
+	for (int i = 0; i < n; i++)
+		array = accumArrayResult(array, Int64GetDatum(ids[i]), false, INT8OID, CurrentMemoryContext);
+	return makeArrayResult(array, CurrentMemoryContext);
+}
+
 /*
  * A plan that is made while the table is small and kept while it grows must not read it from end to end.
  */
@@ -204,6 +232,10 @@ fill_queue(void *entry, const EsDefinition *definition)
 	queue->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
 	queue->max_in_flight = es_options_int(definition->spec, "max_in_flight", 0);
 	queue->rate = es_options_number(definition->spec, "rate", 0);
+	queue->dedup_window = es_options_interval_ms(definition->spec, "dedup_window", DEFAULT_DEDUP_WINDOW_MS);
+	queue->dead_letter_queue = es_options_string(definition->spec, "dead_letter_queue", NULL);
+	if (es_options_has(definition->spec, "fair_by"))
+		queue->fair_by = parse_fair_by(es_options_string(definition->spec, "fair_by", NULL));
 	queue->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 }
 
@@ -227,20 +259,25 @@ static Jsonb *
 canonical_spec(Jsonb *options)
 {
 	StringInfoData buf;
-	char	   *endpoint;
 	Jsonb	   *retry;
 
 	es_options_check(options, queue_options, "queue options");
-	endpoint = es_options_string(options, "endpoint", NULL);
-	retry = es_options_object(options, "retry");
-
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
-	if (endpoint != NULL)
+	append_name(&buf, options, "dead_letter_queue");
+	if (es_options_has(options, "dedup_window"))
 	{
-		es_arg_check_name(endpoint, "endpoint", ES_MAX_NAME_BYTES);
-		append_key(&buf, "endpoint");
-		escape_json(&buf, endpoint);
+		append_key(&buf, "dedup_window");
+		appendStringInfo(&buf, "\"%lldms\"", (long long) es_options_interval_ms(options, "dedup_window", 0));
+	}
+	append_name(&buf, options, "endpoint");
+	if (es_options_has(options, "fair_by"))
+	{
+		char	   *fair_by = es_options_string(options, "fair_by", NULL);
+
+		(void) parse_fair_by(fair_by);
+		append_key(&buf, "fair_by");
+		escape_json(&buf, fair_by);
 	}
 	if (es_options_has(options, "max_in_flight"))
 	{
@@ -252,14 +289,27 @@ canonical_spec(Jsonb *options)
 		append_key(&buf, "rate");
 		appendStringInfoString(&buf, DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(es_options_number(options, "rate", 0)))));
 	}
+	retry = es_options_object(options, "retry");
 	if (retry != NULL)
 	{
-		es_options_check(retry, es_retry_options, "retry");
+		es_retry_check(retry);
 		append_key(&buf, "retry");
 		es_retry_append(&buf, retry);
 	}
 	appendStringInfoChar(&buf, '}');
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
+}
+
+static void
+append_name(StringInfo buf, Jsonb *options, const char *key)
+{
+	char	   *name = es_options_string(options, key, NULL);
+
+	if (name == NULL)
+		return;
+	es_arg_check_name(name, key, ES_MAX_NAME_BYTES);
+	append_key(buf, key);
+	escape_json(buf, name);
 }
 
 static void
@@ -288,19 +338,54 @@ changed_options(Jsonb *spec, Jsonb *changes)
 	return es_options_merge(changed, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
 }
 
-/* the endpoint's name stays locked, so that it cannot be dropped before this transaction ends */
-static void
-require_endpoint(Jsonb *spec)
+static EsPlaceholder *
+parse_fair_by(const char *text)
 {
-	char	   *endpoint = es_options_string(spec, "endpoint", NULL);
+	static const EsPlaceholderRoot roots[] = {
+		[ES_FAIR_BY_KEY] = {"key", false},
+		[ES_FAIR_BY_BODY] = {"body", true},
+		[ES_FAIR_BY_HEADERS] = {"headers", true},
+		{NULL}
+	};
 
-	if (endpoint == NULL)
-		return;
-	es_definition_lock("endpoint", endpoint);
-	(void) es_definition_get("endpoint", endpoint);
+	return es_placeholder_parse(text, "fair_by", roots, "It is ${key}, or a field such as ${body.customerId} or ${headers.region}.");
 }
 
-/* Locks: the queue's name; create_rule takes it too */
+/* their names stay locked, so that none can be dropped before this transaction ends */
+static void
+require_targets(const char *name, Jsonb *spec)
+{
+	char	   *endpoint = es_options_string(spec, "endpoint", NULL);
+	char	   *target = es_options_string(spec, "dead_letter_queue", NULL);
+
+	if (endpoint != NULL)
+	{
+		es_definition_lock("endpoint", endpoint);
+		(void) es_definition_get("endpoint", endpoint);
+	}
+	if (target != NULL)
+	{
+		es_definition_lock("queue", target);
+		refuse_circle(name, target);
+	}
+}
+
+/* what nobody can work off would go round for ever */
+static void
+refuse_circle(const char *name, const char *target)
+{
+	for (char *next = pstrdup(target); next != NULL;)
+	{
+		if (strcmp(next, name) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("dead_letter_queue \"%s\" of queue \"%s\" leads back to it", target, name),
+					 errhint("Name a queue whose own dead letters stay, or go elsewhere.")));
+		next = es_options_string(es_definition_get("queue", next)->spec, "dead_letter_queue", NULL);
+	}
+}
+
+/* Locks: the queue's name; create_rule, and who makes it a dead letter queue, take it too */
 static void
 refuse_if_targeted(const char *name)
 {
@@ -317,5 +402,15 @@ refuse_if_targeted(const char *name)
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("queue \"%s\" cannot be dropped: rule \"%s\" sends to it", name, rule->name),
 					 errhint("Drop the rule first with evtstore.drop_rule().")));
+	}
+	foreach(lc, es_definition_list("queue"))
+	{
+		EsDefinition *queue = lfirst(lc);
+
+		if (strcmp(es_options_string(queue->spec, "dead_letter_queue", ""), name) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("queue \"%s\" cannot be dropped: it takes the dead letters of queue \"%s\"", name, queue->name),
+					 errhint("Give that one another with evtstore.alter_queue(), or drop it first.")));
 	}
 }

@@ -11,6 +11,7 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "placeholder.h"
 #include "queue_state.h"
 #include "retry.h"
 #include "spi.h"
@@ -23,8 +24,19 @@ typedef struct EsQueue
 	bool is_paused;
 	int max_in_flight; /* 0: any */
 	double rate;	   /* messages a second; 0: any */
+	int64 dedup_window; /* ms that a dedup_id is remembered */
+	EsPlaceholder *fair_by; /* root: EsFairBy; NULL: tenants only */
+	char *dead_letter_queue; /* NULL: the view dead_letters */
 	EsRetry retry;
 } EsQueue;
+
+/* what of a message a queue is fair by */
+typedef enum EsFairBy
+{
+	ES_FAIR_BY_KEY,
+	ES_FAIR_BY_BODY,
+	ES_FAIR_BY_HEADERS
+} EsFairBy;
 
 /* the queue by name, from the backend's cache; ST008 when unknown.  Valid until the next catalog generation */
 extern const EsQueue *es_queue_get(const char *name);
@@ -37,8 +49,15 @@ typedef struct EsMessage
 	Datum body;	   /* jsonb */
 	Datum headers; /* jsonb */
 	Datum key;	   /* text or 0 */
+	Datum dedup_id; /* text or 0 */
 	int32 priority;
 	int64 delay_ms;
+	TimestampTz deliver_at; /* where there is no delay; 0: at once */
+	int64 expires_ms;		/* 0: never */
+	const char *tenant;		/* NULL: the session's */
+	/* filled by es_queue_send: its id, or that of the first one with its dedup_id */
+	int64 id;
+	bool is_duplicate;
 	/* where the message carries an event; type is 0 otherwise, and stream where the event has none */
 	Datum stream;
 	Datum type;
@@ -52,10 +71,35 @@ typedef struct EsMessage
 } EsMessage;
 
 /*
- * Inserts messages, in order, and asks for a wake-up at commit; fills ids (may be NULL).  Keyed messages take their
+ * Inserts messages, in order, and asks for a wake-up at commit; fills their ids.  Keyed messages take their
  * key's lock to the end of the transaction, in order of key, so that a key's order is the order of commits.
  */
-extern void es_queue_send(const EsQueue *queue, EsMessage *messages, int n, int64 *ids);
+extern void es_queue_send(const EsQueue *queue, EsMessage *messages, int n);
+/* janitor: forgets at most limit dedup_ids whose window is over; returns how many */
+extern int64 es_queue_trim_dedup(int limit);
+
+/* what of a message that was given up makes a message again; SQL that selects it is in this order */
+enum
+{
+	ES_LETTER_POSITION,
+	ES_LETTER_VERSION,
+	ES_LETTER_SCHEMA_VERSION,
+	ES_LETTER_PRIORITY,
+	ES_LETTER_EVENT_ID,
+	ES_LETTER_OCCURRED_AT,
+	ES_LETTER_RECORDED_AT,
+	ES_LETTER_TENANT,
+	ES_LETTER_KEY,
+	ES_LETTER_STREAM,
+	ES_LETTER_TYPE,
+	ES_LETTER_TAGS,
+	ES_LETTER_BODY,
+	ES_LETTER_HEADERS,
+	ES_LETTER_COLUMNS
+};
+
+/* the datums are not copied */
+extern void es_queue_fill_message(EsMessage *message, const Datum *columns, const bool *nulls);
 
 /* a claimed message, all palloc'd in the context of the call */
 typedef struct EsDelivery
@@ -133,7 +177,7 @@ extern char *es_queue_worker_consumer(int slot);
 extern void es_queue_init(void);
 
 /*
- * Between queue.c, send.c, claim.c and settle.c only
+ * Between queue.c, send.c, enqueue.c, claim.c and settle.c only
  */
 
 /* columns of evtstore_internal.message, in order */
@@ -187,7 +231,7 @@ extern const char *es_queue_tenant(void);
 extern TimestampTz es_queue_deadline(TimestampTz now, int64 ms, const char *arg);
 /* es_spi_begin, and plans that stay right however much the table grows under them */
 extern void es_queue_spi_begin(EsSpiState *state);
-/* moves a message that is held to the dead letters, with so many attempts.  Inside es_queue_spi_begin */
+/* moves a message that is held to the dead letters, or to the queue of its queue's dead letters, with so many attempts.  Inside es_queue_spi_begin */
 extern void es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char *cause, const char *error, TimestampTz now);
 /* 0: no tenant */
 extern uint64 es_queue_tenant_hash(const char *tenant, int len);

@@ -15,12 +15,14 @@
 
 #include "compat.h"
 #include "queue_effect.h"
+#include "waiter.h"
 
 /* of this transaction, oldest first; in TopTransactionContext */
 static EsEffect *effects = NULL;
 static int	neffects = 0;
 static int	effects_size = 0;
 
+static void finish(int from, int to, bool is_commit);
 static void xact_callback(XactEvent event, void *arg);
 static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
 
@@ -83,6 +85,28 @@ es_effects(int *n)
 	return effects;
 }
 
+/* each of them, at abort in the reverse order; then those who wait for what came of it, by queue */
+static void
+finish(int from, int to, bool is_commit)
+{
+	int			wake = 0;
+
+	for (int k = from; k < to; k++)
+	{
+		const EsEffect *effect = &effects[is_commit ? k : to - 1 - (k - from)];
+		const EsEffect *next = k + 1 == to ? NULL : &effects[is_commit ? k + 1 : to - 2 - (k - from)];
+		int32		id = es_queue_state_id(effect->state);
+
+		if (is_commit ? es_queue_effect_commit(effect) : es_queue_effect_abort(effect))
+			wake++;
+		if (wake > 0 && (next == NULL || next->state != effect->state))
+		{
+			es_waiter_wake(id, wake);
+			wake = 0;
+		}
+	}
+}
+
 static void
 xact_callback(XactEvent event, void *arg)
 {
@@ -101,12 +125,8 @@ xact_callback(XactEvent event, void *arg)
 					 errhint("Commit it in one phase.")));
 			break;
 		case XACT_EVENT_COMMIT:
-			for (int i = 0; i < neffects; i++)
-				es_queue_effect_commit(&effects[i]);
-			break;
 		case XACT_EVENT_ABORT:
-			for (int i = neffects - 1; i >= 0; i--)
-				es_queue_effect_abort(&effects[i]);
+			finish(0, neffects, event == XACT_EVENT_COMMIT);
 			break;
 		case XACT_EVENT_PREPARE:
 			break;
@@ -123,8 +143,14 @@ subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId pa
 	int			level = GetCurrentTransactionNestLevel();
 
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		while (neffects > 0 && effects[neffects - 1].level >= level)
-			es_queue_effect_abort(&effects[--neffects]);
+	{
+		int			from = neffects;
+
+		while (from > 0 && effects[from - 1].level >= level)
+			from--;
+		finish(from, neffects, false);
+		neffects = from;
+	}
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 		for (int i = neffects - 1; i >= 0 && effects[i].level >= level; i--)
 			effects[i].level = level - 1;

@@ -15,6 +15,7 @@ typedef enum EsEffectKind
 	ES_EFFECT_GONE,		  /* committed: settled for good */
 	ES_EFFECT_AGAIN,	  /* committed: ready again, now or later, with its attempts in its row */
 	ES_EFFECT_GIVEN_BACK, /* committed: ready again */
+	ES_EFFECT_READ_AGAIN, /* committed: rows were deleted past us */
 	ES_EFFECT_FORGET	  /* committed: the queue is dropped */
 } EsEffectKind;
 
@@ -37,7 +38,10 @@ extern const EsEffect *es_effects(int *n);
 extern void es_effect_init(void);
 
 /* of queue_state.c, called at the end of a (sub)transaction: raise no error */
-extern void es_queue_effect_commit(const EsEffect *effect);
-extern void es_queue_effect_abort(const EsEffect *effect);
+/* true: somebody may take something now */
+extern bool es_queue_effect_commit(const EsEffect *effect);
+extern bool es_queue_effect_abort(const EsEffect *effect);
+/* the queue of a state, while somebody uses it */
+extern int32 es_queue_state_id(EsQueueState *state);
 
 #endif

@@ -119,6 +119,12 @@ es_queue_state_forget_databases(List *existing)
 	es_slots_forget_databases(es_queue_slots, SLOTS_LOCK, existing, end_state);
 }
 
+int32
+es_queue_state_id(EsQueueState *state)
+{
+	return es_queue_slots->keys[state - es_queue_states].id;
+}
+
 LWLock *
 es_state_lock(EsQueueState *state)
 {
@@ -128,7 +134,7 @@ es_state_lock(EsQueueState *state)
 static int
 max_channels(void)
 {
-	return es_guc_max_queues * 16;
+	return es_guc_max_queues * 64;
 }
 
 static int

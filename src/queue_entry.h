@@ -70,6 +70,7 @@ struct EsQueueState
 	uint64		wanted;			/* counts reasons to look for shares */
 	uint64		found;
 	int			in_flight;
+	bool		is_limited;		/* the last claim knew a max_in_flight: what is settled makes room */
 	double		tokens;			/* for the rate */
 	TimestampTz filled_at;
 };

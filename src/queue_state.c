@@ -26,6 +26,9 @@
 #include "queue_effect.h"
 #include "queue_entry.h"
 
+static bool has_something(Channel *channel, TimestampTz now);
+static TimestampTz next_due(Channel *channel);
+static void read_again(EsQueueState *state);
 static int take_room(EsQueueState *state, const EsTake *take);
 static void announce(EsQueueState *state, const EsReady *ready);
 static void expire(EsQueueState *state, Channel *channel, TimestampTz now);
@@ -63,8 +66,50 @@ es_queue_state_add_share(EsQueueState *state, int64 share, uint64 tenant_hash)
 	return channel != ES_NONE;
 }
 
+bool
+es_queue_has_work(EsQueueState *state, uint64 tenant_hash, const EsTake *take, TimestampTz *due)
+{
+	bool		found = false;
+
+	*due = DT_NOEND;
+	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
+	if (state->wanted != state->found)
+		found = true;
+	for (int32 c = state->first_channel; c != ES_NONE && !found; c = es_queue_channel_array[c].next)
+	{
+		Channel    *channel = &es_queue_channel_array[c];
+
+		if (tenant_hash != 0 && channel->tenant_hash != tenant_hash)
+			continue;
+		found = has_something(channel, take->now);
+		*due = Min(*due, next_due(channel));
+	}
+	if (found && take_room(state, take) == 0)
+	{
+		/* the next token, or a lease that makes room; else somebody settles */
+		found = false;
+		if (take->rate > 0 && state->tokens < 1)
+			*due = take->now + (TimestampTz) ((1 - state->tokens) / take->rate * USECS_PER_SEC) + 1;
+	}
+	LWLockRelease(es_state_lock(state));
+	return found;
+}
+
+int
+es_queue_held(EsQueueState *state, int64 id, TimestampTz now)
+{
+	Entry	   *entry;
+	int			lost;
+
+	LWLockAcquire(es_state_lock(state), LW_SHARED);
+	entry = es_entry_find(state, id);
+	lost = entry != NULL && entry->state == ENTRY_HELD && entry->until > now ? entry->hold.lost : -1;
+	LWLockRelease(es_state_lock(state));
+	return lost;
+}
+
 int32 *
-es_queue_channels(EsQueueState *state, uint64 tenant_hash, int *n)
+es_queue_channels(EsQueueState *state, uint64 tenant_hash, TimestampTz now, int *n)
 {
 	int			size = 16;
 	int			first;
@@ -77,7 +122,8 @@ es_queue_channels(EsQueueState *state, uint64 tenant_hash, int *n)
 		count = 0;
 		LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
 		for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
-			if (tenant_hash == 0 || es_queue_channel_array[c].tenant_hash == tenant_hash)
+			if ((tenant_hash == 0 || es_queue_channel_array[c].tenant_hash == tenant_hash) &&
+				has_something(&es_queue_channel_array[c], now))
 			{
 				if (count < size)
 					result[count] = c;
@@ -118,15 +164,19 @@ es_channel_take(EsQueueState *state, int32 number, const EsTake *take, EsHold *h
 	expire(state, channel, take->now);
 	taken.walk[ES_WALK_TIME] = !take->ignore_due && channel->next_due <= take->now;
 	room = take_room(state, take);
-	if (room < take->want)
-		taken.is_last = true;
-	while (!taken.walk[ES_WALK_TIME] && taken.n < room)
+	while (!taken.walk[ES_WALK_TIME] && taken.n < take->want)
 	{
 		Entry	   *entry = pairingheap_is_empty(&channel->ready) ? NULL : ENTRY_OF_NODE(pairingheap_first(&channel->ready));
 
 		if (entry == NULL || !es_mark_is_before(es_hold_place(&entry->hold), channel->walks[ES_WALK_ORDER].mark))
 		{
 			taken.walk[ES_WALK_ORDER] = es_mark_is_before(channel->walks[ES_WALK_ORDER].mark, ES_MARK_END);
+			break;
+		}
+		/* what is not a message needs no room */
+		if (room == 0 && !entry->hold.is_key)
+		{
+			taken.is_last = true;
 			break;
 		}
 		if (entry->hold.lost >= ES_MESSAGE_MAX_LOST && take->taken + taken.n > 0)
@@ -137,6 +187,8 @@ es_channel_take(EsQueueState *state, int32 number, const EsTake *take, EsHold *h
 		es_entry_hold(state, entry, take);
 		holds[taken.n++] = entry->hold;
 		(void) es_effect_add(ES_EFFECT_TAKEN, state, &entry->hold);
+		if (!entry->hold.is_key)
+			room--;
 		if (!entry->hold.is_key && take->rate > 0)
 			state->tokens -= 1;
 		if (entry->hold.lost >= ES_MESSAGE_MAX_LOST)
@@ -289,6 +341,34 @@ es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, E
 	}
 }
 
+bool
+es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold)
+{
+	TransactionId me = GetTopTransactionId();
+	Entry	   *entry;
+	bool		result;
+
+	es_effects_reserve(1);
+	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
+	entry = es_entry_find(state, id);
+	result = entry != NULL && entry->state == ENTRY_HELD && !entry->untaken && !TransactionIdIsValid(entry->settler);
+	if (result)
+	{
+		es_entry_hold_again(state, entry);
+		entry->settler = me;
+		*hold = entry->hold;
+		(void) es_effect_add(ES_EFFECT_SETTLED, state, hold);
+	}
+	LWLockRelease(es_state_lock(state));
+	return result;
+}
+
+void
+es_queue_read_again(EsQueueState *state)
+{
+	(void) es_effect_add(ES_EFFECT_READ_AGAIN, state, NULL);
+}
+
 void
 es_queue_gone(const EsHold *hold)
 {
@@ -385,13 +465,7 @@ es_queue_state_next_due(EsQueueState *state)
 
 	LWLockAcquire(es_state_lock(state), LW_SHARED);
 	for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
-	{
-		Channel    *channel = &es_queue_channel_array[c];
-
-		next = Min(next, channel->next_due);
-		if (!pairingheap_is_empty(&channel->leases))
-			next = Min(next, ENTRY_OF_NODE(pairingheap_first(&channel->leases))->until);
-	}
+		next = Min(next, next_due(&es_queue_channel_array[c]));
 	LWLockRelease(es_state_lock(state));
 	return TIMESTAMP_NOT_FINITE(next) ? 0 : next;
 }
@@ -423,20 +497,22 @@ es_queue_in_flight(EsQueueState *state, int *n)
 	return result;
 }
 
-void
+bool
 es_queue_effect_commit(const EsEffect *effect)
 {
 	EsQueueState *state = effect->state;
 	Entry	   *entry;
+	bool		wake = effect->kind != ES_EFFECT_TAKEN && effect->kind != ES_EFFECT_SETTLED;
 
 	if (effect->kind == ES_EFFECT_FORGET)
 	{
 		es_state_forget_key(&effect->key);
-		return;
+		return true;
 	}
 	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
-	entry = es_entry_of(&effect->hold);
-	if (entry != NULL)
+	if (effect->kind == ES_EFFECT_READ_AGAIN)
+		read_again(state);
+	else if ((entry = es_entry_of(&effect->hold)) != NULL)
 		switch (effect->kind)
 		{
 			case ES_EFFECT_TAKEN:
@@ -453,6 +529,8 @@ es_queue_effect_commit(const EsEffect *effect)
 			case ES_EFFECT_GONE:
 				if (entry->hold.key_hash != 0)
 					es_entry_add_key(state, &entry->hold);
+				else
+					wake = state->is_limited;
 				es_entry_free(state, entry);
 				break;
 			case ES_EFFECT_AGAIN:
@@ -473,21 +551,23 @@ es_queue_effect_commit(const EsEffect *effect)
 			case ES_EFFECT_GIVEN_BACK:
 				es_entry_make_ready(state, entry, false);
 				break;
+			case ES_EFFECT_READ_AGAIN:
 			case ES_EFFECT_FORGET:
 				break;
 		}
 	LWLockRelease(es_state_lock(state));
+	return wake;
 }
 
 /* in the reverse order of what was done */
-void
+bool
 es_queue_effect_abort(const EsEffect *effect)
 {
 	EsQueueState *state = effect->state;
 	Entry	   *entry;
 
-	if (effect->kind == ES_EFFECT_FORGET)
-		return;
+	if (effect->kind == ES_EFFECT_FORGET || effect->kind == ES_EFFECT_READ_AGAIN)
+		return false;
 	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
 	entry = es_entry_of(&effect->hold);
 	if (entry != NULL && effect->kind == ES_EFFECT_TAKEN)
@@ -502,6 +582,41 @@ es_queue_effect_abort(const EsEffect *effect)
 			pairingheap_add(es_channel_leases(&es_queue_channel_array[entry->hold.channel]), &entry->node);
 	}
 	LWLockRelease(es_state_lock(state));
+	return effect->kind == ES_EFFECT_TAKEN;
+}
+
+/* may there be something to take, or to read?  Locks: the queue's */
+static bool
+has_something(Channel *channel, TimestampTz now)
+{
+	return !pairingheap_is_empty(&channel->ready) || es_mark_is_before(channel->walks[ES_WALK_ORDER].mark, ES_MARK_END) ||
+		next_due(channel) <= now;
+}
+
+/* a delay or a lease that is over next; DT_NOEND: none.  Locks: the queue's */
+static TimestampTz
+next_due(Channel *channel)
+{
+	TimestampTz due = channel->next_due;
+
+	if (!pairingheap_is_empty(&channel->leases))
+		due = Min(due, ENTRY_OF_NODE(pairingheap_first(&channel->leases))->until);
+	return due;
+}
+
+/* whatever a deleted row held up has to be found anew.  Locks: the queue's */
+static void
+read_again(EsQueueState *state)
+{
+	for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
+	{
+		Channel    *channel = &es_queue_channel_array[c];
+
+		for (int w = 0; w < ES_QUEUE_WALKS; w++)
+			es_walk_lower(&channel->walks[w], ES_MARK_BEGIN);
+		channel->next_due = DT_NOBEGIN;
+	}
+	state->wanted++;
 }
 
 /* how many may be taken now */
@@ -510,6 +625,7 @@ take_room(EsQueueState *state, const EsTake *take)
 {
 	int			room = take->want;
 
+	state->is_limited = take->max_in_flight > 0;
 	if (take->max_in_flight > 0)
 	{
 		/* leases that are over use nothing up, whoever reads their share */

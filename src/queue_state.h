@@ -99,8 +99,16 @@ extern void es_queue_state_found(EsQueueState *state, uint64 wanted);
 /* false: there is no room */
 extern bool es_queue_state_add_share(EsQueueState *state, int64 share, uint64 tenant_hash);
 
-/* the channels of a tenant (0: of all), those whose turn it is first; palloc'd */
-extern int32 *es_queue_channels(EsQueueState *state, uint64 tenant_hash, int *n);
+/*
+ * Is there something to take for that tenant (0: any), as far as is known?  True may be wrong where rows have to be read first, false
+ * is right, but for *due: then it may be different by time; DT_NOEND: not by time alone.  take: now, max_in_flight, rate.
+ */
+extern bool es_queue_has_work(EsQueueState *state, uint64 tenant_hash, const EsTake *take, TimestampTz *due);
+
+/* the channels of a tenant (0: of all) that may have something, those whose turn it is first; palloc'd */
+extern int32 *es_queue_channels(EsQueueState *state, uint64 tenant_hash, TimestampTz now, int *n);
+/* how many times the message was lost since its last failure; -1: nobody holds it */
+extern int es_queue_held(EsQueueState *state, int64 id, TimestampTz now);
 
 /* at least half of the entries are free: some may be taken along for who comes next */
 extern bool es_queue_has_room(void);
@@ -126,6 +134,10 @@ extern int64 es_queue_key_floor(EsQueueState *state, uint64 key_hash);
  * NULL, or why the receipt does not hold.
  */
 extern const char *es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, EsHold *hold);
+/* the same for whoever has it, if no transaction is at it; it may be taken away from him.  Waits for nobody; false: not held */
+extern bool es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold);
+/* with the commit of this transaction everything is read again: rows were deleted past us */
+extern void es_queue_read_again(EsQueueState *state);
 /* what becomes of it when this transaction has committed */
 extern void es_queue_gone(const EsHold *hold);
 /* its row is where tid is by now, with its attempts counted; 0: at once */

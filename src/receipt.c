@@ -22,6 +22,7 @@
 #include "compat.h"
 #include "error.h"
 #include "queue.h"
+#include "receipt.h"
 #include "subscription_settle.h"
 
 /* of one call, in order, each once */
@@ -203,10 +204,16 @@ add(Receipts *receipts, const char *text)
 	else if (es_subscription_parse_receipt(text, &receipts->events[receipts->nevents]))
 		receipts->nevents++;
 	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("receipt \"%.*s\" is malformed", pg_mbcliplen(text, strlen(text), 100), text),
-				 errhint("Give it as evtstore.receive() or evtstore.poll() returned it.")));
+		es_receipt_refuse(text);
+}
+
+void
+es_receipt_refuse(const char *text)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("receipt \"%.*s\" is malformed", pg_mbcliplen(text, strlen(text), 100), text),
+			 errhint("Give it as evtstore.receive() or evtstore.poll() returned it.")));
 }
 
 static void

@@ -170,7 +170,7 @@ send_matching(Target *target, const EsAppendPart *parts, int nparts, int nevents
 		}
 	if (count > 0)
 	{
-		es_queue_send(es_queue_get(target->queue), messages, count, NULL);
+		es_queue_send(es_queue_get(target->queue), messages, count);
 		pfree(messages);
 	}
 }

@@ -52,7 +52,7 @@ static EsPlan delete_plan = {
 };
 
 static EsPlan attempt_plan = {
-	.sql = "SELECT attempt FROM evtstore_internal.message WHERE " HELD,
+	.sql = "SELECT attempt, enqueued_at FROM evtstore_internal.message WHERE " HELD,
 	.nargs = 4,
 	.args = {HELD_ARGS},
 };
@@ -78,6 +78,16 @@ static EsPlan dead_letter_plan = {
 	.args = {HELD_ARGS, INT4OID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
 };
 
+/* for another queue: a message, in the order of ES_LETTER_COLUMNS, that says where it comes from */
+static EsPlan take_plan = {
+	.sql = "DELETE FROM evtstore_internal.message WHERE " HELD
+	" RETURNING position, version, schema_version, -rank, event_id, occurred_at, recorded_at, tenant, key, stream, type, tags, body,"
+	" headers || jsonb_build_object('dead_letter', jsonb_build_object('queue', $9, 'message_id', id, 'enqueued_at', enqueued_at,"
+	" 'attempts', $5, 'cause', $6, 'first_error', COALESCE(first_error, $7), 'last_error', $7, 'failed_at', $8))",
+	.nargs = 9,
+	.args = {HELD_ARGS, INT4OID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID},
+};
+
 /* it was taken over in its last attempt, and is a dead letter */
 static EsPlan was_lost_plan = {
 	.sql = "SELECT 1 FROM evtstore_internal.dead_letter WHERE message_id = $1 AND source_id = $2 AND kind = 'queue'"
@@ -90,6 +100,7 @@ static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const c
 static bool acknowledge(int32 queue_id, const EsHold *hold);
 static bool fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, const char *reason, int64 delay_ms,
 				 bool *is_gone);
+static bool send_dead_letter(const char *target, Datum *values);
 static void bind_hold(Datum *values, int32 queue_id, const EsHold *hold);
 static uint64 tenant_hash(void);
 static const char *why_stale(const EsMessageReceipt *receipt, const char *why);
@@ -137,18 +148,38 @@ es_queue_clip_reason(const char *reason)
 void
 es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char *cause, const char *error, TimestampTz now)
 {
-	Datum		values[8];
+	const EsQueue *queue = es_queue_lock(queue_id, AccessShareLock);
+	char	   *target = queue->dead_letter_queue == NULL ? NULL : pstrdup(queue->dead_letter_queue);
+	Datum		values[9];
 
 	bind_hold(values, queue_id, hold);
 	values[4] = Int32GetDatum(attempt);
 	values[5] = CStringGetTextDatum(cause);
 	values[6] = CStringGetTextDatum(error);
 	values[7] = TimestampTzGetDatum(now);
-	if (es_spi_run(&dead_letter_plan, values, NULL, false, 0) != 1)
+	values[8] = CStringGetTextDatum(queue->name);
+	if (target != NULL ? !send_dead_letter(target, values) : es_spi_run(&dead_letter_plan, values, NULL, false, 0) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 				 errmsg("message %lld could not be moved to the dead letters", (long long) hold->id),
 				 errhint("A trigger on the tables of schema evtstore_internal suppresses it: let it return its row.")));
+}
+
+/* a new message there, of its old tenant and key; false: there is no row.  Inside es_queue_spi_begin */
+static bool
+send_dead_letter(const char *target, Datum *values)
+{
+	Datum		columns[ES_LETTER_COLUMNS];
+	bool		nulls[ES_LETTER_COLUMNS];
+	EsMessage	message;
+
+	if (es_spi_run(&take_plan, values, NULL, false, 0) != 1)
+		return false;
+	for (int i = 0; i < ES_LETTER_COLUMNS; i++)
+		columns[i] = es_spi_value(0, i, &nulls[i]);
+	es_queue_fill_message(&message, columns, nulls);
+	es_queue_send(es_queue_get(target), &message, 1);
+	return true;
 }
 
 char *
@@ -212,7 +243,7 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 
 	if (state == NULL)
 		return why_stale(receipt, queue == NULL ? "settled" : "claimed_again");
-	retry = queue->retry;		/* the cache may be rebuilt below */
+	retry = es_retry_copy(&queue->retry);	/* the cache may be rebuilt below */
 	pushed = queue->endpoint != NULL;
 	why = es_queue_hold(state, receipt->message_id, receipt->epoch, tenant_hash(), &hold);
 	if (why != NULL)
@@ -286,6 +317,8 @@ fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, con
 	bool		isnull;
 	bool		found;
 	int			attempt;
+	TimestampTz enqueued_at;
+	const char *cause;
 
 	if (reason == NULL)
 		reason = NO_REASON;
@@ -293,14 +326,11 @@ fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, con
 	es_queue_spi_begin(&state);
 	found = es_spi_run(&attempt_plan, values, NULL, false, 0) > 0;
 	attempt = found ? es_spi_int32(0, 0) + hold->lost + 1 : 0;
-	if (found && how == ES_SETTLE_REJECT)
+	enqueued_at = found ? DatumGetTimestampTz(es_spi_value(0, 1, &isnull)) : now;
+	cause = how == ES_SETTLE_REJECT ? "rejected" : es_retry_over(retry, attempt, (now - enqueued_at) / 1000, reason);
+	if (found && cause != NULL)
 	{
-		es_queue_dead_letter(queue_id, hold, attempt, "rejected", reason, now);
-		*is_gone = true;
-	}
-	else if (found && retry->max_attempts > 0 && attempt >= retry->max_attempts)
-	{
-		es_queue_dead_letter(queue_id, hold, attempt, "attempts spent", reason, now);
+		es_queue_dead_letter(queue_id, hold, attempt, cause, reason, now);
 		*is_gone = true;
 	}
 	else if (found)

@@ -86,8 +86,7 @@ static Jsonb *make_spec(FunctionCallInfo fcinfo);
 static void append_start(StringInfo buf, FunctionCallInfo fcinfo);
 static int64 start_position(Jsonb *spec);
 static EsOnFailure parse_on_failure(const char *text);
-static EsKeySource parse_key(const char *text, List **path);
-static char *text_at_path(Datum document, List *path);
+static EsPlaceholder *parse_key(const char *text);
 static void set_elsewhere(const EsSubscription *subscription, int64 position);
 static void refuse_snapshot(const char *what);
 
@@ -272,9 +271,9 @@ es_subscription_key(const EsSubscription *subscription, const char *stream, int 
 {
 	char	   *key;
 
-	if (subscription->key_source == ES_KEY_STREAM)
+	if (subscription->key->root == ES_KEY_STREAM)
 		return stream == NULL ? NULL : pnstrdup(stream, len);
-	key = text_at_path(subscription->key_source == ES_KEY_DATA ? data : metadata, subscription->key_path);
+	key = es_placeholder_text(subscription->key, subscription->key->root == ES_KEY_DATA ? data : metadata);
 	/* it goes into an index: of what is longer, the beginning and a hash of all of it */
 	if (key != NULL && strlen(key) > ES_MAX_KEY_BYTES)
 		key = psprintf("%.*s#%016llx", pg_mbcliplen(key, strlen(key), ES_MAX_KEY_BYTES - 20), key,
@@ -324,7 +323,7 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
 	subscription->lanes = es_options_int(definition->spec, "lanes", DEFAULT_LANES);
 	subscription->on_failure = parse_on_failure(es_options_string(definition->spec, "on_failure", "block"));
-	subscription->key_source = parse_key(es_options_string(definition->spec, "key", "${stream}"), &subscription->key_path);
+	subscription->key = parse_key(es_options_string(definition->spec, "key", "${stream}"));
 	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight", DEFAULT_MAX_IN_FLIGHT);
 }
@@ -338,7 +337,6 @@ make_spec(FunctionCallInfo fcinfo)
 	Jsonb	   *options;
 	char	   *on_failure;
 	char	   *key;
-	List	   *path;
 	int			lanes;
 
 	es_arg_required(fcinfo, 1, "filter");
@@ -363,7 +361,7 @@ make_spec(FunctionCallInfo fcinfo)
 	es_options_check(options, options_allowed, "options of a subscription");
 	key = es_options_string(options, "key", NULL);
 	if (key != NULL)
-		(void) parse_key(key, &path);
+		(void) parse_key(key);
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "{\"filter\": %s, \"lanes\": %d, \"on_failure\": \"%s\"", es_options_text(filter), lanes, on_failure);
@@ -375,7 +373,7 @@ make_spec(FunctionCallInfo fcinfo)
 	}
 	if (es_options_has(options, "retry"))
 	{
-		es_options_check(es_options_object(options, "retry"), es_retry_options, "retry");
+		es_retry_check(es_options_object(options, "retry"));
 		appendStringInfoString(&buf, ", \"retry\": ");
 		es_retry_append(&buf, es_options_object(options, "retry"));
 	}
@@ -449,54 +447,17 @@ parse_on_failure(const char *text)
 			 errhint("It is 'block' or 'dead_letter'.")));
 }
 
-/* ${stream}, ${data.a.b}, ${metadata.a} */
-static EsKeySource
-parse_key(const char *text, List **path)
+static EsPlaceholder *
+parse_key(const char *text)
 {
-	size_t		len = strlen(text);
-	char	   *inner;
-	char	   *saved;
-	char	   *first;
+	static const EsPlaceholderRoot roots[] = {
+		[ES_KEY_STREAM] = {"stream", false},
+		[ES_KEY_DATA] = {"data", true},
+		[ES_KEY_METADATA] = {"metadata", true},
+		{NULL}
+	};
 
-	*path = NIL;
-	if (len > 3 && strncmp(text, "${", 2) == 0 && text[len - 1] == '}')
-	{
-		inner = pnstrdup(text + 2, len - 3);
-		if (strcmp(inner, "stream") == 0)
-			return ES_KEY_STREAM;
-		first = strtok_r(inner, ".", &saved);
-		for (char *part = strtok_r(NULL, ".", &saved); part != NULL; part = strtok_r(NULL, ".", &saved))
-			*path = lappend(*path, pstrdup(part));
-		if (first != NULL && *path != NIL && strcmp(first, "data") == 0)
-			return ES_KEY_DATA;
-		if (first != NULL && *path != NIL && strcmp(first, "metadata") == 0)
-			return ES_KEY_METADATA;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown key \"%s\"", text),
-			 errhint("It is ${stream}, or a field such as ${data.customerId} or ${metadata.region}.")));
-}
-
-/* NULL where nothing is there, or null */
-static char *
-text_at_path(Datum document, List *path)
-{
-	LOCAL_FCINFO(call, 2);
-	Datum	   *parts = palloc(list_length(path) * sizeof(Datum));
-	int			n = 0;
-	ListCell   *lc;
-	Datum		result;
-
-	foreach(lc, path)
-		parts[n++] = CStringGetTextDatum(lfirst(lc));
-	InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
-	call->args[0].value = document;
-	call->args[0].isnull = false;
-	call->args[1].value = PointerGetDatum(construct_array(parts, n, TEXTOID, -1, false, TYPALIGN_INT));
-	call->args[1].isnull = false;
-	result = jsonb_extract_path_text(call);
-	return call->isnull ? NULL : TextDatumGetCString(result);
+	return es_placeholder_parse(text, "key", roots, "It is ${stream}, or a field such as ${data.customerId} or ${metadata.region}.");
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "definition_cache.h"
 #include "filter.h"
+#include "placeholder.h"
 #include "retry.h"
 
 typedef enum EsOnFailure
@@ -34,8 +35,7 @@ typedef struct EsSubscription
 	EsFilter *filter;
 	int lanes;
 	EsOnFailure on_failure;
-	EsKeySource key_source;
-	List *key_path; /* list of char * */
+	EsPlaceholder *key; /* root: EsKeySource */
 	EsRetry retry;
 	int max_in_flight; /* of a lane */
 } EsSubscription;

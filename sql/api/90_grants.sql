@@ -7,7 +7,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event,
     evtstore.stream_version,
     evtstore.head_position, evtstore.why_behind, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
-    evtstore.merge_data, evtstore.merge_patch
+    evtstore.merge_data, evtstore.merge_patch, evtstore.message_status
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
@@ -21,8 +21,8 @@ TO evtstore_reader;
 GRANT EXECUTE ON FUNCTION
     evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if,
     evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
-    evtstore.send, evtstore.send_batch, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
-    evtstore.reject, evtstore.release, evtstore.extend, evtstore.poll, evtstore.leave,
+    evtstore.send, evtstore.send_batch, evtstore.send_messages, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
+    evtstore.reject, evtstore.release, evtstore.extend, evtstore.settle, evtstore.poll, evtstore.leave,
     evtstore.once(text, text), evtstore.once(text, uuid), evtstore.save_snapshot
 TO evtstore_writer;
 
@@ -31,7 +31,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.scavenge,
     evtstore.create_projection, evtstore.drop_projection,
     evtstore.create_reducer, evtstore.alter_reducer, evtstore.drop_reducer,
-    evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue,
+    evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue, evtstore.purge_queue,
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
     evtstore.pause, evtstore.resume, evtstore.redrive, evtstore.discard, evtstore.unblock_key, evtstore.skip_event, evtstore.evict_consumer,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,

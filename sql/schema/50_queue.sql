@@ -42,6 +42,19 @@ COMMENT ON COLUMN evtstore_internal.message.history IS 'failed attempts, the las
 CREATE INDEX message_key_idx ON evtstore_internal.message (queue_id, key_hash, id) WHERE key_hash IS NOT NULL;
 CREATE INDEX message_due_idx ON evtstore_internal.message (queue_id, share, deliver_at, id) WHERE deliver_at IS NOT NULL;
 
+-- Ids of messages that were sent in the last time, where the sender gave one (enqueue.c); the janitor removes those that are over.
+CREATE TABLE evtstore_internal.message_dedup (
+    queue_id int,
+    message_id bigint NOT NULL,
+    expires_at timestamptz NOT NULL,
+    tenant text COLLATE "C",
+    dedup_id text COLLATE "C",
+    PRIMARY KEY (queue_id, tenant, dedup_id)
+);
+COMMENT ON TABLE evtstore_internal.message_dedup IS 'ids that senders gave messages, so that a message that is sent again is known';
+COMMENT ON COLUMN evtstore_internal.message_dedup.expires_at IS 'end of the dedup_window of its queue, as it was when the message was sent';
+CREATE INDEX message_dedup_expires_idx ON evtstore_internal.message_dedup (expires_at);
+
 CREATE TABLE evtstore_internal.dead_letter (
     id bigint PRIMARY KEY,
     message_id bigint,
@@ -70,11 +83,13 @@ CREATE TABLE evtstore_internal.dead_letter (
     history jsonb NOT NULL DEFAULT '[]'
 );
 COMMENT ON TABLE evtstore_internal.dead_letter IS 'messages and events given up after their retry policy ended';
-COMMENT ON COLUMN evtstore_internal.dead_letter.cause IS 'attempts spent, rejected, lease expired';
+COMMENT ON COLUMN evtstore_internal.dead_letter.cause IS
+    'attempts spent, too old, given up (what the retry policy ends by), rejected, rolled back, lease expired, expired';
 CREATE INDEX dead_letter_source_idx ON evtstore_internal.dead_letter (source_id, id);
 CREATE INDEX dead_letter_message_idx ON evtstore_internal.dead_letter (message_id);
 
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.message_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.dead_letter_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.message', '');
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.message_dedup', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.dead_letter', '');

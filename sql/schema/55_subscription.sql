@@ -29,6 +29,7 @@ CREATE TABLE evtstore_internal.failed_event (
     first_error text,
     last_error text,
     history jsonb,
+    first_failed_at timestamptz,
     PRIMARY KEY (subscription_id, position)
 );
 COMMENT ON TABLE evtstore_internal.failed_event IS
@@ -37,6 +38,7 @@ COMMENT ON COLUMN evtstore_internal.failed_event.state IS
     'retry: handed out again from next_attempt_at on; blocked: a person decides; waiting: behind an older one of its key';
 COMMENT ON COLUMN evtstore_internal.failed_event.tenant IS 'of the event: keys of two tenants have nothing to do with each other';
 COMMENT ON COLUMN evtstore_internal.failed_event.epoch IS 'of the hold that it was handed out in and not settled since; NULL: none';
+COMMENT ON COLUMN evtstore_internal.failed_event.first_failed_at IS 'what max_age of the retry policy counts from; NULL: it waits only';
 COMMENT ON COLUMN evtstore_internal.failed_event.history IS 'failed attempts, the last 20: [{"attempt","at","error"}]; NULL: none';
 -- the oldest one of each key that waits; without a key, each
 CREATE INDEX failed_event_head_idx ON evtstore_internal.failed_event (subscription_id, lane, position) WHERE state <> 'waiting';

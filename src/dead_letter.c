@@ -31,6 +31,7 @@
 #include "queue.h"
 #include "spi.h"
 #include "subscription.h"
+#include "waiter.h"
 
 static const EsOption filter_options[] = {
 	{"type", ES_OPTION_STRING},
@@ -252,6 +253,8 @@ send_again(const char *queue, const Datum *columns, const bool *nulls, int n)
 static void
 hand_back(const EsSubscription *subscription, const Datum *columns, const bool *nulls, int n)
 {
+	if (n > 0)
+		es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
 	for (int lane = 0; lane < subscription->lanes; lane++)
 	{
 		bool		is_locked = false;

@@ -187,7 +187,8 @@ es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now)
 		value = slot_getattr(scan.slot, COLUMN_EPOCH, &isnull);
 		event->epoch = isnull ? 0 : (uint64) DatumGetInt64(value);
 		value = slot_getattr(scan.slot, COLUMN_NEXT_ATTEMPT_AT, &isnull);
-		event->is_due = !isnull && DatumGetTimestampTz(value) <= now;
+		event->next_attempt_at = isnull ? 0 : DatumGetTimestampTz(value);
+		event->is_due = !isnull && event->next_attempt_at <= now;
 		value = slot_getattr(scan.slot, COLUMN_KEY, &isnull);
 		event->key = isnull ? NULL : TextDatumGetCString(value);
 		event->tenant = TextDatumGetCString(slot_getattr(scan.slot, COLUMN_TENANT, &isnull));

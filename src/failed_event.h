@@ -22,6 +22,7 @@ typedef struct EsFailedEvent
 	bool has_failed; /* not only waited */
 	uint64 epoch;  /* of the hold that it was handed out in; 0: none */
 	bool is_due;   /* by time, and not blocked */
+	TimestampTz next_attempt_at; /* 0: blocked */
 } EsFailedEvent;
 
 /* list of EsFailedEvent *, in order of lane and position; palloc'd */

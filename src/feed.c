@@ -39,6 +39,7 @@
 #include "lock.h"
 #include "shmem.h"
 #include "spi.h"
+#include "waiter.h"
 
 /* what one backend publishes; a cache line of its own */
 typedef union Floor
@@ -560,14 +561,18 @@ publish_floor(EsStoreEntry *store, uint64 category_bits)
 static void
 clear_floor(void)
 {
+	uint64		categories;
+
 	if (my_level == 0)
 		return;
 	my_level = 0;
+	categories = pg_atomic_read_u64(&floors()[es_my_procno()].categories);
 	pg_memory_barrier();
 	pg_atomic_write_u64(&floors()[es_my_procno()].floor, 0);
 	pg_memory_barrier();
 	if (pg_atomic_read_u32(&my_store->waiters) > 0)
 		ConditionVariableBroadcast(&my_store->moved);
+	es_waiter_wake_categories(categories);
 }
 
 static void

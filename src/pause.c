@@ -17,6 +17,7 @@
 #include "evtstore.h"
 #include "queue.h"
 #include "subscription.h"
+#include "waiter.h"
 #include "wakeup.h"
 
 static const char *kind_of(const char *name);
@@ -40,11 +41,14 @@ Datum
 evtstore_resume(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	const char *kind;
 
 	es_catalog_require_writable("resume");
-	es_definition_set_state(kind_of(name), name, ES_DEFINITION_ACTIVE);
-	/* workers may find something to deliver */
+	kind = kind_of(name);
+	es_definition_set_state(kind, name, ES_DEFINITION_ACTIVE);
+	/* workers may find something to deliver, consumers something to receive */
 	es_wakeup_at_commit(1);
+	es_waiter_wake_at_commit(es_definition_get(kind, name)->id, INT_MAX);
 	PG_RETURN_VOID();
 }
 

@@ -37,6 +37,7 @@
 #include "subscription.h"
 #include "subscription_settle.h"
 #include "subscription_source.h"
+#include "waiter.h"
 
 #define MAX_POLL 10000
 
@@ -195,6 +196,7 @@ es_subscription_end_consumer(int32 id, const char *consumer)
 			es_lane_give_up(lanes, numbers[i]);
 	}
 	es_lanes_forget_consumer(lanes, consumer);
+	es_waiter_wake(id, INT_MAX);
 	return true;
 }
 

@@ -41,6 +41,7 @@
 #include "options.h"
 #include "spi.h"
 #include "subscription.h"
+#include "waiter.h"
 
 #define DEFAULT_LANES 8
 #define DEFAULT_MAX_IN_FLIGHT 1000
@@ -491,6 +492,7 @@ set_elsewhere(const EsSubscription *subscription, int64 position)
 	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
 	es_spi_end(&state);
 	es_lanes_forget(id);
+	es_waiter_wake_at_commit(id, INT_MAX);
 }
 
 static void

@@ -24,6 +24,7 @@
 #include "queue.h"
 #include "spi.h"
 #include "subscription.h"
+#include "waiter.h"
 
 static EsPlan front_plan = {
 	.sql = "SELECT position, lane FROM evtstore_internal.failed_event"
@@ -65,6 +66,7 @@ evtstore_unblock_key(PG_FUNCTION_ARGS)
 				 errhint("evtstore.blocked_keys lists the keys that wait.")));
 	es_subscription_lock_lane(subscription->definition.id, lane);
 	es_failed_event_unblock(subscription, position);
+	es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
 	PG_RETURN_VOID();
 }
 
@@ -90,6 +92,7 @@ evtstore_skip_event(PG_FUNCTION_ARGS)
 				 errhint("evtstore.blocked_keys lists the events in front of their keys.")));
 	es_subscription_lock_lane(subscription->definition.id, lane);
 	es_failed_event_skip(subscription, position, reason);
+	es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
 	PG_RETURN_VOID();
 }
 

@@ -55,7 +55,11 @@ static LWLockPadded *locks = NULL;
 static WaiterSlot *my_slot = NULL;
 
 /* of this transaction; what does not fit is found by who looks by himself */
-static int32 wake_at_commit[ES_WAITER_MAX_NAMES];
+static struct
+{
+	int32		id;
+	int			n;
+}			wake_at_commit[ES_WAITER_MAX_NAMES];
 static int	nwake_at_commit = 0;
 
 static Size area_size(void);
@@ -109,10 +113,11 @@ es_waiter_begin(const EsWaitFor *wait_for)
 	pg_memory_barrier();
 }
 
-void
+bool
 es_waiter_sleep(long timeout_ms)
 {
 	static uint32 wait_event = 0;
+	bool		was_woken;
 
 	if (wait_event == 0)
 		wait_event = es_wait_event("EvtstoreWork");
@@ -123,8 +128,9 @@ es_waiter_sleep(long timeout_ms)
 	}
 	CHECK_FOR_INTERRUPTS();
 	/* before the next look for work */
-	pg_atomic_write_u32(&my_slot->idle, 1);
+	was_woken = pg_atomic_exchange_u32(&my_slot->idle, 1) == 0;
 	pg_memory_barrier();
+	return was_woken;
 }
 
 /* who was chosen for an entry and goes without it passes it on */
@@ -164,14 +170,21 @@ es_waiter_wake_categories(uint64 categories)
 }
 
 void
-es_waiter_wake_at_commit(int32 id)
+es_waiter_wake_at_commit(int32 id, int n)
 {
-	for (int i = 0; i < Min(nwake_at_commit, ES_WAITER_MAX_NAMES); i++)
-		if (wake_at_commit[i] == id)
-			return;
-	if (nwake_at_commit < ES_WAITER_MAX_NAMES)
-		wake_at_commit[nwake_at_commit] = id;
-	nwake_at_commit++;
+	int			i = 0;
+
+	while (i < nwake_at_commit && wake_at_commit[i].id != id)
+		i++;
+	if (i == ES_WAITER_MAX_NAMES)
+		return;
+	if (i == nwake_at_commit)
+	{
+		wake_at_commit[i].id = id;
+		wake_at_commit[i].n = 0;
+		nwake_at_commit++;
+	}
+	wake_at_commit[i].n = n > INT_MAX - wake_at_commit[i].n ? INT_MAX : wake_at_commit[i].n + n;
 }
 
 static Size
@@ -241,6 +254,6 @@ xact_callback(XactEvent event, void *arg)
 	if (n == 0 || event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
 		return;
 	nwake_at_commit = 0;
-	for (int i = 0; i < Min(n, ES_WAITER_MAX_NAMES) && event == XACT_EVENT_COMMIT; i++)
-		wake(wake_at_commit[i], 0, INT_MAX);
+	for (int i = 0; i < n && event == XACT_EVENT_COMMIT; i++)
+		wake(wake_at_commit[i].id, 0, wake_at_commit[i].n);
 }

@@ -24,7 +24,8 @@ typedef struct EsWaitFor
  * time is over; end in every path (PG_ENSURE_ERROR_CLEANUP), with whether work was found.
  */
 extern void es_waiter_begin(const EsWaitFor *wait_for);
-extern void es_waiter_sleep(long timeout_ms);
+/* true: somebody made work */
+extern bool es_waiter_sleep(long timeout_ms);
 extern void es_waiter_end(bool found);
 
 /*
@@ -35,7 +36,7 @@ extern void es_waiter_end(bool found);
 extern void es_waiter_wake(int32 id, int n);
 extern void es_waiter_wake_categories(uint64 categories);
 /* with the commit of this transaction, for what has no callback of its own; a rolled-back savepoint may wake in vain */
-extern void es_waiter_wake_at_commit(int32 id);
+extern void es_waiter_wake_at_commit(int32 id, int n);
 
 extern void es_waiter_init(void);
 

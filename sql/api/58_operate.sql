@@ -41,3 +41,10 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_evict_consum
 COMMENT ON FUNCTION evtstore.evict_consumer IS
 'As evtstore.leave, said by somebody else. Of a queue: what the consumer holds is ready again, at once, and the attempts count.
 Errors: ST008 unknown name or consumer.';
+
+CREATE OR REPLACE PROCEDURE evtstore.wait_for_work(names text[], timeout interval)
+LANGUAGE C AS 'MODULE_PATHNAME', 'evtstore_wait_for_work';
+COMMENT ON PROCEDURE evtstore.wait_for_work IS
+'Sleeps until one of the queues and subscriptions (1 to 16) has something to receive or poll, or the timeout is over, which
+is no error. Woken through shared memory by the commit that makes the work; holds no snapshot and no transaction while it
+sleeps. Errors: 25001 inside a transaction block, ST008 unknown name, 22023 too many names, 25006 on a standby.';

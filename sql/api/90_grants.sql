@@ -37,5 +37,6 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
 TO evtstore_admin;
+GRANT EXECUTE ON PROCEDURE evtstore.wait_for_work TO evtstore_writer;
 GRANT EXECUTE ON PROCEDURE evtstore.import_events TO evtstore_admin;
 GRANT SELECT ON evtstore.import_status TO evtstore_reader;

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
@@ -42,12 +43,11 @@ struct EsCheckpoints
 static EsPlan trim_plan = {
 	.sql = "DELETE FROM evtstore_internal.checkpoint WHERE (subscription_id, lane, seq) IN"
 	" (SELECT c.subscription_id, c.lane, c.seq"
-	" FROM evtstore_internal.definition d"
-	" CROSS JOIN LATERAL pg_catalog.generate_series(-1, (d.spec->>'lanes')::int - 1) n"
+	" FROM evtstore_internal.lane_generation g"
+	" CROSS JOIN LATERAL pg_catalog.generate_series(g.first_lane, g.first_lane + g.lanes - 1) n"
 	" CROSS JOIN LATERAL (SELECT max(k.seq) AS seq FROM evtstore_internal.checkpoint k"
-	" WHERE k.subscription_id = d.id AND k.lane = n) newest"
-	" JOIN evtstore_internal.checkpoint c ON c.subscription_id = d.id AND c.lane = n AND c.seq < newest.seq"
-	" WHERE d.kind = 'subscription' LIMIT $1)",
+	" WHERE k.subscription_id = g.subscription_id AND k.lane = n) newest"
+	" JOIN evtstore_internal.checkpoint c ON c.subscription_id = g.subscription_id AND c.lane = n AND c.seq < newest.seq LIMIT $1)",
 	.nargs = 1,
 	.args = {INT8OID},
 };
@@ -80,6 +80,7 @@ es_checkpoints_read(EsCheckpoints *checkpoints, int lane)
 				 errmsg("subscription %d has no checkpoint", checkpoints->subscription),
 				 errhint("The tables of evtstore_internal are damaged: restore them from a backup.")));
 	checkpoint->position = DatumGetInt64(slot_getattr(slot, COLUMN_POSITION, &isnull));
+	checkpoint->is_own = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull)));
 	read_ranges(checkpoint, slot_getattr(slot, COLUMN_RANGES, &isnull));
 	ExecClearTuple(slot);
 	return checkpoint;
@@ -168,6 +169,7 @@ es_checkpoint_write(int32 subscription, int lane, EsCheckpoint *checkpoint)
 	for (int i = 0; i < checkpoint->nranges * 2; i++)
 		numbers[i] = Int64GetDatum(checkpoint->ranges[i]);
 	checkpoint->seq++;
+	checkpoint->is_own = true;
 	values[COLUMN_SUBSCRIPTION - 1] = Int32GetDatum(subscription);
 	values[COLUMN_LANE - 1] = Int32GetDatum(lane);
 	values[COLUMN_SEQ - 1] = Int64GetDatum(checkpoint->seq);

@@ -19,6 +19,7 @@ typedef struct EsCheckpoint
 	int64 position;
 	int nranges;
 	int64 *ranges; /* from, to, from, to, ... */
+	bool is_own; /* written by this transaction, which may be rolled back */
 } EsCheckpoint;
 
 /* the readers of one subscription's rows under one snapshot; in the current context, until closed */

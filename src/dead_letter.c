@@ -249,29 +249,28 @@ send_again(const char *queue, const Datum *columns, const bool *nulls, int n)
 	es_queue_send(es_queue_get(queue), messages, n);
 }
 
-/* lane by lane in order, as those who settle take the lanes' locks */
+/* the locks in the order of those who settle, then letter by letter */
 static void
 hand_back(const EsSubscription *subscription, const Datum *columns, const bool *nulls, int n)
 {
+	uint32	   *hashes = MemoryContextAllocExtended(CurrentMemoryContext, Max(n, 1) * sizeof(uint32), MCXT_ALLOC_HUGE);
+
 	if (n > 0)
 		es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
-	for (int lane = 0; lane < subscription->lanes; lane++)
+	for (int i = 0; i < n; i++)
 	{
-		bool		is_locked = false;
+		char	   *key = COLUMN(nulls, i, LETTER(KEY)) ? NULL : TextDatumGetCString(COLUMN(columns, i, LETTER(KEY)));
 
-		for (int i = 0; i < n; i++)
-		{
-			int64		position = DatumGetInt64(COLUMN(columns, i, LETTER(POSITION)));
-			char	   *key = COLUMN(nulls, i, LETTER(KEY)) ? NULL : TextDatumGetCString(COLUMN(columns, i, LETTER(KEY)));
-			char	   *tenant = TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT)));
+		hashes[i] = es_subscription_hash(TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT))), key,
+										 DatumGetInt64(COLUMN(columns, i, LETTER(POSITION))));
+	}
+	es_subscription_lock_keys(subscription, hashes, n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *key = COLUMN(nulls, i, LETTER(KEY)) ? NULL : TextDatumGetCString(COLUMN(columns, i, LETTER(KEY)));
 
-			if (es_subscription_lane(subscription, tenant, key, position) != lane)
-				continue;
-			if (!is_locked)
-				es_subscription_lock_lane(subscription->definition.id, lane);
-			is_locked = true;
-			es_failed_event_release(subscription, lane, position, tenant, key);
-		}
+		es_failed_event_release(subscription, DatumGetInt64(COLUMN(columns, i, LETTER(POSITION))),
+								TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT))), key);
 	}
 }
 

@@ -4,8 +4,8 @@
  *
  * Runs in consumers' backends and in workers.  Rows of evtstore_internal.failed_event; docs/architecture-subscriptions.md,
  * section 6, says what becomes of them.  Each key has one row that stands in front, state retry or blocked, and any
- * number behind it that wait; a row without a key stands for itself.  Rows of a lane are written under the lane's
- * heavyweight lock and belong to the caller's transaction.  A crash leaves what was committed.
+ * number behind it that wait; a row without a key stands for itself.  Rows of a key are written under the heavyweight lock of
+ * the lane that it is handed out by, and belong to the caller's transaction.  A crash leaves what was committed.
  *
  * Nothing here is on the way of success: statements by SPI are fast enough.
  */
@@ -33,7 +33,6 @@ enum
 	COLUMN_EPOCH,
 	COLUMN_NEXT_ATTEMPT_AT,
 	COLUMN_FAILED_AT,
-	COLUMN_LANE,
 	COLUMN_ATTEMPT,
 	COLUMN_STATE,
 	COLUMN_KEY,
@@ -44,12 +43,12 @@ enum
 /* $1 the subscription, $2 the position, in every plan */
 
 static EsPlan add_plan = {
-	.sql = "INSERT INTO evtstore_internal.failed_event (subscription_id, position, lane, key, attempt, state, next_attempt_at,"
+	.sql = "INSERT INTO evtstore_internal.failed_event (subscription_id, position, key, attempt, state, next_attempt_at,"
 	" failed_at, first_failed_at, first_error, last_error, tenant, history)"
-	" SELECT $1, $2, $3, $4, attempt, $6, $7, $8, CASE WHEN $9 IS NOT NULL THEN $8 END, $9, $9, $10,"
-	" CASE WHEN $9 IS NOT NULL THEN " ES_QUEUE_HISTORY("attempt", "$8", "$9") " END FROM (SELECT $5 AS attempt, NULL::jsonb AS history) one",
-	.nargs = 10,
-	.args = {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID},
+	" SELECT $1, $2, $3, attempt, $5, $6, $7, CASE WHEN $8 IS NOT NULL THEN $7 END, $8, $8, $9,"
+	" CASE WHEN $8 IS NOT NULL THEN " ES_QUEUE_HISTORY("attempt", "$7", "$8") " END FROM (SELECT $4 AS attempt, NULL::jsonb AS history) one",
+	.nargs = 9,
+	.args = {INT4OID, INT8OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID},
 };
 
 static EsPlan behind_plan = {
@@ -74,7 +73,7 @@ static EsPlan hand_out_plan = {
 };
 
 static EsPlan find_plan = {
-	.sql = "SELECT lane, key, attempt, EXISTS (SELECT FROM evtstore_internal.failed_event o"
+	.sql = "SELECT key, attempt, EXISTS (SELECT FROM evtstore_internal.failed_event o"
 	" WHERE o.subscription_id = $1 AND o.tenant = f.tenant AND o.key = f.key AND o.position < f.position), tenant, COALESCE(first_failed_at, failed_at)"
 	" FROM evtstore_internal.failed_event f"
 	" WHERE subscription_id = $1 AND position = $2 AND ($3 IS NULL OR epoch = $3)",
@@ -146,7 +145,6 @@ static EsPlan dead_letter_plan = {
 /* a row, as find finds it */
 typedef struct Aside
 {
-	int			lane;
 	char	   *key;			/* both palloc'd; NULL: none */
 	char	   *tenant;
 	int			attempt;
@@ -154,7 +152,7 @@ typedef struct Aside
 	TimestampTz first_failed_at;
 } Aside;
 
-static void insert(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key, int attempt, const char *state,
+static void insert(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, int attempt, const char *state,
 				   TimestampTz next_attempt_at, TimestampTz now, const char *error);
 static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *aside);
 static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
@@ -182,7 +180,6 @@ es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now)
 
 		CHECK_FOR_INTERRUPTS();
 		event->position = DatumGetInt64(slot_getattr(scan.slot, COLUMN_POSITION, &isnull));
-		event->lane = DatumGetInt32(slot_getattr(scan.slot, COLUMN_LANE, &isnull));
 		event->attempt = DatumGetInt32(slot_getattr(scan.slot, COLUMN_ATTEMPT, &isnull));
 		value = slot_getattr(scan.slot, COLUMN_EPOCH, &isnull);
 		event->epoch = isnull ? 0 : (uint64) DatumGetInt64(value);
@@ -234,7 +231,7 @@ es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_c
 }
 
 void
-es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key, int attempt,
+es_failed_event_add(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, int attempt,
 					const char *cause,
 					const char *error, int64 delay_ms)
 {
@@ -245,24 +242,24 @@ es_failed_event_add(const EsSubscription *subscription, int lane, int64 position
 	if (is_rejected || (over != NULL && subscription->on_failure == ES_FAILURE_DEAD_LETTER))
 		bury(subscription, position, key, attempt, is_rejected ? cause : over, error, now);
 	else if (over != NULL)
-		insert(subscription, lane, position, tenant, key, attempt, "blocked", 0, now, error);
+		insert(subscription, position, tenant, key, attempt, "blocked", 0, now, error);
 	else
-		insert(subscription, lane, position, tenant, key, attempt, "retry",
+		insert(subscription, position, tenant, key, attempt, "retry",
 			   es_queue_deadline(now, delay_ms >= 0 ? delay_ms : es_retry_delay(&subscription->retry, attempt), "delay"), now, error);
 }
 
 void
-es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key)
+es_failed_event_wait(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
 {
-	insert(subscription, lane, position, tenant, key, 0, "waiting", 0, es_clock_now(), NULL);
+	insert(subscription, position, tenant, key, 0, "waiting", 0, es_clock_now(), NULL);
 }
 
 void
-es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key)
+es_failed_event_release(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
 {
 	TimestampTz now = es_clock_now();
 
-	insert(subscription, lane, position, tenant, key, 0, "retry", now, now, NULL);
+	insert(subscription, position, tenant, key, 0, "retry", now, now, NULL);
 }
 
 void
@@ -394,25 +391,24 @@ es_failed_event_exists(const EsSubscription *subscription, int64 position)
 }
 
 static void
-insert(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key, int attempt, const char *state_name,
+insert(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, int attempt, const char *state_name,
 	   TimestampTz next_attempt_at, TimestampTz now, const char *error)
 {
 	EsSpiState	state;
-	Datum		values[10];
-	char		nulls[11] = "          ";
+	Datum		values[9];
+	char		nulls[10] = "         ";
 
 	bind(values, subscription, position);
-	values[2] = Int32GetDatum(lane);
-	values[3] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
-	nulls[3] = key == NULL ? 'n' : ' ';
-	values[4] = Int32GetDatum(attempt);
-	values[5] = CStringGetTextDatum(state_name);
-	values[6] = TimestampTzGetDatum(next_attempt_at);
-	nulls[6] = next_attempt_at == 0 ? 'n' : ' ';
-	values[7] = TimestampTzGetDatum(now);
-	values[8] = error == NULL ? (Datum) 0 : CStringGetTextDatum(error);
-	nulls[8] = error == NULL ? 'n' : ' ';
-	values[9] = CStringGetTextDatum(tenant);
+	values[2] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
+	nulls[2] = key == NULL ? 'n' : ' ';
+	values[3] = Int32GetDatum(attempt);
+	values[4] = CStringGetTextDatum(state_name);
+	values[5] = TimestampTzGetDatum(next_attempt_at);
+	nulls[5] = next_attempt_at == 0 ? 'n' : ' ';
+	values[6] = TimestampTzGetDatum(now);
+	values[7] = error == NULL ? (Datum) 0 : CStringGetTextDatum(error);
+	nulls[7] = error == NULL ? 'n' : ' ';
+	values[8] = CStringGetTextDatum(tenant);
 	es_queue_spi_begin(&state);
 	es_spi_run(&add_plan, values, nulls, false, 0);
 	es_spi_end(&state);
@@ -435,15 +431,14 @@ find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *as
 	found = es_spi_run(&find_plan, values, epoch == 0 ? "  n" : "   ", true, 1) > 0;
 	if (found)
 	{
-		char	   *text = es_spi_text(0, 1);
+		char	   *text = es_spi_text(0, 0);
 		bool		isnull;
 
-		aside->lane = es_spi_int32(0, 0);
 		aside->key = text == NULL ? NULL : MemoryContextStrdup(caller, text);
-		aside->tenant = MemoryContextStrdup(caller, es_spi_text(0, 4));
-		aside->attempt = es_spi_int32(0, 2);
-		aside->is_behind = DatumGetBool(es_spi_value(0, 3, &isnull));
-		aside->first_failed_at = DatumGetTimestampTz(es_spi_value(0, 5, &isnull));
+		aside->tenant = MemoryContextStrdup(caller, es_spi_text(0, 3));
+		aside->attempt = es_spi_int32(0, 1);
+		aside->is_behind = DatumGetBool(es_spi_value(0, 2, &isnull));
+		aside->first_failed_at = DatumGetTimestampTz(es_spi_value(0, 4, &isnull));
 	}
 	es_spi_end(&state);
 	return found;

@@ -15,7 +15,7 @@
 typedef struct EsFailedEvent
 {
 	int64 position;
-	int lane;
+	int lane; /* for poll.c: the one that hands it out */
 	char *key; /* NULL: none */
 	char *tenant;
 	int attempt;
@@ -25,20 +25,20 @@ typedef struct EsFailedEvent
 	TimestampTz next_attempt_at; /* 0: blocked */
 } EsFailedEvent;
 
-/* list of EsFailedEvent *, in order of lane and position; palloc'd */
+/* list of EsFailedEvent *, in order of position; palloc'd */
 extern List *es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now);
 /* those that wait behind the one that stands in front of its key, in order, at most so many; palloc'd */
 extern List *es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_count);
 
-/* what follows needs the lane's lock (ES_LOCK_LANE), held */
+/* what follows needs the lock of the lane (ES_LOCK_LANE) that the key is handed out by, held */
 
 /* an event of the lane failed for the attempt-th time: what the retry policy and on_failure say.  delay_ms < 0: the policy's */
-extern void es_failed_event_add(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key,
+extern void es_failed_event_add(const EsSubscription *subscription, int64 position, const char *tenant, const char *key,
 								int attempt, const char *cause, const char *error, int64 delay_ms);
 /* one that waits behind an older one of its key */
-extern void es_failed_event_wait(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key);
+extern void es_failed_event_wait(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
 /* one comes back without an attempt: due at once */
-extern void es_failed_event_release(const EsSubscription *subscription, int lane, int64 position, const char *tenant, const char *key);
+extern void es_failed_event_release(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
 /* handed out again, in the hold with that epoch: its attempts so far, with this one */
 extern void es_failed_event_hand_out(const EsSubscription *subscription, int64 position, uint64 epoch, int attempt);
 

@@ -30,6 +30,7 @@
 #include "queue.h"
 #include "registry.h"
 #include "scavenge.h"
+#include "subscription.h"
 
 /* rows that a batch removes at most: how long its transaction takes */
 #define BATCH 200
@@ -168,6 +169,7 @@ trim_commands(int limit, bool *more)
 static int64
 trim_checkpoints(int limit, bool *more)
 {
+	(void) es_subscription_retire_lanes();
 	return es_checkpoint_trim(limit);
 }
 

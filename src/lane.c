@@ -13,6 +13,9 @@
  * What a poll puts is undone when its (sub)transaction is rolled back, in the callback, before the lane's heavyweight lock
  * is released; then what it handed out counts as lost.  What is settled counts when the transaction has committed.
  *
+ * A lane's number goes on growing over the generations (lane_layout.c), its place is the number modulo ES_LANE_SLOTS: a place
+ * with another number in it is that of a lane that is over and gone.
+ *
  * A crash makes all of it anew, empty: every lane is free, and no receipt fits.
  */
 #include "postgres.h"
@@ -27,6 +30,7 @@
 #include "guc.h"
 #include "lane.h"
 #include "shmem.h"
+#include "waiter.h"
 
 #define MAX_CONSUMERS 128
 
@@ -38,8 +42,7 @@
 /* under an LWLock of its own */
 struct EsLanes
 {
-	int			nlanes;
-	EsLane		lanes[ES_MAX_LANES];
+	EsLane		lanes[ES_LANE_SLOTS];	/* by number, see place_of */
 	EsConsumer	consumers[MAX_CONSUMERS];	/* with an empty name: free */
 };
 
@@ -78,9 +81,12 @@ static void area_init(void *ptr);
 static EsLanes *entry_at(int index);
 static LWLock *lock_of(EsLanes *lanes);
 static void begin_entry(int index, void *arg);
+static EsLane *place_of(EsLanes *lanes, int number);
+static EsLane get_lane(EsLanes *lanes, int number);
 static int	find_consumer(EsLanes *lanes, const char *name);
 static int	enter_consumer(EsLanes *lanes, const char *name, TimestampTz now);
-static int	share_of(EsLanes *lanes, TimestampTz now);
+static int	share_of(EsLanes *lanes, int nlanes, TimestampTz now);
+static EsLaneState state_of(EsLanes *lanes, const EsLane *lane, bool is_closing, int consumer, TimestampTz now);
 static bool is_held(const EsLane *lane, TimestampTz now);
 static void note_loss(EsLane *lane, int64 until, bool alone);
 static int	settled_here(EsLanes *lanes, int number, uint64 epoch);
@@ -111,9 +117,9 @@ es_lane_init(void)
 }
 
 EsLanes *
-es_lanes_open(int32 subscription, int nlanes)
+es_lanes_open(int32 subscription)
 {
-	int			index = es_slots_take(area, KEYS_LOCK, "subscription", ES_LOCK_SUBSCRIPTION, subscription, begin_entry, &nlanes);
+	int			index = es_slots_take(area, KEYS_LOCK, "subscription", ES_LOCK_SUBSCRIPTION, subscription, begin_entry, NULL);
 
 	if (index < 0)
 		ereport(ERROR,
@@ -132,9 +138,10 @@ es_lanes_find(int32 subscription)
 }
 
 int
-es_lanes_enter(EsLanes *lanes, const char *consumer, TimestampTz now, TimestampTz until, int *numbers, int *give_up, int *index)
+es_lanes_enter(EsLanes *lanes, const EsOpenLanes *open, const char *consumer, TimestampTz now, TimestampTz until, int *numbers,
+			   int *give_up, int *index)
 {
-	int			start = MyProcPid % lanes->nlanes;
+	int			start = MyProcPid % open->n;
 	int			n = 0;
 	int			room;
 
@@ -155,21 +162,24 @@ es_lanes_enter(EsLanes *lanes, const char *consumer, TimestampTz now, TimestampT
 		}
 		lanes->consumers[*index].last_seen = now;
 		lanes->consumers[*index].until = Max(lanes->consumers[*index].until, until);
-		for (int i = 0; i < lanes->nlanes; i++)
-			if (lanes->lanes[i].consumer == *index && is_held(&lanes->lanes[i], now))
-				numbers[n++] = i;
-	}
-	room = consumer == NULL ? lanes->nlanes : share_of(lanes, now) - n;
-	*give_up = Max(-room, 0);
-	for (int i = 0; i < lanes->nlanes && room > 0; i++)
-	{
-		int			number = (start + i) % lanes->nlanes;
-		const EsLane *lane = &lanes->lanes[number];
+		for (int i = 0; i < open->n; i++)
+		{
+			EsLane		lane = get_lane(lanes, open->numbers[i]);
 
-		if (is_held(lane, now) &&
-			!(lane->consumer == ES_LANE_ANONYMOUS && lane->in_flight <= settled_here(lanes, number, lane->epoch)))
+			if (lane.consumer == *index && is_held(&lane, now))
+				numbers[n++] = open->numbers[i];
+		}
+	}
+	room = consumer == NULL ? open->n : share_of(lanes, open->n, now) - n;
+	*give_up = Max(-room, 0);
+	for (int i = 0; i < open->n && room > 0; i++)
+	{
+		int			next = (start + i) % open->n;
+		EsLane		lane = get_lane(lanes, open->numbers[next]);
+
+		if (state_of(lanes, &lane, open->is_closing[next], *index, now) != ES_LANE_FREE)
 			continue;
-		numbers[n++] = number;
+		numbers[n++] = open->numbers[next];
 		room--;
 	}
 	LWLockRelease(lock_of(lanes));
@@ -177,19 +187,15 @@ es_lanes_enter(EsLanes *lanes, const char *consumer, TimestampTz now, TimestampT
 }
 
 EsLaneState
-es_lane_look(EsLanes *lanes, int number, int consumer, TimestampTz now, EsLane *lane)
+es_lane_look(EsLanes *lanes, int number, bool is_closing, int consumer, TimestampTz now, EsLane *lane)
 {
-	LWLockAcquire(lock_of(lanes), LW_SHARED);
-	*lane = lanes->lanes[number];
-	LWLockRelease(lock_of(lanes));
+	*lane = es_lane_copy(lanes, number);
 	if (is_forgotten(lanes) && find_put(lanes, number, -1) == NULL)
+	{
 		memset(lane, 0, sizeof(EsLane));
-	if (!is_held(lane, now))
-		return ES_LANE_FREE;
-	if (lane->consumer == ES_LANE_ANONYMOUS)
-		/* what this transaction settled is settled for itself */
-		return lane->in_flight <= settled_here(lanes, number, lane->epoch) ? ES_LANE_FREE : ES_LANE_TAKEN;
-	return lane->consumer == consumer ? ES_LANE_MINE : ES_LANE_TAKEN;
+		lane->number = number;
+	}
+	return state_of(lanes, lane, is_closing, consumer, now);
 }
 
 void
@@ -207,6 +213,7 @@ es_lane_begin(EsLane *lane, int consumer, int64 position)
 	} while (lane->epoch == 0);
 	lane->consumer = consumer;
 	lane->in_flight = 0;
+	lane->is_over = false;
 	lane->fetched = position;
 	lane->delivered = position;
 }
@@ -219,14 +226,12 @@ es_lane_put(EsLanes *lanes, int number, const EsLane *lane)
 	{
 		Effect	   *effect = add_effect(EFFECT_PUT, lanes, number);
 
-		LWLockAcquire(lock_of(lanes), LW_SHARED);
-		effect->before = lanes->lanes[number];
-		LWLockRelease(lock_of(lanes));
+		effect->before = es_lane_copy(lanes, number);
 	}
 	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
 	if (lane->consumer != ES_LANE_ANONYMOUS)
 		lanes->consumers[lane->consumer].until = Max(lanes->consumers[lane->consumer].until, lane->lease_until);
-	lanes->lanes[number] = *lane;
+	*place_of(lanes, number) = *lane;
 	LWLockRelease(lock_of(lanes));
 }
 
@@ -239,18 +244,33 @@ es_lane_attempt(const EsLane *lane, int64 position)
 void
 es_lane_give_up(EsLanes *lanes, int number)
 {
+	EsLane	   *lane = place_of(lanes, number);
+
 	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
-	lanes->lanes[number].epoch = 0;
-	lanes->lanes[number].in_flight = 0;
-	lanes->lanes[number].consumer = ES_LANE_ANONYMOUS;
+	*lane = get_lane(lanes, number);
+	lane->epoch = 0;
+	lane->in_flight = 0;
+	lane->consumer = ES_LANE_ANONYMOUS;
+	LWLockRelease(lock_of(lanes));
+}
+
+void
+es_lane_close(EsLanes *lanes, int number, int64 end)
+{
+	EsLane	   *lane = place_of(lanes, number);
+
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	memset(lane, 0, sizeof(EsLane));
+	lane->consumer = ES_LANE_ANONYMOUS;
+	lane->number = number;
+	lane->is_over = true;
+	lane->over_at = end;
 	LWLockRelease(lock_of(lanes));
 }
 
 bool
 es_lane_is_held(EsLanes *lanes, int number, uint64 epoch, EsLane *lane)
 {
-	if (number < 0 || number >= lanes->nlanes)
-		return false;
 	*lane = es_lane_copy(lanes, number);
 	return lane->epoch == epoch && epoch != 0;
 }
@@ -289,11 +309,9 @@ es_lane_extend(EsLanes *lanes, int number, uint64 epoch, TimestampTz until)
 	EsLane	   *lane;
 	bool		result;
 
-	if (number < 0 || number >= lanes->nlanes || epoch == 0)
-		return false;
-	lane = &lanes->lanes[number];
+	lane = place_of(lanes, number);
 	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
-	result = lane->epoch == epoch;
+	result = lane->number == number && lane->epoch == epoch && epoch != 0;
 	if (result)
 	{
 		lane->lease_until = until;
@@ -312,9 +330,9 @@ es_lanes_of_consumer(EsLanes *lanes, const char *consumer, int *numbers)
 
 	LWLockAcquire(lock_of(lanes), LW_SHARED);
 	index = find_consumer(lanes, consumer);
-	for (int i = 0; i < lanes->nlanes && index >= 0; i++)
+	for (int i = 0; i < ES_LANE_SLOTS && index >= 0; i++)
 		if (lanes->lanes[i].epoch != 0 && lanes->lanes[i].consumer == index)
-			numbers[n++] = i;
+			numbers[n++] = lanes->lanes[i].number;
 	LWLockRelease(lock_of(lanes));
 	return index < 0 ? -1 : n;
 }
@@ -329,7 +347,7 @@ es_lanes_forget_consumer(EsLanes *lanes, const char *consumer)
 	index = find_consumer(lanes, consumer);
 	if (index >= 0)
 	{
-		for (int i = 0; i < lanes->nlanes; i++)
+		for (int i = 0; i < ES_LANE_SLOTS; i++)
 			if (lanes->lanes[i].consumer == index)
 				lanes->lanes[i].consumer = ES_LANE_ANONYMOUS;
 		memset(&lanes->consumers[index], 0, sizeof(EsConsumer));
@@ -343,21 +361,39 @@ es_lanes_forget(int32 subscription)
 	add_effect(EFFECT_FORGET, es_lanes_find(subscription), 0)->key = es_slot_key(subscription);
 }
 
-int
-es_lanes_count(EsLanes *lanes)
-{
-	return lanes->nlanes;
-}
-
 EsLane
 es_lane_copy(EsLanes *lanes, int number)
 {
 	EsLane		lane;
 
 	LWLockAcquire(lock_of(lanes), LW_SHARED);
-	lane = lanes->lanes[number];
+	lane = get_lane(lanes, number);
 	LWLockRelease(lock_of(lanes));
 	return lane;
+}
+
+bool
+es_lane_is_known(EsLanes *lanes, int number)
+{
+	bool		result;
+
+	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	result = place_of(lanes, number)->number == number;
+	LWLockRelease(lock_of(lanes));
+	return result;
+}
+
+int
+es_lanes_numbers(EsLanes *lanes, int *numbers)
+{
+	int			n = 0;
+
+	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	for (int i = 0; i < ES_LANE_SLOTS; i++)
+		if (lanes->lanes[i].lease_until != 0)
+			numbers[n++] = lanes->lanes[i].number;
+	LWLockRelease(lock_of(lanes));
+	return n;
 }
 
 EsConsumer *
@@ -396,16 +432,33 @@ lock_of(EsLanes *lanes)
 	return &locks[(lanes - entry_at(0)) % ENTRY_LOCKS].lock;
 }
 
-/* Locks: KEYS_LOCK, exclusive; arg: the number of lanes */
+/* Locks: KEYS_LOCK, exclusive */
 static void
 begin_entry(int index, void *arg)
 {
 	EsLanes    *lanes = entry_at(index);
 
 	memset(lanes, 0, sizeof(EsLanes));
-	lanes->nlanes = *(int *) arg;
-	for (int i = 0; i < lanes->nlanes; i++)
+	for (int i = 0; i < ES_LANE_SLOTS; i++)
 		lanes->lanes[i].consumer = ES_LANE_ANONYMOUS;
+}
+
+/* whatever number a receipt may name */
+static EsLane *
+place_of(EsLanes *lanes, int number)
+{
+	return &lanes->lanes[(uint32) number % ES_LANE_SLOTS];
+}
+
+/* Locks: the entry's, held */
+static EsLane
+get_lane(EsLanes *lanes, int number)
+{
+	EsLane		lane = *place_of(lanes, number);
+
+	if (lane.number == number)
+		return lane;
+	return (EsLane) {.consumer = ES_LANE_ANONYMOUS, .number = number};
 }
 
 void
@@ -435,7 +488,7 @@ enter_consumer(EsLanes *lanes, const char *name, TimestampTz now)
 
 		if (consumer->name[0] != '\0' && consumer->until > now)
 			continue;
-		for (int j = 0; j < lanes->nlanes; j++)
+		for (int j = 0; j < ES_LANE_SLOTS; j++)
 			if (lanes->lanes[j].consumer == i)
 				lanes->lanes[j].consumer = ES_LANE_ANONYMOUS;
 		memset(consumer, 0, sizeof(EsConsumer));
@@ -447,14 +500,27 @@ enter_consumer(EsLanes *lanes, const char *name, TimestampTz now)
 
 /* lanes by consumers, rounded up */
 static int
-share_of(EsLanes *lanes, TimestampTz now)
+share_of(EsLanes *lanes, int nlanes, TimestampTz now)
 {
 	int			consumers = 0;
 
 	for (int i = 0; i < MAX_CONSUMERS; i++)
 		if (lanes->consumers[i].name[0] != '\0' && lanes->consumers[i].until > now)
 			consumers++;
-	return (lanes->nlanes + consumers - 1) / Max(consumers, 1);
+	return (nlanes + consumers - 1) / Max(consumers, 1);
+}
+
+static EsLaneState
+state_of(EsLanes *lanes, const EsLane *lane, bool is_closing, int consumer, TimestampTz now)
+{
+	if (!is_held(lane, now))
+		return ES_LANE_FREE;
+	if (lane->consumer != ES_LANE_ANONYMOUS && lane->consumer == consumer)
+		return ES_LANE_MINE;
+	if (lane->consumer != ES_LANE_ANONYMOUS && !is_closing)
+		return ES_LANE_TAKEN;
+	/* what this transaction settled is settled for itself */
+	return lane->in_flight <= settled_here(lanes, lane->number, lane->epoch) ? ES_LANE_FREE : ES_LANE_TAKEN;
 }
 
 static bool
@@ -534,7 +600,7 @@ add_effect(EffectKind kind, EsLanes *lanes, int number)
 static void
 undo_put(const Effect *effect)
 {
-	EsLane	   *lane = &effect->lanes->lanes[effect->number];
+	EsLane	   *lane = place_of(effect->lanes, effect->number);
 	EsLane		after;
 	int			handed_out;
 
@@ -551,12 +617,14 @@ undo_put(const Effect *effect)
 	if (handed_out > 0)
 		note_loss(lane, after.delivered, handed_out - settled_here(effect->lanes, effect->number, after.epoch) <= 1);
 	LWLockRelease(lock_of(effect->lanes));
+	if (handed_out > 0)
+		es_waiter_wake(area->keys[effect->lanes - entry_at(0)].id, 1);
 }
 
 static void
 count_settled(const Effect *effect)
 {
-	EsLane	   *lane = &effect->lanes->lanes[effect->number];
+	EsLane	   *lane = place_of(effect->lanes, effect->number);
 
 	LWLockAcquire(lock_of(effect->lanes), LW_EXCLUSIVE);
 	if (lane->epoch == effect->epoch)

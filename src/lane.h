@@ -11,6 +11,8 @@
 #include "evtstore.h"
 
 #define ES_MAX_LANES 256
+/* numbers that the lanes of a subscription have at a time, with those of former generations (lane_layout.h) */
+#define ES_LANE_SLOTS 512
 
 /* a consumer that gave no name */
 #define ES_LANE_ANONYMOUS (-1)
@@ -32,13 +34,24 @@ typedef struct EsLane
 	int32 lost; /* so many times in a row, at most ES_LANE_MAX_LOST */
 	int32 suspect_lost;
 	int64 suspect; /* the event that was lost when it was handed out alone, so many times; 0: none */
+	int64 over_at; /* if is_over: it came to its end, this one, and nothing was in flight any more */
+	int32 number;
+	bool is_over;
 } EsLane;
+
+/* what may be polled now: lanes, and which of them come to an end */
+typedef struct EsOpenLanes
+{
+	int n;
+	int numbers[ES_LANE_SLOTS];
+	bool is_closing[ES_LANE_SLOTS];
+} EsOpenLanes;
 
 /* the lanes of a subscription */
 typedef struct EsLanes EsLanes;
 
 /* finds or makes them; 53400 when evtstore.max_subscriptions are in use */
-extern EsLanes *es_lanes_open(int32 subscription, int nlanes);
+extern EsLanes *es_lanes_open(int32 subscription);
 /* the same, but NULL where nobody has polled since the start of the server */
 extern EsLanes *es_lanes_find(int32 subscription);
 
@@ -46,18 +59,18 @@ extern EsLanes *es_lanes_find(int32 subscription);
  * For a poll.  Enters the consumer (NULL: no name) and says which lanes to try, in order: his, and what he may take more;
  * returns how many.  *give_up: so many of his first ones are more than his share.
  */
-extern int es_lanes_enter(EsLanes *lanes, const char *consumer, TimestampTz now, TimestampTz until, int *numbers,
-						  int *give_up, int *index);
+extern int es_lanes_enter(EsLanes *lanes, const EsOpenLanes *open, const char *consumer, TimestampTz now, TimestampTz until,
+						  int *numbers, int *give_up, int *index);
 
 typedef enum EsLaneState
 {
 	ES_LANE_MINE,
-	ES_LANE_FREE,  /* nobody's, or its lease ran out */
+	ES_LANE_FREE,  /* nobody's, or its lease ran out; or it closes, and nothing of it is out */
 	ES_LANE_TAKEN
 } EsLaneState;
 
 /* Locks: the lane's (ES_LOCK_LANE), held; until it is given back nobody else changes what *lane is filled with */
-extern EsLaneState es_lane_look(EsLanes *lanes, int number, int consumer, TimestampTz now, EsLane *lane);
+extern EsLaneState es_lane_look(EsLanes *lanes, int number, bool is_closing, int consumer, TimestampTz now, EsLane *lane);
 /* begins a hold, from position on */
 extern void es_lane_begin(EsLane *lane, int consumer, int64 position);
 /* puts what a poll made of it; the end of this (sub)transaction undoes it if it is rolled back.  Locks: the lane's, held */
@@ -66,6 +79,11 @@ extern void es_lane_put(EsLanes *lanes, int number, const EsLane *lane);
 extern int es_lane_attempt(const EsLane *lane, int64 position);
 /* Locks: the lane's, held */
 extern void es_lane_give_up(EsLanes *lanes, int number);
+/*
+ * It came to its end: nothing is in flight, and what is settled up to there is committed.  At once, whatever becomes of the
+ * transaction.  Locks: the lane's, held
+ */
+extern void es_lane_close(EsLanes *lanes, int number, int64 end);
 
 /* is the hold with this epoch the present one?  Then it is copied.  Locks: the lane's, held */
 extern bool es_lane_is_held(EsLanes *lanes, int number, uint64 epoch, EsLane *lane);
@@ -95,8 +113,11 @@ typedef struct EsConsumer
 	TimestampTz until; /* of the longest lease that it took */
 } EsConsumer;
 
-extern int es_lanes_count(EsLanes *lanes);
 extern EsLane es_lane_copy(EsLanes *lanes, int number);
+/* did anybody have it since the start of the server? */
+extern bool es_lane_is_known(EsLanes *lanes, int number);
+/* the numbers of those that somebody holds or held, up to ES_LANE_SLOTS; returns how many */
+extern int es_lanes_numbers(EsLanes *lanes, int *numbers);
 /* palloc'd; consumers[i] may have an empty name: gone */
 extern EsConsumer *es_lanes_consumers(EsLanes *lanes, int *n);
 

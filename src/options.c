@@ -8,6 +8,7 @@
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
@@ -88,6 +89,14 @@ es_options_has(Jsonb *options, const char *key)
 	JsonbValue	v;
 
 	return get_value(options, key, &v) != NULL;
+}
+
+bool
+es_options_is_null(Jsonb *options, const char *key)
+{
+	JsonbValue	v;
+
+	return get_value(options, key, &v) != NULL && v.type == jbvNull;
 }
 
 char *
@@ -216,6 +225,18 @@ es_options_merge(Jsonb *options, Jsonb *changes)
 			merged = DirectFunctionCall2(jsonb_delete, merged, PointerGetDatum(key));
 	}
 	return DatumGetJsonbP(merged);
+}
+
+Jsonb *
+es_options_of_int(const char *key, int value)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '{');
+	escape_json(&buf, key);
+	appendStringInfo(&buf, ": %d}", value);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
 }
 
 char *

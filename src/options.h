@@ -52,9 +52,12 @@ extern int64 es_options_version(Jsonb *options, const char *key, int64 dflt);
 extern Jsonb *es_options_array(Jsonb *options, const char *key); /* NULL when absent */
 extern List *es_options_strings(Jsonb *options, const char *key); /* list of char *, NIL when absent */
 extern bool es_options_has(Jsonb *options, const char *key);
+extern bool es_options_is_null(Jsonb *options, const char *key); /* there, and null */
 
 /* options || changes, with keys that are null in changes removed */
 extern Jsonb *es_options_merge(Jsonb *options, Jsonb *changes);
+/* {key: value} */
+extern Jsonb *es_options_of_int(const char *key, int value);
 extern char *es_options_text(Jsonb *options);
 /* the same for a message: the beginning of what is long, the size of what is very long */
 extern char *es_options_shown(Jsonb *options);

@@ -3,7 +3,7 @@
  *		Handing out the events of subscriptions: which lanes a consumer gets, and what is next in them.
  *
  * Runs in consumers' backends.  docs/architecture-subscriptions.md, section 4, has the steps (P1 to P9, named below) and
- * why they stand where they stand.  Locks: the subscription's, shared; those of the lanes, tried and not waited for; both
+ * why they stand where they stand, section 7 what becomes of lanes that end.  Locks: the subscription's, shared; those of the lanes, tried and not waited for; both
  * to the end of the transaction.  In shared memory: the lanes' entries (lane.c).  On the way of success nothing is
  * written to a table, but how far a lane came that had nothing to hand out (PASSED_OVER); a rollback or a crash gives back what was handed out.
  */
@@ -32,6 +32,7 @@
 #include "failed_event.h"
 #include "feed.h"
 #include "lane.h"
+#include "lane_layout.h"
 #include "queue.h"
 #include "read.h"
 #include "subscription.h"
@@ -57,6 +58,7 @@ typedef struct PollLane
 	EsLane		lane;			/* as it becomes */
 	int			settled;		/* of those in flight: by this transaction */
 	int64		from;			/* fetched before */
+	int64		end;			/* ES_LANE_NO_END: none */
 	EsCheckpoint *checkpoint;
 	bool		is_full;		/* takes no more, for now */
 	bool		has_settled;	/* the checkpoint has grown: by events that wait or failed */
@@ -73,22 +75,29 @@ typedef struct Poll
 	TimestampTz now;
 	int64		lease_ms;
 	int64		head;
+	int64		upto;			/* the walk goes no further: the head, or where all of ours end */
+	EsLaneFlags is_over;		/* for this transaction */
+	int			nover;			/* found to be so here */
+	EsOpenLanes open;
 	int			nheld;
-	PollLane	held[ES_MAX_LANES];
-	PollLane   *by_number[ES_MAX_LANES];
+	PollLane   *held;
+	PollLane   *by_place[ES_LANE_SLOTS];	/* see es_lane_place */
 	List	   *failed;			/* EsFailedEvent *: of our lanes, in front of their keys */
 	HTAB	   *waiting_keys;	/* hashes of tenant and key; NULL: none */
 	int			count;			/* handed out */
 	ReturnSetInfo *result;
 } Poll;
 
+static void poll_round(Poll *poll, const char *consumer, TimestampTz until);
 static void take_lanes(Poll *poll, const int *numbers, int n, int give_up);
 static void open_reader(EsReader *reader, void *arg);
 static void read_checkpoints(Poll *poll, Snapshot snapshot);
+static void find_over(Poll *poll, PollLane *held);
 static void read_failed(Poll *poll, Snapshot snapshot);
 static void hand_out_failed(Poll *poll);
 static void hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed);
 static int64 hand_out_next(Poll *poll, EsReader *reader);
+static bool is_over(Poll *poll, const PollLane *held);
 static bool may_take(PollLane *held, int max_in_flight, int64 position);
 static bool key_waits(Poll *poll, const char *tenant, const char *key);
 static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const char *key);
@@ -110,11 +119,7 @@ evtstore_poll(PG_FUNCTION_ARGS)
 	char	   *name;
 	char	   *consumer;
 	TimestampTz until;
-	int			numbers[ES_MAX_LANES];
-	int			n;
-	int			give_up;
-	EsReader   *reader;
-	int64		passed;
+	int			nover;
 
 	es_catalog_require_writable("poll");
 	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
@@ -148,18 +153,43 @@ evtstore_poll(PG_FUNCTION_ARGS)
 
 	poll->now = es_clock_now();
 	until = es_queue_deadline(poll->now, poll->lease_ms, "lease");
-	poll->lanes = es_lanes_open(poll->id, poll->subscription->lanes);
-	n = es_lanes_enter(poll->lanes, consumer, poll->now, until, numbers, &give_up, &poll->consumer);
+	poll->lanes = es_lanes_open(poll->id);
+	/* where lanes came to their end, those that come after them begin */
+	do
+	{
+		nover = poll->nover;
+		poll_round(poll, consumer, until);
+	} while (poll->nover > nover && poll->count < poll->max_count);
+	PG_RETURN_NULL();
+}
+
+/* P2 to P9 */
+static void
+poll_round(Poll *poll, const char *consumer, TimestampTz until)
+{
+	int			numbers[ES_LANE_SLOTS];
+	int			n;
+	int			give_up;
+	EsReader   *reader;
+	int64		passed;
+
+	poll->nheld = 0;
+	memset(poll->by_place, 0, sizeof(poll->by_place));
+	poll->failed = NIL;
+	poll->waiting_keys = NULL;
+	es_lane_layout_see_over(poll->subscription->layout, poll->lanes, poll->is_over);
+	es_lane_layout_open(poll->subscription->layout, poll->is_over, &poll->open);
+	n = es_lanes_enter(poll->lanes, &poll->open, consumer, poll->now, until, numbers, &give_up, &poll->consumer);
+	poll->held = palloc(Max(n, 1) * sizeof(PollLane));
 	take_lanes(poll, numbers, n, give_up);
 	if (poll->nheld == 0)
-		PG_RETURN_NULL();
+		return;
 
 	reader = es_reader_open_with(open_reader, poll, CurrentMemoryContext);
 	hand_out_failed(poll);
 	passed = hand_out_next(poll, reader);
 	put_lanes(poll, passed);
 	es_reader_close(reader);
-	PG_RETURN_NULL();
 }
 
 /* leave(subscription text, consumer text) -> void; evtstore_writer.  At once, whatever becomes of the transaction */
@@ -183,7 +213,7 @@ bool
 es_subscription_end_consumer(int32 id, const char *consumer)
 {
 	EsLanes    *lanes = es_lanes_find(id);
-	int			numbers[ES_MAX_LANES];
+	int			numbers[ES_LANE_SLOTS];
 	int			n = lanes == NULL ? -1 : es_lanes_of_consumer(lanes, consumer, numbers);
 
 	if (n < 0)
@@ -210,8 +240,17 @@ take_lanes(Poll *poll, const int *numbers, int n, int give_up)
 
 		if (!es_subscription_try_lane(poll->id, numbers[i]))
 			continue;
+		memset(held, 0, sizeof(PollLane));
 		held->number = numbers[i];
-		held->state = es_lane_look(poll->lanes, numbers[i], poll->consumer, poll->now, &held->lane);
+		held->end = es_lane_layout_end(poll->subscription->layout, numbers[i]);
+		held->state = es_lane_look(poll->lanes, numbers[i], held->end != ES_LANE_NO_END, poll->consumer, poll->now, &held->lane);
+		/* while we came here it came to its end, and its rows may be gone by now */
+		if (held->lane.is_over && held->lane.over_at == held->end)
+		{
+			poll->is_over[es_lane_place(numbers[i])] = true;
+			poll->nover++;
+			held->state = ES_LANE_TAKEN;
+		}
 		if (held->state == ES_LANE_TAKEN)
 		{
 			es_subscription_unlock_lane(poll->id, numbers[i]);
@@ -227,7 +266,7 @@ take_lanes(Poll *poll, const int *numbers, int n, int give_up)
 		}
 		/* one batch at a time: what follows must not pass what is out */
 		held->is_full = held->state == ES_LANE_MINE && held->lane.in_flight > held->settled;
-		poll->by_number[numbers[i]] = held;
+		poll->by_place[es_lane_place(numbers[i])] = held;
 		poll->nheld++;
 	}
 	for (int i = poll->nheld - 1; i >= 0 && give_up > 0; i--)
@@ -245,15 +284,19 @@ open_reader(EsReader *reader, void *arg)
 	Poll	   *poll = arg;
 	int64		from = PG_INT64_MAX;
 
+	poll->upto = 0;
 	poll->head = es_reader_begin_feed(reader, es_subscription_categories(poll->subscription));
 	es_reader_set_tenant(reader, poll->subscription->tenant);
 	read_checkpoints(poll, es_reader_snapshot(reader));
 	read_failed(poll, es_reader_snapshot(reader));
 	for (int i = 0; i < poll->nheld; i++)
 		if (!poll->held[i].is_full)
+		{
 			from = Min(from, poll->held[i].from);
-	if (from < poll->head)
-		es_subscription_set_source(reader, poll->subscription, from, poll->head);
+			poll->upto = Max(poll->upto, Min(poll->head, poll->held[i].end));
+		}
+	if (from < poll->upto)
+		es_subscription_set_source(reader, poll->subscription, from, poll->upto);
 }
 
 static void
@@ -266,6 +309,9 @@ read_checkpoints(Poll *poll, Snapshot snapshot)
 		PollLane   *held = &poll->held[i];
 
 		held->checkpoint = es_checkpoints_read(checkpoints, held->number);
+		find_over(poll, held);
+		if (is_over(poll, held))
+			continue;
 		if (held->state == ES_LANE_FREE)
 		{
 			if (held->settled >= held->lane.in_flight)
@@ -280,6 +326,30 @@ read_checkpoints(Poll *poll, Snapshot snapshot)
 	es_checkpoints_close(checkpoints);
 }
 
+/*
+ * Did the lane come to its end, with nothing in flight?  Others are told at once where it is so whatever becomes of this
+ * transaction.
+ */
+static void
+find_over(Poll *poll, PollLane *held)
+{
+	bool		is_out = held->state == ES_LANE_MINE && held->lane.in_flight > held->settled;
+
+	if (held->checkpoint->position < held->end || is_out || is_over(poll, held))
+		return;
+	poll->is_over[es_lane_place(held->number)] = true;
+	poll->nover++;
+	held->is_full = true;
+	if (held->settled == 0 && !held->checkpoint->is_own)
+		es_lane_close(poll->lanes, held->number, held->end);
+}
+
+static bool
+is_over(Poll *poll, const PollLane *held)
+{
+	return poll->is_over[es_lane_place(held->number)];
+}
+
 static void
 read_failed(Poll *poll, Snapshot snapshot)
 {
@@ -288,8 +358,10 @@ read_failed(Poll *poll, Snapshot snapshot)
 	foreach(lc, es_failed_event_heads(poll->id, snapshot, poll->now))
 	{
 		EsFailedEvent *failed = lfirst(lc);
+		uint32		hash = es_subscription_hash(failed->tenant, failed->key, failed->position);
 
-		if (poll->by_number[failed->lane] == NULL)
+		failed->lane = es_lane_layout_serving(poll->subscription->layout, hash, poll->is_over);
+		if (poll->by_place[es_lane_place(failed->lane)] == NULL)
 			continue;
 		poll->failed = lappend(poll->failed, failed);
 		if (failed->key != NULL)
@@ -332,7 +404,7 @@ hand_out_failed(Poll *poll)
 	foreach(lc, poll->failed)
 	{
 		EsFailedEvent *front = lfirst(lc);
-		PollLane   *held = poll->by_number[front->lane];
+		PollLane   *held = poll->by_place[es_lane_place(front->lane)];
 		ListCell   *behind;
 
 		if (held->is_full || !front->is_due || front->epoch == held->lane.epoch || poll->count >= poll->max_count)
@@ -403,7 +475,7 @@ hand_out_next(Poll *poll, EsReader *reader)
 		slot = es_reader_next(reader);
 		if (slot == NULL)
 		{
-			passed = poll->head;
+			passed = poll->upto;
 			break;
 		}
 		passed = position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
@@ -412,7 +484,7 @@ hand_out_next(Poll *poll, EsReader *reader)
 		tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
 		stream = es_reader_stream(reader);
 		key = key_of_row(poll, reader, stream);
-		held = poll->by_number[es_subscription_lane(poll->subscription, tenant, key, position)];
+		held = poll->by_place[es_lane_place(es_subscription_lane(poll->subscription, tenant, key, position))];
 		if (held == NULL || held->is_full || position <= held->from || es_checkpoint_covers(held->checkpoint, position))
 			continue;
 		if (!may_take(held, poll->subscription->max_in_flight, position))
@@ -475,12 +547,12 @@ set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const 
 
 	if (key != NULL && key_waits(poll, tenant, key))
 	{
-		es_failed_event_wait(poll->subscription, held->number, position, tenant, key);
+		es_failed_event_wait(poll->subscription, position, tenant, key);
 		return true;
 	}
 	if (max_attempts == 0 || attempts < max_attempts || position != held->lane.suspect)
 		return false;
-	es_failed_event_add(poll->subscription, held->number, position, tenant, key, attempts, "lease expired", LOST, -1);
+	es_failed_event_add(poll->subscription, position, tenant, key, attempts, "lease expired", LOST, -1);
 	if (key != NULL && poll->subscription->on_failure == ES_FAILURE_BLOCK)
 		add_waiting_key(poll, tenant, key);
 	/* what follows may be the next one to break: if this is rolled back, it is still the one that is known */
@@ -572,16 +644,23 @@ put_lanes(Poll *poll, int64 passed)
 		PollLane   *held = &poll->held[i];
 		bool		is_out = held->state == ES_LANE_MINE && held->lane.in_flight > held->settled && held->taken == 0;
 
+		if (is_over(poll, held))
+			continue;
 		if (!held->is_full)
 			held->lane.fetched = Max(held->lane.fetched, passed);
-		/* so that the next holder need not walk all that again */
-		if (held->lane.in_flight == 0 && held->lane.fetched - held->checkpoint->position >= PASSED_OVER)
+		/* so that the next holder need not walk all that again; or nobody needs to, because it is the end */
+		if ((held->lane.in_flight == 0 && held->lane.fetched - held->checkpoint->position >= PASSED_OVER) ||
+			(held->lane.in_flight <= held->settled && held->lane.fetched >= held->end && held->checkpoint->position < held->end))
 		{
 			es_checkpoint_add(held->checkpoint, held->checkpoint->position, held->lane.fetched);
 			held->has_settled = true;
 		}
 		if (held->has_settled)
 			es_checkpoint_write(poll->id, held->number, held->checkpoint);
+		if (held->lane.in_flight <= held->settled)
+			find_over(poll, held);
+		if (is_over(poll, held))
+			continue;
 
 		/* a batch that was forgotten must come to the end of its lease, however often its consumer polls */
 		if (is_out)

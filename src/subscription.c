@@ -36,6 +36,7 @@
 #include "feed.h"
 #include "guc.h"
 #include "lane.h"
+#include "lane_change.h"
 #include "ledger.h"
 #include "lock.h"
 #include "options.h"
@@ -61,13 +62,8 @@ static const EsOption changes_allowed[] = {
 	{"on_failure", ES_OPTION_STRING},
 	{"retry", ES_OPTION_OBJECT},
 	{"max_in_flight", ES_OPTION_INT, 1, MAX_IN_FLIGHT},
+	{"lanes", ES_OPTION_INT, 1, ES_MAX_LANES},
 	{NULL}
-};
-
-static EsPlan delete_checkpoints_plan = {
-	.sql = "DELETE FROM evtstore_internal.checkpoint WHERE subscription_id = $1",
-	.nargs = 1,
-	.args = {INT4OID},
 };
 
 static EsPlan delete_failed_plan = {
@@ -89,6 +85,7 @@ static int64 start_position(Jsonb *spec);
 static EsOnFailure parse_on_failure(const char *text);
 static EsPlaceholder *parse_key(const char *text);
 static void set_elsewhere(const EsSubscription *subscription, int64 position);
+static void change_lanes(int32 id, int lanes);
 static void refuse_snapshot(const char *what);
 
 static EsDefinitionCache cache = {
@@ -121,6 +118,7 @@ evtstore_create_subscription(PG_FUNCTION_ARGS)
 		EsCheckpoint begin = {.position = start_position(spec)};
 
 		es_checkpoint_write(id, ES_CHECKPOINT_BEGIN, &begin);
+		es_lane_change_begin(id, es_options_int(spec, "lanes", DEFAULT_LANES));
 	}
 	PG_RETURN_VOID();
 }
@@ -132,6 +130,7 @@ evtstore_alter_subscription(PG_FUNCTION_ARGS)
 	char	   *name;
 	Jsonb	   *changes;
 	int32		id;
+	int			lanes = 0;
 	Jsonb	   *old;
 	Jsonb	   *spec;
 
@@ -143,6 +142,11 @@ evtstore_alter_subscription(PG_FUNCTION_ARGS)
 	es_definition_lock("subscription", name);
 	AcceptInvalidationMessages();
 	id = es_subscription_get(name)->definition.id;
+	if (es_options_has(changes, "lanes"))
+	{
+		lanes = es_options_is_null(changes, "lanes") ? DEFAULT_LANES : es_options_int(changes, "lanes", 0);
+		change_lanes(id, lanes);
+	}
 	/* what is handed out was chosen by the old filter: it comes again, chosen by the new one */
 	if (es_options_has(changes, "filter"))
 	{
@@ -151,6 +155,8 @@ evtstore_alter_subscription(PG_FUNCTION_ARGS)
 	}
 	old = es_definition_get("subscription", name)->spec;
 	spec = es_options_merge(old, changes);
+	if (lanes > 0)
+		spec = es_options_merge(spec, es_options_of_int("lanes", lanes));
 	if (es_options_has(changes, "filter") && es_options_has(spec, "filter"))
 		(void) es_filter_parse(es_options_object(spec, "filter"), "filter");
 	(void) parse_on_failure(es_options_string(spec, "on_failure", "block"));
@@ -188,10 +194,10 @@ evtstore_drop_subscription(PG_FUNCTION_ARGS)
 	values[0] = Int32GetDatum(id);
 	values[1] = Int64GetDatum(0);
 	es_spi_begin(&state);
-	es_spi_run(&delete_checkpoints_plan, values, NULL, false, 0);
 	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
 	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
 	es_spi_end(&state);
+	es_lane_change_end(id);
 	(void) es_definition_drop("subscription", name);
 	es_lanes_forget(id);
 	PG_RETURN_VOID();
@@ -283,16 +289,21 @@ es_subscription_key(const EsSubscription *subscription, const char *stream, int 
 }
 
 /* stable over servers and machines: checkpoints are stored by lane */
+uint32
+es_subscription_hash(const char *tenant, const char *key, int64 position)
+{
+	char		number[32];
+
+	if (key != NULL)
+		return (uint32) (es_stream_hash(tenant, key, strlen(key)) >> 32);
+	snprintf(number, sizeof(number), INT64_FORMAT, position);
+	return (uint32) (es_stream_hash("", number, strlen(number)) >> 32);
+}
+
 int
 es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position)
 {
-	char		number[32];
-	uint64		hash;
-
-	snprintf(number, sizeof(number), INT64_FORMAT, position);
-	hash = key == NULL ? es_stream_hash("", number, strlen(number)) : es_stream_hash(tenant, key, strlen(key));
-
-	return (int) ((hash >> 32) % (uint32) subscription->lanes);
+	return es_lane_layout_lane(subscription->layout, es_subscription_hash(tenant, key, position), position);
 }
 
 bool
@@ -313,6 +324,55 @@ es_subscription_unlock_lane(int32 id, int lane)
 	es_lock_release(ES_LOCK_LANE, (uint64) id << 32 | (uint32) lane, ExclusiveLock);
 }
 
+void
+es_subscription_lock_keys(const EsSubscription *subscription, const uint32 *hashes, int n)
+{
+	const EsLaneGeneration *newest = es_lane_layout_newest(subscription->layout);
+	int			first = subscription->layout->generations[0].first;
+	int32		id = subscription->definition.id;
+	int			end = newest->first + newest->lanes;
+	EsLaneFlags wanted = {0};
+
+	for (int i = 0; i < n; i++)
+	{
+		int			numbers[ES_LANE_SLOTS];
+		int			count = es_lane_layout_lanes_of(subscription->layout, hashes[i], numbers);
+
+		for (int j = 0; j < count; j++)
+			wanted[es_lane_place(numbers[j])] = true;
+	}
+	for (int number = first; number < end; number++)
+		if (wanted[es_lane_place(number)])
+			es_subscription_lock_lane(id, number);
+}
+
+int64
+es_subscription_retire_lanes(void)
+{
+	int			n;
+	const EsSubscription *all = es_definition_cache_all(&cache, &n);
+	int32	   *ids = palloc(Max(n, 1) * sizeof(int32));
+	int			nids = 0;
+	int64		removed = 0;
+
+	for (int i = 0; i < n; i++)
+		if (all[i].layout->n > 1)
+			ids[nids++] = all[i].definition.id;
+	for (int i = 0; i < nids; i++)
+	{
+		const EsSubscription *subscription;
+
+		/* who changes it right now leaves us the next time */
+		if (es_lock_acquire(ES_LOCK_SUBSCRIPTION, ids[i], AccessShareLock, true) == LOCKACQUIRE_NOT_AVAIL)
+			continue;
+		AcceptInvalidationMessages();
+		subscription = es_definition_cache_by_id(&cache, ids[i]);
+		if (subscription != NULL)
+			removed += es_lane_change_retire(ids[i], subscription->layout);
+	}
+	return removed;
+}
+
 static void
 fill(void *entry, const EsDefinition *definition)
 {
@@ -322,7 +382,7 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
 	subscription->tenant = es_options_string(definition->spec, "tenant", "");
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
-	subscription->lanes = es_options_int(definition->spec, "lanes", DEFAULT_LANES);
+	subscription->layout = es_lane_layout_read(definition->id, es_options_int(definition->spec, "lanes", DEFAULT_LANES));
 	subscription->on_failure = parse_on_failure(es_options_string(definition->spec, "on_failure", "block"));
 	subscription->key = parse_key(es_options_string(definition->spec, "key", "${stream}"));
 	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
@@ -469,7 +529,8 @@ static void
 set_elsewhere(const EsSubscription *subscription, int64 position)
 {
 	int32		id = subscription->definition.id;
-	int			n = subscription->lanes;	/* the cache may be rebuilt below */
+	int			n = es_lane_layout_newest(subscription->layout)->lanes;
+	int			first = es_lane_layout_newest(subscription->layout)->first;
 	EsCheckpoint **lanes = palloc(n * sizeof(EsCheckpoint *));
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	EsCheckpoints *checkpoints = es_checkpoints_open(id, snapshot);
@@ -477,14 +538,15 @@ set_elsewhere(const EsSubscription *subscription, int64 position)
 	Datum		values[2];
 
 	for (int i = 0; i < n; i++)
-		lanes[i] = es_checkpoints_read(checkpoints, i);
+		lanes[i] = es_checkpoints_read(checkpoints, first + i);
 	es_checkpoints_close(checkpoints);
 	UnregisterSnapshot(snapshot);
+	es_lane_change_forget_past(id, subscription->layout);
 	for (int i = 0; i < n; i++)
 	{
 		lanes[i]->position = position;
 		lanes[i]->nranges = 0;
-		es_checkpoint_write(id, i, lanes[i]);
+		es_checkpoint_write(id, first + i, lanes[i]);
 	}
 	values[0] = Int32GetDatum(id);
 	values[1] = Int64GetDatum(position + 1);
@@ -493,6 +555,18 @@ set_elsewhere(const EsSubscription *subscription, int64 position)
 	es_spi_end(&state);
 	es_lanes_forget(id);
 	es_waiter_wake_at_commit(id, INT_MAX);
+}
+
+/* waits for the transactions that poll or settle; what is handed out stays so */
+static void
+change_lanes(int32 id, int lanes)
+{
+	const EsSubscription *subscription;
+
+	refuse_snapshot("the lanes of a subscription cannot be changed");
+	subscription = es_subscription_lock(id, AccessExclusiveLock);
+	if (subscription != NULL && es_lane_layout_newest(subscription->layout)->lanes != lanes)
+		es_lane_change(id, subscription->layout, lanes);
 }
 
 static void

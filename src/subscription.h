@@ -10,6 +10,7 @@
 
 #include "definition_cache.h"
 #include "filter.h"
+#include "lane_layout.h"
 #include "placeholder.h"
 #include "retry.h"
 
@@ -33,7 +34,7 @@ typedef struct EsSubscription
 	bool is_paused;
 	char *tenant; /* '': of the events of every tenant, or of none */
 	EsFilter *filter;
-	int lanes;
+	EsLaneLayout *layout;
 	EsOnFailure on_failure;
 	EsPlaceholder *key; /* root: EsKeySource */
 	EsRetry retry;
@@ -44,7 +45,7 @@ typedef struct EsSubscription
 extern const EsSubscription *es_subscription_get(const char *name);
 /*
  * Locks the subscription to the end of the transaction and returns it as it is then; NULL when it was dropped.
- * AccessShareLock for who polls or settles, AccessExclusiveLock for who drops it or sets it elsewhere.
+ * AccessShareLock for who polls or settles, AccessExclusiveLock for who drops it, sets it elsewhere or changes its lanes.
  */
 extern const EsSubscription *es_subscription_lock(int32 id, LOCKMODE mode);
 /* may this session, with its tenant, use it? */
@@ -54,7 +55,9 @@ extern bool es_subscription_is_visible(const EsSubscription *subscription);
  * The key of an event, palloc'd, NULL where it has none; stream NULL where the event has none.
  */
 extern char *es_subscription_key(const EsSubscription *subscription, const char *stream, int len, Datum data, Datum metadata);
-/* where events of that key belong; without a key, by the position */
+/* what decides the lane of an event: the hash of its key; without a key, of its position */
+extern uint32 es_subscription_hash(const char *tenant, const char *key, int64 position);
+/* where that event belongs */
 extern int es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position);
 
 /* the lock of a lane; false: somebody has it */
@@ -62,6 +65,11 @@ extern bool es_subscription_try_lane(int32 id, int lane);
 extern void es_subscription_lock_lane(int32 id, int lane);
 /* gives back what one of the two took, before the end of the transaction */
 extern void es_subscription_unlock_lane(int32 id, int lane);
+/* for who works on failed events of a key, of whatever lane: the locks of all its lanes, in order */
+extern void es_subscription_lock_keys(const EsSubscription *subscription, const uint32 *hashes, int n);
+
+/* Janitor: removes what is left of former numbers of lanes; returns how many rows */
+extern int64 es_subscription_retire_lanes(void);
 
 /*
  * In poll.c: frees the lanes of a consumer at once, waiting for transactions that poll or settle in them; false: no such

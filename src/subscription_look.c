@@ -20,6 +20,7 @@
 #include "event.h"
 #include "failed_event.h"
 #include "lane.h"
+#include "lane_layout.h"
 #include "read.h"
 #include "subscription_look.h"
 #include "subscription_source.h"
@@ -28,6 +29,7 @@
 typedef struct LookLane
 {
 	bool		is_open;
+	bool		is_out;			/* something of it is with its holder */
 	uint64		epoch;			/* of who has it; 0: nobody */
 	int64		from;			/* what it handed out or passed over ends here */
 	EsCheckpoint *checkpoint;
@@ -40,11 +42,14 @@ typedef struct Look
 	TimestampTz due;
 	int64		head;
 	int64		failed;			/* one that failed and is due again; 0: none */
-	LookLane	lanes[ES_MAX_LANES];
+	EsLaneFlags is_over;
+	LookLane	lanes[ES_LANE_SLOTS];	/* see es_lane_place */
 } Look;
 
 static void open_look(EsReader *reader, void *arg);
 static void look_at_lanes(Look *look);
+static int64 open_lanes(Look *look, Snapshot snapshot);
+static bool open_lane(Look *look, EsCheckpoints *checkpoints, int number);
 static void look_at_failed(Look *look, Snapshot snapshot);
 static bool could_be_handed_out(Look *look, EsReader *reader, TupleTableSlot *slot, int64 position);
 
@@ -92,22 +97,24 @@ static void
 look_at_lanes(Look *look)
 {
 	EsLanes    *lanes = es_lanes_find(look->subscription->definition.id);
+	const EsLaneLayout *layout = look->subscription->layout;
+	const EsLaneGeneration *newest = es_lane_layout_newest(layout);
 
-	for (int i = 0; i < look->subscription->lanes; i++)
+	if (lanes == NULL)
+		return;
+	es_lane_layout_see_over(layout, lanes, look->is_over);
+	for (int number = layout->generations[0].first; number < newest->first + newest->lanes; number++)
 	{
-		LookLane   *mine = &look->lanes[i];
-		EsLane		lane = {0};
+		LookLane   *mine = &look->lanes[es_lane_place(number)];
+		EsLane		lane = es_lane_copy(lanes, number);
 
-		if (lanes != NULL)
-			lane = es_lane_copy(lanes, i);
-		mine->is_open = lane.epoch == 0 || lane.lease_until <= look->now || lane.in_flight == 0;
-		if (lane.epoch != 0 && lane.lease_until > look->now)
-		{
-			mine->epoch = lane.epoch;
-			mine->from = lane.fetched;
-			if (!mine->is_open)
-				look->due = Min(look->due, lane.lease_until);
-		}
+		if (lane.number != number || lane.epoch == 0 || lane.lease_until <= look->now)
+			continue;
+		mine->epoch = lane.epoch;
+		mine->from = lane.fetched;
+		mine->is_out = lane.in_flight > 0;
+		if (mine->is_out)
+			look->due = Min(look->due, lane.lease_until);
 	}
 }
 
@@ -115,25 +122,62 @@ static void
 open_look(EsReader *reader, void *arg)
 {
 	Look	   *look = arg;
-	int64		from = PG_INT64_MAX;
-	EsCheckpoints *checkpoints;
+	int64		from;
 
 	look->head = es_reader_begin_feed(reader, es_subscription_categories(look->subscription));
 	es_reader_set_tenant(reader, look->subscription->tenant);
-	checkpoints = es_checkpoints_open(look->subscription->definition.id, es_reader_snapshot(reader));
-	for (int i = 0; i < look->subscription->lanes; i++)
-		if (look->lanes[i].is_open)
-		{
-			LookLane   *lane = &look->lanes[i];
-
-			lane->checkpoint = es_checkpoints_read(checkpoints, i);
-			lane->from = Max(lane->from, lane->checkpoint->position);
-			from = Min(from, lane->from);
-		}
-	es_checkpoints_close(checkpoints);
+	from = open_lanes(look, es_reader_snapshot(reader));
 	look_at_failed(look, es_reader_snapshot(reader));
 	if (look->failed == 0 && from < look->head)
 		es_subscription_set_source(reader, look->subscription, from, look->head);
+}
+
+/* as a poll would find them: where lanes came to their end, those that come after them are open too.  The lowest place to go on from */
+static int64
+open_lanes(Look *look, Snapshot snapshot)
+{
+	EsCheckpoints *checkpoints = es_checkpoints_open(look->subscription->definition.id, snapshot);
+	int64		from = PG_INT64_MAX;
+	bool		again = true;
+
+	while (again)
+	{
+		EsOpenLanes open;
+
+		again = false;
+		es_lane_layout_open(look->subscription->layout, look->is_over, &open);
+		for (int i = 0; i < open.n; i++)
+		{
+			const LookLane *lane = &look->lanes[es_lane_place(open.numbers[i])];
+
+			if (lane->is_open || lane->is_out)
+				continue;
+			if (open_lane(look, checkpoints, open.numbers[i]))
+				from = Min(from, lane->from);
+			else
+				again = true;
+		}
+	}
+	es_checkpoints_close(checkpoints);
+	return from;
+}
+
+/* false: it is over */
+static bool
+open_lane(Look *look, EsCheckpoints *checkpoints, int number)
+{
+	LookLane   *lane = &look->lanes[es_lane_place(number)];
+	int64		end = es_lane_layout_end(look->subscription->layout, number);
+
+	lane->checkpoint = es_checkpoints_read(checkpoints, number);
+	if (lane->checkpoint->position >= end)
+	{
+		look->is_over[es_lane_place(number)] = true;
+		return false;
+	}
+	lane->from = Max(lane->from, lane->checkpoint->position);
+	lane->is_open = true;
+	return true;
 }
 
 static void
@@ -144,7 +188,9 @@ look_at_failed(Look *look, Snapshot snapshot)
 	foreach(lc, es_failed_event_heads(look->subscription->definition.id, snapshot, look->now))
 	{
 		const EsFailedEvent *failed = lfirst(lc);
-		const LookLane *lane = &look->lanes[failed->lane];
+		const LookLane *lane = &look->lanes[es_lane_place(es_lane_layout_serving(look->subscription->layout,
+																				 es_subscription_hash(failed->tenant, failed->key, failed->position),
+																				 look->is_over))];
 
 		if (lane->is_open && failed->is_due && (failed->epoch == 0 || failed->epoch != lane->epoch))
 			look->failed = failed->position;
@@ -176,6 +222,6 @@ could_be_handed_out(Look *look, EsReader *reader, TupleTableSlot *slot, int64 po
 	}
 	key = es_subscription_key(subscription, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
 							  data, metadata);
-	lane = &look->lanes[es_subscription_lane(subscription, tenant, key, position)];
+	lane = &look->lanes[es_lane_place(es_subscription_lane(subscription, tenant, key, position))];
 	return lane->is_open && position > lane->from && !es_checkpoint_covers(lane->checkpoint, position);
 }

@@ -3,7 +3,7 @@
  *		What a person does about a subscription that is stuck: unblock a key, skip an event, evict a consumer.
  *
  * Runs in backends, in the caller's transaction, but for the eviction, which is at once.  Locks: the subscription's,
- * shared; the lane's, waited for, so that nobody hands out or settles there at the same time.
+ * shared; those of the key's lanes, waited for, so that nobody hands out or settles there at the same time.
  */
 #include "postgres.h"
 
@@ -27,21 +27,21 @@
 #include "waiter.h"
 
 static EsPlan front_plan = {
-	.sql = "SELECT position, lane FROM evtstore_internal.failed_event"
+	.sql = "SELECT position, tenant, key FROM evtstore_internal.failed_event"
 	" WHERE subscription_id = $1 AND key = $2 AND ($3 = '' OR tenant = $3) AND state <> 'waiting' ORDER BY position LIMIT 1",
 	.nargs = 3,
 	.args = {INT4OID, TEXTOID, TEXTOID},
 };
 
 static EsPlan position_plan = {
-	.sql = "SELECT e.position, f.lane FROM evtstore_internal.event e"
+	.sql = "SELECT e.position, f.tenant, f.key FROM evtstore_internal.event e"
 	" JOIN evtstore_internal.failed_event f ON f.subscription_id = $1 AND f.position = e.position WHERE e.id = $2 AND ($3 = '' OR e.tenant = $3)",
 	.nargs = 3,
 	.args = {INT4OID, UUIDOID, TEXTOID},
 };
 
 static const EsSubscription *get_subscription(FunctionCallInfo fcinfo);
-static bool find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, int *lane);
+static bool find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position);
 
 PG_FUNCTION_INFO_V1(evtstore_unblock_key);
 PG_FUNCTION_INFO_V1(evtstore_skip_event);
@@ -54,17 +54,15 @@ evtstore_unblock_key(PG_FUNCTION_ARGS)
 	const EsSubscription *subscription;
 	char	   *key;
 	int64		position;
-	int			lane;
 
 	es_catalog_require_writable("unblock_key");
 	subscription = get_subscription(fcinfo);
 	key = es_arg_name(fcinfo, 1, "key", ES_MAX_KEY_BYTES);
-	if (!find_aside(&front_plan, subscription, CStringGetTextDatum(key), &position, &lane))
+	if (!find_aside(&front_plan, subscription, CStringGetTextDatum(key), &position))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("no event of key \"%s\" is set aside in subscription \"%s\"", key, subscription->definition.name),
 				 errhint("evtstore.blocked_keys lists the keys that wait.")));
-	es_subscription_lock_lane(subscription->definition.id, lane);
 	es_failed_event_unblock(subscription, position);
 	es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
 	PG_RETURN_VOID();
@@ -77,20 +75,18 @@ evtstore_skip_event(PG_FUNCTION_ARGS)
 	const EsSubscription *subscription;
 	char	   *reason;
 	int64		position;
-	int			lane;
 
 	es_catalog_require_writable("skip_event");
 	subscription = get_subscription(fcinfo);
 	es_arg_required(fcinfo, 1, "event_id");
 	reason = es_arg_name(fcinfo, 2, "reason", ES_MAX_KEY_BYTES);
-	if (!find_aside(&position_plan, subscription, PG_GETARG_DATUM(1), &position, &lane))
+	if (!find_aside(&position_plan, subscription, PG_GETARG_DATUM(1), &position))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("event %s is not set aside in subscription \"%s\"",
 						DatumGetCString(DirectFunctionCall1(uuid_out, PG_GETARG_DATUM(1))), subscription->definition.name),
 				 errdetail("Only events that failed, and those that wait behind one, can be skipped."),
 				 errhint("evtstore.blocked_keys lists the events in front of their keys.")));
-	es_subscription_lock_lane(subscription->definition.id, lane);
 	es_failed_event_skip(subscription, position, reason);
 	es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
 	PG_RETURN_VOID();
@@ -136,12 +132,14 @@ get_subscription(FunctionCallInfo fcinfo)
 	return subscription != NULL ? subscription : es_subscription_get(name);
 }
 
+/* and locks its key */
 static bool
-find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, int *lane)
+find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position)
 {
 	EsSpiState	state;
 	Datum		values[3];
 	bool		found;
+	uint32		hash = 0;
 
 	values[0] = Int32GetDatum(subscription->definition.id);
 	values[1] = what;
@@ -151,8 +149,10 @@ find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *
 	if (found)
 	{
 		*position = es_spi_int64(0, 0);
-		*lane = es_spi_int32(0, 1);
+		hash = es_subscription_hash(es_spi_text(0, 1), es_spi_text(0, 2), *position);
 	}
 	es_spi_end(&state);
+	if (found)
+		es_subscription_lock_keys(subscription, &hash, 1);
 	return found;
 }

@@ -348,9 +348,9 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 			tenant = pstrdup(its_tenant);
 			key = its_key == NULL ? NULL : pstrdup(its_key);
 			if (settlement->how == ES_SETTLE_RELEASE)
-				es_failed_event_release(subscription, settlement->number, position, tenant, key);
+				es_failed_event_release(subscription, position, tenant, key);
 			else
-				es_failed_event_add(subscription, settlement->number, position, tenant, key, attempt,
+				es_failed_event_add(subscription, position, tenant, key, attempt,
 									settlement->how == ES_SETTLE_REJECT ? "rejected" : "attempts spent", settlement->reason,
 									settlement->delay_ms);
 			if (key == NULL || !es_failed_event_exists(subscription, position))
@@ -362,7 +362,7 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 		if (its_key != NULL && strcmp(its_key, key) == 0 && strcmp(its_tenant, tenant) == 0 &&
 			!es_checkpoint_covers(settlement->checkpoint, position))
 		{
-			es_failed_event_wait(subscription, settlement->number, position, tenant, key);
+			es_failed_event_wait(subscription, position, tenant, key);
 			es_checkpoint_add(settlement->checkpoint, before, position);
 			settlement->settled++;
 		}

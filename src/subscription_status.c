@@ -64,10 +64,12 @@ show_lanes(ReturnSetInfo *rsi, int32 id, EsLanes *lanes, TimestampTz now)
 {
 	int			nconsumers;
 	EsConsumer *consumers = es_lanes_consumers(lanes, &nconsumers);
+	int			numbers[ES_LANE_SLOTS];
+	int			n = es_lanes_numbers(lanes, numbers);
 
-	for (int i = 0; i < es_lanes_count(lanes); i++)
+	for (int i = 0; i < n; i++)
 	{
-		EsLane		lane = es_lane_copy(lanes, i);
+		EsLane		lane = es_lane_copy(lanes, numbers[i]);
 		bool		is_held = lane.epoch != 0 && lane.lease_until > now;
 		Datum		values[7];
 		bool		nulls[7] = {0};
@@ -75,7 +77,7 @@ show_lanes(ReturnSetInfo *rsi, int32 id, EsLanes *lanes, TimestampTz now)
 		nulls[2] = lane.epoch == 0 || lane.consumer == ES_LANE_ANONYMOUS || consumers[lane.consumer].name[0] == '\0';
 		nulls[3] = nulls[4] = lane.epoch == 0;
 		values[0] = Int32GetDatum(id);
-		values[1] = Int32GetDatum(i);
+		values[1] = Int32GetDatum(lane.number);
 		values[2] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(consumers[lane.consumer].name);
 		values[3] = TimestampTzGetDatum(lane.lease_until);
 		values[4] = Int64GetDatum(lane.fetched);

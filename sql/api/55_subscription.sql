@@ -14,8 +14,9 @@ CREATE OR REPLACE FUNCTION evtstore.alter_subscription(name text, changes jsonb)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_alter_subscription';
 COMMENT ON FUNCTION evtstore.alter_subscription IS
-'Changes "filter", "on_failure", "retry" or "max_in_flight" of a subscription; a null is the default again. For what is polled after the
-commit. Errors: ST008, 22023.';
+'Changes "filter", "lanes", "on_failure", "retry" or "max_in_flight" of a subscription; a null is the default again. For what is polled
+after the commit. Another number of lanes takes nothing from who has it, and keeps the order of each key. Errors: ST008, 22023, 25001 lanes
+in REPEATABLE READ, 53400 too many lanes of former changes are not emptied yet.';
 
 CREATE OR REPLACE FUNCTION evtstore.drop_subscription(name text)
 RETURNS void
@@ -59,18 +60,24 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_consumer_sta
 COMMENT ON FUNCTION evtstore_internal.consumer_status IS 'the consumers that gave a name, from shared memory';
 
 CREATE OR REPLACE VIEW evtstore.subscription_status AS
-    SELECT d.name, d.state, l.lanes, c."position", s.in_flight, f.blocked, f.retrying, f.waiting, x.dead
+    SELECT d.name, d.state, l.lanes, c."position", s.in_flight, f.blocked, f.retrying, f.waiting, x.dead, c.closing AS closing_lanes
     FROM evtstore_internal.definition d
     CROSS JOIN LATERAL (SELECT (d.spec->>'lanes')::int AS lanes) l
     CROSS JOIN LATERAL (
-        SELECT min(coalesce(own."position", b."position")) AS "position"
-        FROM pg_catalog.generate_series(0, l.lanes - 1) n
-        LEFT JOIN LATERAL (
-            SELECT k."position" FROM evtstore_internal.checkpoint k
-            WHERE k.subscription_id = d.id AND k.lane = n ORDER BY k.seq DESC LIMIT 1) own ON true
-        CROSS JOIN LATERAL (
-            SELECT k."position" FROM evtstore_internal.checkpoint k
-            WHERE k.subscription_id = d.id AND k.lane = -1 ORDER BY k.seq DESC LIMIT 1) b) c
+        SELECT min(k."position") FILTER (WHERE k."position" < coalesce(k.ends_at, 9223372036854775807)) AS "position",
+               count(*) FILTER (WHERE k."position" < k.ends_at) AS closing
+        FROM (
+            SELECT coalesce(own."position", b."position") AS "position",
+                   g.ends[1 + n % nullif(pg_catalog.cardinality(g.ends), 0)] AS ends_at
+            FROM evtstore_internal.lane_generation g
+            CROSS JOIN LATERAL pg_catalog.generate_series(0, g.lanes - 1) n
+            LEFT JOIN LATERAL (
+                SELECT k."position" FROM evtstore_internal.checkpoint k
+                WHERE k.subscription_id = g.subscription_id AND k.lane = g.first_lane + n ORDER BY k.seq DESC LIMIT 1) own ON true
+            CROSS JOIN LATERAL (
+                SELECT k."position" FROM evtstore_internal.checkpoint k
+                WHERE k.subscription_id = g.subscription_id AND k.lane = -1 ORDER BY k.seq DESC LIMIT 1) b
+            WHERE g.subscription_id = d.id) k) c
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(t.in_flight), 0) AS in_flight FROM evtstore_internal.lane_status() t
         WHERE t.subscription_id = d.id) s
@@ -84,7 +91,8 @@ CREATE OR REPLACE VIEW evtstore.subscription_status AS
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
 COMMENT ON VIEW evtstore.subscription_status IS
     'one row per subscription: position (everything at or below is settled in each lane, or failed), in_flight (handed out and not
-settled), blocked, retrying and waiting (events that failed, and those behind them), dead (given up)';
+settled), blocked, retrying and waiting (events that failed, and those behind them), dead (given up), closing_lanes (of a former number
+of lanes, with events to settle before those that come after them are handed out)';
 
 CREATE OR REPLACE VIEW evtstore.consumers AS
     SELECT d.name, c.consumer, count(t.lane) AS lanes, c.last_seen, coalesce(sum(t.in_flight), 0) AS in_flight

@@ -10,10 +10,23 @@ CREATE TABLE evtstore_internal.checkpoint (
 );
 COMMENT ON TABLE evtstore_internal.checkpoint IS
     'what is settled in each lane; inserted and never updated, the row with the highest seq counts, the janitor removes the others';
-COMMENT ON COLUMN evtstore_internal.checkpoint.lane IS 'from 0; -1: where the lanes begin that have no row of their own yet';
+COMMENT ON COLUMN evtstore_internal.checkpoint.lane IS 'its number, see lane_generation; -1: where the lanes begin that have no row of their own yet';
 COMMENT ON COLUMN evtstore_internal.checkpoint.position IS 'everything at or below it is settled';
 COMMENT ON COLUMN evtstore_internal.checkpoint.ranges IS
     'settled above it: from, to, from, to, ... in ascending order; each range without its beginning and with its end';
+
+CREATE TABLE evtstore_internal.lane_generation (
+    subscription_id int,
+    first_lane int,
+    lanes int NOT NULL,
+    ends bigint[],
+    PRIMARY KEY (subscription_id, first_lane)
+);
+COMMENT ON TABLE evtstore_internal.lane_generation IS
+    'which lanes a subscription has: those of its present number of lanes, and those of former ones that are not emptied yet';
+COMMENT ON COLUMN evtstore_internal.lane_generation.first_lane IS 'numbers go on over the generations; the key with hash h is in first_lane + h % lanes';
+COMMENT ON COLUMN evtstore_internal.lane_generation.ends IS
+    'an event above ends[1 + h % (length of ends)] belongs to the next generation; NULL: the newest one';
 
 CREATE TABLE evtstore_internal.failed_event (
     subscription_id int,
@@ -21,7 +34,6 @@ CREATE TABLE evtstore_internal.failed_event (
     epoch bigint,
     next_attempt_at timestamptz,
     failed_at timestamptz NOT NULL,
-    lane int NOT NULL,
     attempt int NOT NULL DEFAULT 0,
     state text NOT NULL,
     key text COLLATE "C",
@@ -41,8 +53,9 @@ COMMENT ON COLUMN evtstore_internal.failed_event.epoch IS 'of the hold that it w
 COMMENT ON COLUMN evtstore_internal.failed_event.first_failed_at IS 'what max_age of the retry policy counts from; NULL: it waits only';
 COMMENT ON COLUMN evtstore_internal.failed_event.history IS 'failed attempts, the last 20: [{"attempt","at","error"}]; NULL: none';
 -- the oldest one of each key that waits; without a key, each
-CREATE INDEX failed_event_head_idx ON evtstore_internal.failed_event (subscription_id, lane, position) WHERE state <> 'waiting';
+CREATE INDEX failed_event_head_idx ON evtstore_internal.failed_event (subscription_id, position) WHERE state <> 'waiting';
 CREATE INDEX failed_event_key_idx ON evtstore_internal.failed_event (subscription_id, tenant, key, position) WHERE key IS NOT NULL;
 
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.checkpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.lane_generation', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.failed_event', '');

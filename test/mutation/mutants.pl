@@ -558,6 +558,37 @@ return [
 		tests  => 'subscription_race',
 	},
 
+	{
+		name   => 'a new lane begins before the old ones are over',
+		file   => 'lane_layout.c',
+		change => [ "\t\tif (!is_over[es_lane_place(before->first + i)])\n\t\t\treturn false;", "\t\tif (false)\n\t\t\treturn false;" ],
+		tests  => 'subscription_lanes',
+	},
+	{
+		name   => 'a lane ends below what is handed out',
+		file   => 'lane_change.c',
+		change => [ "\t\tif (lanes != NULL)\n\t\t\t*end = Max(", "\t\tif (false)\n\t\t\t*end = Max(" ],
+		tests  => 'subscription_lanes',
+	},
+	{
+		name   => 'a lane is over while an event that failed is out',
+		file   => 'poll.c',
+		change => [ 'held->checkpoint->position < held->end || is_out || is_over', 'held->checkpoint->position < held->end || is_over' ],
+		tests  => 'subscription_lanes',
+	},
+	{
+		name   => 'what closed in a transaction that may be rolled back is said to everybody',
+		file   => 'poll.c',
+		change => [ 'held->settled == 0 && !held->checkpoint->is_own', 'true' ],
+		tests  => 'subscription_race',
+	},
+	{
+		name   => 'what failed is handed out by the lane that its key had first',
+		file   => 'lane_layout.c',
+		change => [ 'if (!is_over[es_lane_place(numbers[i])])', 'if (true)' ],
+		tests  => 'subscription_lanes',
+	},
+
 	# ---- condition.c, search.c: append conditions ----
 	{
 		name   => 'the condition is not checked',

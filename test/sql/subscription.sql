@@ -274,7 +274,7 @@ SELECT evtstore.ack(receipt) FROM got;
 
 -- alter: the filter from now on, the failure policy
 SELECT evtstore.alter_subscription('of a', '{"on_failure": "dead_letter", "retry": {"max_attempts": 3}, "max_in_flight": 1}');
-SELECT fails($$SELECT evtstore.alter_subscription('of a', '{"lanes": 2}')$$);
+SELECT fails($$SELECT evtstore.alter_subscription('of a', '{"lanes": 0}')$$);
 SELECT fails($$SELECT evtstore.alter_subscription('of a', '{"on_failure": "ignore"}')$$);
 SELECT fails($$SELECT evtstore.alter_subscription('nobody', '{}')$$);
 SET evtstore.tenant = 'a';

@@ -30,6 +30,7 @@ sql($old, q{
 	SELECT evtstore.create_endpoint('e', 'sql:public.deliver');
 	SELECT evtstore.create_queue('kept');
 	SELECT evtstore.create_queue('pushed', '{"endpoint": "e"}');
+	SELECT evtstore.create_subscription('lanes', '{"categories": ["a"]}', lanes => 3);
 	SELECT evtstore.create_rule('kept', '{"categories": ["a"]}', 'queue:kept');
 	SELECT count(*) FROM generate_series(1, 300) n, evtstore.append('a-' || n % 7, 'T' || n % 3, jsonb_build_object('n', n), tags => ARRAY['t' || n % 5],
 		metadata => '{"m": 1}', occurred_at => '2001-01-01'::timestamptz + n * interval '1 h', schema_version => n % 3 + 1);
@@ -41,6 +42,16 @@ sql($old, q{
 });
 crash($old);
 sql($old, q{SELECT FROM evtstore.append('a-1', 'T', '"after the crash"')});
+# a subscription whose lanes were changed twice, with events that are out, settled and set aside
+sql($old, q{
+	CREATE TABLE effect (n serial, position bigint, stream text);
+	CREATE TABLE got AS SELECT * FROM evtstore.poll('lanes', 'c', 100);
+	INSERT INTO effect (position, stream) SELECT position, stream FROM got WHERE stream IN ('a-1', 'a-4');
+	SELECT evtstore.ack(array_agg(receipt)) FROM got WHERE stream IN ('a-1', 'a-4');
+	SELECT evtstore.nack(receipt, 'a bad day', '0') FROM got WHERE stream = 'a-2' LIMIT 1;
+	SELECT evtstore.alter_subscription('lanes', '{"lanes": 5}');
+	SELECT evtstore.alter_subscription('lanes', '{"lanes": 4}');
+});
 # numbers of transactions far above those of the younger cluster
 sql($old, 'DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$');
 # the ledger has caught up; messages are waiting
@@ -59,6 +70,8 @@ my %facts = (
 	query   => q{SELECT count(*), max(position) FROM evtstore.read_query('{"items": [{"types": ["T1"], "tags": ["t2"]}, {"types": ["Big"]}]}')},
 	seen    => 'SELECT count(*), md5(string_agg(s::text, E\'\n\' ORDER BY n)) FROM seen s',
 	queues  => 'SELECT name, ready, delayed, in_flight, dead FROM evtstore.queue_status ORDER BY name',
+	lanes   => q{SELECT string_agg(g::text, ' ' ORDER BY first_lane) FROM evtstore_internal.lane_generation g},
+	aside   => 'SELECT retrying, waiting, closing_lanes FROM evtstore.subscription_status',
 	status  => 'SELECT name, mode, state FROM evtstore.projection_status',
 	fired   => 'SELECT count(*) FROM fired');
 my %before = map { $_ => sql($old, $facts{$_}) } keys %facts;
@@ -87,6 +100,23 @@ sub check_restored
 		is(sql($new, $facts{$fact}, $database), $before{$fact}, "$what: same $fact");
 	}
 	is(store_faults($new, $database), '', "$what: the store is whole");
+
+	# what is left of the subscription comes once, in order
+	sql($new, q{DO $$
+		DECLARE
+			receipts text[];
+		BEGIN
+			LOOP
+				WITH polled AS MATERIALIZED (SELECT * FROM evtstore.poll('lanes', 'd', 50)),
+					done AS (INSERT INTO effect (position, stream) SELECT position, stream FROM polled)
+				SELECT array_agg(receipt) INTO receipts FROM polled;
+				EXIT WHEN receipts IS NULL;
+				PERFORM evtstore.ack(receipts);
+			END LOOP;
+		END $$}, $database);
+	is(sql($new, q{SELECT count(*), count(DISTINCT position) FROM effect}, $database), '301|301', "$what: the subscription goes on with what is left");
+	is(sql($new, 'SELECT count(*) FROM (SELECT position < lag(position) OVER (PARTITION BY stream ORDER BY n) AS o FROM effect) p WHERE o', $database), 0,
+		"$what: in order");
 
 	# complete before anybody appends
 	is(sql($new, 'SELECT count(*), max(position) FROM evtstore.read_all()', $database), $before{count},

@@ -1,7 +1,7 @@
 # Subscriptions under everything at once, checked in the manner of Jepsen's Kafka workload: appenders that roll back, use
 # savepoints and overlap; consumers that come and go, with names and without, that settle in one transaction with the poll or
 # later, one by one, in any order, that roll back, nack, release, leave, let their lease run out or are never heard of again;
-# while sessions are terminated, backends killed and the whole server crashes.
+# while sessions are terminated, backends killed and the whole server crashes, and somebody changes the numbers of lanes.
 #
 # Each consumer's effect is a row written in the transaction that acknowledges: what was promised to take effect exactly
 # once.  So nothing may be missing or there twice, and in the order of effects the events of each key are in the order of
@@ -219,7 +219,20 @@ sub kill_backend
 	return 1;
 }
 
-my %ways = (terminate => [ 0.7, \&terminate ], kill => [ 7, \&kill_backend ], crash => [ 8, sub { crash($node); 1 } ]);
+# whatever is handed out, settled or set aside meanwhile
+sub change_lanes
+{
+	my @names = sort keys %subscription;
+	my $name  = $names[ rand @names ];
+	my $lanes = 1 + int rand 12;
+	my $wire = EvtWire->new($node, 'postgres', 'subscription main') or return 0;
+	my $answer = $wire->query("SELECT evtstore.alter_subscription('$name', '{\"lanes\": $lanes}')");
+
+	$wire->close;
+	return $answer->{rows} && @{ $answer->{rows} } ? 1 : 0;
+}
+
+my %ways = (lanes => [ 0.3, \&change_lanes ], terminate => [ 0.7, \&terminate ], kill => [ 7, \&kill_backend ], crash => [ 8, sub { crash($node); 1 } ]);
 # seconds until each happens again, on average
 my %next = map { $_ => $started + rand(2 * $ways{$_}[0]) } sort keys %ways;
 my %disturbed;
@@ -264,8 +277,13 @@ foreach my $name (sort keys %subscription)
 		0, "$name: nothing is left aside");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM evtstore.poll('$name', 'auditor', 1000)"), 0, "$name: nothing is left to do");
 }
-poll_sql($node, 'SELECT count(*) <= ' . eval { join '+', map { $_->{lanes} + 1 } values %subscription } . ' FROM evtstore_internal.checkpoint');
-pass('the janitor left one checkpoint of each lane');
+# whoever polls finds out which lanes came to their end
+poll_until('the janitor left one checkpoint of each present lane', sub {
+	$node->safe_psql('postgres', "SELECT count(*) FROM evtstore.poll('$_', 'auditor', 1000)") foreach sort keys %subscription;
+	$node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM evtstore_internal.lane_generation) = ' . keys(%subscription) . q{ AND
+		(SELECT count(*) FROM evtstore_internal.checkpoint) <= (SELECT sum(lanes + 1) FROM evtstore.subscription_status)}) eq 't';
+}, $PATIENCE);
+pass('the janitor left one checkpoint of each present lane');
 
 # --- was it worth it? ---
 

@@ -78,6 +78,7 @@ evtstore_receive(PG_FUNCTION_ARGS)
 	char	   *consumer;
 	int			max_count;
 	int64		lease_ms;
+	const EsQueue *queue;
 	ListCell   *lc;
 
 	es_catalog_require_writable("receive");
@@ -103,7 +104,9 @@ evtstore_receive(PG_FUNCTION_ARGS)
 				 errhint("Give the time that the work may take, such as '30s'.")));
 
 	InitMaterializedSRF(fcinfo, 0);
-	foreach(lc, es_queue_claim(es_queue_get(name), consumer, max_count, lease_ms))
+	queue = es_queue_get(name);
+	es_use_require(&queue->use, ES_USE_CONSUME, "queue", queue->name);
+	foreach(lc, es_queue_claim(queue, consumer, max_count, lease_ms))
 	{
 		HeapTupleHeader row = DatumGetHeapTupleHeader(es_queue_delivery_datum(lfirst(lc)));
 		HeapTupleData tuple;

@@ -34,7 +34,7 @@
 #include "options.h"
 #include "spi.h"
 
-#define COLUMNS "id, kind, name, owner, search_path, state, spec"
+#define COLUMNS "id, kind, name, owner, search_path, state, spec, grants"
 
 static EsPlan find_plan = {
 	.sql = "SELECT " COLUMNS " FROM evtstore_internal.definition WHERE namespace = $1 AND name = $2",
@@ -65,6 +65,12 @@ static EsPlan state_plan = {
 	.sql = "UPDATE evtstore_internal.definition SET state = $2 WHERE id = $1",
 	.nargs = 2,
 	.args = {INT4OID, TEXTOID},
+};
+
+static EsPlan grants_plan = {
+	.sql = "UPDATE evtstore_internal.definition SET grants = $2 WHERE id = $1",
+	.nargs = 2,
+	.args = {INT4OID, JSONBOID},
 };
 
 static EsPlan delete_plan = {
@@ -131,6 +137,12 @@ es_definition_set_state(const char *kind, const char *name, const char *state)
 	existing = es_definition_get(kind, name);
 	if (strcmp(existing->state, state) != 0)
 		update(&state_plan, existing, CStringGetTextDatum(state));
+}
+
+void
+es_definition_set_grants(const EsDefinition *definition, Jsonb *grants)
+{
+	update(&grants_plan, definition, JsonbPGetDatum(grants));
 }
 
 int32
@@ -283,6 +295,7 @@ copy_row(uint64 row, MemoryContext context)
 	definition->search_path = es_spi_text(row, 4);
 	definition->state = es_spi_text(row, 5);
 	definition->spec = DatumGetJsonbPCopy(es_spi_value(row, 6, &isnull));
+	definition->grants = DatumGetJsonbPCopy(es_spi_value(row, 7, &isnull));
 	MemoryContextSwitchTo(old);
 	return definition;
 }

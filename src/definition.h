@@ -16,6 +16,7 @@ typedef struct EsDefinition
 	char *search_path;
 	char *state;
 	Jsonb *spec;
+	Jsonb *grants; /* {"role": ["privilege"]}, see use.h */
 } EsDefinition;
 
 /*
@@ -31,6 +32,8 @@ extern bool es_definition_create(const char *kind, const char *name, Jsonb *spec
 extern void es_definition_set_state(const char *kind, const char *name, const char *state);
 /* replaces the spec; ST008 when unknown */
 extern void es_definition_alter(const char *kind, const char *name, Jsonb *spec);
+/* replaces the grants.  Locks: the name's, held */
+extern void es_definition_set_grants(const EsDefinition *definition, Jsonb *grants);
 /* removes it and returns its id; ST008 when unknown */
 extern int32 es_definition_drop(const char *kind, const char *name);
 

@@ -88,6 +88,7 @@ typedef struct Poll
 	ReturnSetInfo *result;
 } Poll;
 
+static const EsSubscription *get_subscription(const char *name);
 static void poll_round(Poll *poll, const char *consumer, TimestampTz until);
 static void take_lanes(Poll *poll, const int *numbers, int n, int give_up);
 static void open_reader(EsReader *reader, void *arg);
@@ -146,7 +147,7 @@ evtstore_poll(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	poll->result = (ReturnSetInfo *) fcinfo->resultinfo;
-	poll->id = es_subscription_get(name)->definition.id;
+	poll->id = get_subscription(name)->definition.id;
 	poll->subscription = es_subscription_lock(poll->id, AccessShareLock);
 	if (poll->subscription == NULL || poll->subscription->is_paused)
 		PG_RETURN_NULL();
@@ -161,6 +162,16 @@ evtstore_poll(PG_FUNCTION_ARGS)
 		poll_round(poll, consumer, until);
 	} while (poll->nover > nover && poll->count < poll->max_count);
 	PG_RETURN_NULL();
+}
+
+/* one that the current user may consume */
+static const EsSubscription *
+get_subscription(const char *name)
+{
+	const EsSubscription *subscription = es_subscription_get(name);
+
+	es_use_require(&subscription->use, ES_USE_CONSUME, "subscription", subscription->definition.name);
+	return subscription;
 }
 
 /* P2 to P9 */
@@ -203,7 +214,7 @@ evtstore_leave(PG_FUNCTION_ARGS)
 	es_catalog_require_writable("leave");
 	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
 	consumer = es_arg_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
-	id = es_subscription_get(name)->definition.id;
+	id = get_subscription(name)->definition.id;
 	if (es_subscription_lock(id, AccessShareLock) != NULL)
 		(void) es_subscription_end_consumer(id, consumer);
 	PG_RETURN_VOID();

@@ -236,6 +236,7 @@ fill_queue(void *entry, const EsDefinition *definition)
 	queue->dead_letter_queue = es_options_string(definition->spec, "dead_letter_queue", NULL);
 	if (es_options_has(definition->spec, "fair_by"))
 		queue->fair_by = parse_fair_by(es_options_string(definition->spec, "fair_by", NULL));
+	queue->use = es_use_read(definition->grants);
 	queue->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 }
 

@@ -15,6 +15,7 @@
 #include "queue_state.h"
 #include "retry.h"
 #include "spi.h"
+#include "use.h"
 
 typedef struct EsQueue
 {
@@ -27,6 +28,7 @@ typedef struct EsQueue
 	int64 dedup_window; /* ms that a dedup_id is remembered */
 	EsPlaceholder *fair_by; /* root: EsFairBy; NULL: tenants only */
 	char *dead_letter_queue; /* NULL: the view dead_letters */
+	EsUse use;
 	EsRetry retry;
 } EsQueue;
 

@@ -27,6 +27,7 @@
 /* a hundred years */
 #define MAX_SECONDS (100.0 * 365 * 24 * 3600)
 
+static const EsQueue *get_queue(const char *name);
 static EsMessage *parse_messages(Jsonb *array, int *n);
 static void parse_message(Jsonb *element, EsMessage *message, const char *what);
 static Datum optional_text(Jsonb *element, const char *key, int max_bytes);
@@ -70,7 +71,7 @@ evtstore_send(PG_FUNCTION_ARGS)
 	get_deliver_at(fcinfo, 7, &message);
 	message.expires_ms = get_expires_ms(fcinfo, 8);
 
-	es_queue_send(es_queue_get(name), &message, 1);
+	es_queue_send(get_queue(name), &message, 1);
 	PG_RETURN_INT64(message.id);
 }
 
@@ -103,7 +104,7 @@ evtstore_send_batch(PG_FUNCTION_ARGS)
 		(void) get_array(fcinfo, 3, "headers", JSONBOID, n, &headers, NULL);
 	delay_ms = get_delay_ms(fcinfo, 4);
 	priority = get_priority(fcinfo, 5);
-	queue = es_queue_get(name);
+	queue = get_queue(name);
 
 	messages = MemoryContextAllocExtended(CurrentMemoryContext, Max(n, 1) * sizeof(EsMessage), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	ids = palloc(Max(n, 1) * sizeof(int64));
@@ -142,7 +143,7 @@ evtstore_send_messages(PG_FUNCTION_ARGS)
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 1, "messages");
 	messages = parse_messages(PG_GETARG_JSONB_P(1), &n);
-	es_queue_send(es_queue_get(name), messages, n);
+	es_queue_send(get_queue(name), messages, n);
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < n; i++)
@@ -153,6 +154,16 @@ evtstore_send_messages(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsi->setResult, rsi->setDesc, values, nulls);
 	}
 	PG_RETURN_NULL();
+}
+
+/* one that the current user may send to */
+static const EsQueue *
+get_queue(const char *name)
+{
+	const EsQueue *queue = es_queue_get(name);
+
+	es_use_require(&queue->use, ES_USE_SEND, "queue", queue->name);
+	return queue;
 }
 
 static EsMessage *

@@ -96,6 +96,7 @@ static EsPlan was_lost_plan = {
 	.args = {INT8OID, INT4OID, TEXTOID},
 };
 
+static void require_use(const EsQueue *queue);
 static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms);
 static bool acknowledge(int32 queue_id, const EsHold *hold);
 static bool fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, const char *reason, int64 delay_ms,
@@ -115,14 +116,20 @@ es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const 
 				 errdetail("Its snapshot need not show the message."),
 				 errhint("Use READ COMMITTED, the default isolation level.")));
 	for (int i = 0; i < n; i++)
+	{
+		if (i == 0 || receipts[i].queue_id != receipts[i - 1].queue_id)
+			require_use(es_queue_lock(receipts[i].queue_id, AccessShareLock));
 		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms);
+	}
 }
 
 void
 es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms)
 {
-	EsQueueState *state = es_queue_lock(receipt->queue_id, AccessShareLock) == NULL ? NULL : es_queue_state_find(receipt->queue_id);
+	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
+	EsQueueState *state = queue == NULL ? NULL : es_queue_state_find(receipt->queue_id);
 
+	require_use(queue);
 	if (state == NULL ||
 		!es_queue_extend_lease(state, receipt->message_id, receipt->epoch, tenant_hash(),
 							   es_queue_deadline(es_clock_now(), lease_ms, "lease")))
@@ -226,6 +233,14 @@ es_queue_compare_receipts(const void *a, const void *b)
 	if (x->queue_id != y->queue_id)
 		return x->queue_id < y->queue_id ? -1 : 1;
 	return x->epoch < y->epoch ? -1 : x->epoch > y->epoch;
+}
+
+/* NULL: it was dropped, and the receipt is stale */
+static void
+require_use(const EsQueue *queue)
+{
+	if (queue != NULL)
+		es_use_require(&queue->use, ES_USE_CONSUME, "queue", queue->name);
 }
 
 /* NULL, or why the receipt is stale.  Workers are woken where this makes a message ready, now or after a time */

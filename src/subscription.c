@@ -385,6 +385,7 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->layout = es_lane_layout_read(definition->id, es_options_int(definition->spec, "lanes", DEFAULT_LANES));
 	subscription->on_failure = parse_on_failure(es_options_string(definition->spec, "on_failure", "block"));
 	subscription->key = parse_key(es_options_string(definition->spec, "key", "${stream}"));
+	subscription->use = es_use_read(definition->grants);
 	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight", DEFAULT_MAX_IN_FLIGHT);
 }

@@ -13,6 +13,7 @@
 #include "lane_layout.h"
 #include "placeholder.h"
 #include "retry.h"
+#include "use.h"
 
 typedef enum EsOnFailure
 {
@@ -37,6 +38,7 @@ typedef struct EsSubscription
 	EsLaneLayout *layout;
 	EsOnFailure on_failure;
 	EsPlaceholder *key; /* root: EsKeySource */
+	EsUse use;
 	EsRetry retry;
 	int max_in_flight; /* of a lane */
 } EsSubscription;

@@ -133,6 +133,7 @@ es_subscription_extend(EsEventReceipt *receipt, int64 lease_ms)
 		receipt->stale = "lease_expired";
 		return;
 	}
+	es_use_require(&subscription->use, ES_USE_CONSUME, "subscription", subscription->definition.name);
 	/* whoever polls in the lane right now may be taking it over */
 	es_subscription_lock_lane(receipt->subscription, receipt->lane);
 	lanes = es_lanes_find(receipt->subscription);
@@ -170,6 +171,7 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 		mark_stale(receipts, n, "lease_expired");
 		return;
 	}
+	es_use_require(&settlement.subscription->use, ES_USE_CONSUME, "subscription", settlement.subscription->definition.name);
 	es_subscription_lock_lane(id, number);
 	settlement.lanes = es_lanes_find(id);
 	for (int i = 0; i < n; i++)

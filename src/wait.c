@@ -153,12 +153,18 @@ resolve(Wait *wait)
 
 		named->is_queue = es_definition_find("queue", named->name) != NULL;
 		if (named->is_queue)
-			named->id = es_queue_get(named->name)->id;
+		{
+			const EsQueue *queue = es_queue_get(named->name);
+
+			named->id = queue->id;
+			es_use_require(&queue->use, ES_USE_CONSUME, "queue", queue->name);
+		}
 		else if (es_definition_find("subscription", named->name) != NULL)
 		{
 			const EsSubscription *subscription = es_subscription_get(named->name);
 
 			named->id = subscription->definition.id;
+			es_use_require(&subscription->use, ES_USE_CONSUME, "subscription", subscription->definition.name);
 			wait->wait_for.categories |= es_subscription_categories(subscription);
 		}
 		else

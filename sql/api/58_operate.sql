@@ -48,3 +48,17 @@ COMMENT ON PROCEDURE evtstore.wait_for_work IS
 'Sleeps until one of the queues and subscriptions (1 to 16) has something to receive or poll, or the timeout is over, which
 is no error. Woken through shared memory by the commit that makes the work; holds no snapshot and no transaction while it
 sleeps. Errors: 25001 inside a transaction block, ST008 unknown name, 22023 too many names, 25006 on a standby.';
+
+CREATE OR REPLACE FUNCTION evtstore.grant_use(kind text, name text, grantee name, privilege text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_grant_use';
+COMMENT ON FUNCTION evtstore.grant_use IS
+'Lets a role that is no writer use one queue or subscription: kind queue with privilege send (send, send_batch, send_messages) or consume
+(receive, wait_for_work, and settling what it received), kind subscription with consume. Grants it USAGE on the schema and EXECUTE on these
+functions, too; each of them looks whether the current user may use what it names. Errors: ST008 unknown, 42704 no such role, 22023.';
+
+CREATE OR REPLACE FUNCTION evtstore.revoke_use(kind text, name text, grantee name, privilege text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_revoke_use';
+COMMENT ON FUNCTION evtstore.revoke_use IS
+'Takes back what evtstore.grant_use gave; EXECUTE on the functions goes with the last one. Errors: ST008 unknown, 22023.';

@@ -15,7 +15,7 @@ GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant TO P
 GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.consumer_status,
     evtstore_internal.in_flight TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.queue_status, evtstore.dead_letters,
-    evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys
+    evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys, evtstore.stuck
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION
@@ -34,6 +34,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue, evtstore.purge_queue,
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
     evtstore.pause, evtstore.resume, evtstore.redrive, evtstore.discard, evtstore.unblock_key, evtstore.skip_event, evtstore.evict_consumer,
+    evtstore.grant_use, evtstore.revoke_use,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.resume_delivery
 TO evtstore_admin;

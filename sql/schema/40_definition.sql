@@ -12,12 +12,14 @@ CREATE TABLE evtstore_internal.definition (
     search_path text NOT NULL,
     spec jsonb NOT NULL,
     state text NOT NULL DEFAULT 'active',
+    grants jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL,
     UNIQUE (namespace, name)
 );
 COMMENT ON TABLE evtstore_internal.definition IS 'queues, endpoints, rules and projections by name';
 COMMENT ON COLUMN evtstore_internal.definition.namespace IS
     'queues, subscriptions and projections share one namespace of names (''feed''); other kinds have their own';
+COMMENT ON COLUMN evtstore_internal.definition.grants IS 'who may use it besides the writers: {"role": ["send", "consume"]}';
 COMMENT ON COLUMN evtstore_internal.definition.search_path IS 'the search_path of the creator, pinned for its handlers';
 
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.definition_id_seq', '');

@@ -111,6 +111,26 @@ SELECT evtstore.drop_queue('evicted');
 SELECT body, attempt, evtstore.ack(receipt) FROM evtstore.poll('b', 'd');
 SELECT name, consumer FROM evtstore.consumers WHERE name = 'b';
 
+-- what waits for a person, and that its fix fixes it
+SELECT evtstore.create_queue('stuck queue');
+SELECT evtstore.create_subscription('stuck', '{"categories": ["stuck"]}', lanes => 1, options => '{"retry": {"max_attempts": 1}}');
+SELECT version FROM evtstore.append('stuck-it''s', 'A', '1');
+SELECT count(evtstore.nack(receipt, 'no printer')) FROM evtstore.poll('stuck');
+SELECT count(evtstore.send('stuck queue', '1')) FROM generate_series(1, 2);
+SELECT count(evtstore.reject(receipt, 'no paper')) FROM evtstore.receive('stuck queue', max_count => 2);
+SELECT evtstore.pause('stuck queue');
+SELECT kind, name, key, since IS NOT NULL AS since, cause, blocked_by IS NOT NULL AS blocked_by, fix FROM evtstore.stuck WHERE name LIKE 'stuck%' ORDER BY 1, 2, 5;
+SET evtstore.tenant = 'other';
+SELECT kind, name FROM evtstore.stuck WHERE name LIKE 'stuck%';
+RESET evtstore.tenant;
+CREATE TABLE fixes AS SELECT fix FROM evtstore.stuck WHERE name LIKE 'stuck%';
+DO $$ DECLARE f text; BEGIN FOR f IN SELECT fix FROM fixes LOOP EXECUTE f; END LOOP; END $$;
+SELECT kind, name FROM evtstore.stuck WHERE name LIKE 'stuck%';
+SELECT count(*) FROM evtstore.receive('stuck queue', max_count => 9);
+SELECT attempt FROM evtstore.poll('stuck');
+DROP TABLE fixes;
+SELECT evtstore.drop_queue('stuck queue'), evtstore.drop_subscription('stuck');
+
 -- the inbox: once for each consumer, tenant and id, whatever its type; gone with a rollback
 SELECT evtstore.once('mail', 'm-1'), evtstore.once('mail', 'm-1'), evtstore.once('ship', 'm-1');
 SELECT evtstore.once('mail', '0190a6b2-0000-7000-8000-00000000000A'::uuid), evtstore.once('mail', '0190a6b2-0000-7000-8000-00000000000A'), evtstore.once('mail', '0190a6b2-0000-7000-8000-00000000000a');

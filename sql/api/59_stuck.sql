@@ -1,0 +1,26 @@
+CREATE OR REPLACE VIEW evtstore.stuck AS
+    SELECT 'subscription'::text AS kind, b.name, b.key, b.since, coalesce(b.error, 'failed') AS cause, e.id::text AS blocked_by,
+           CASE WHEN b.key IS NULL
+                THEN format('SELECT evtstore.skip_event(%L, %L, %L)', b.name, e.id, 'reason')
+                ELSE format('SELECT evtstore.unblock_key(%L, %L)', b.name, b.key) END AS fix
+    FROM evtstore.blocked_keys b
+    LEFT JOIN evtstore_internal.event e ON e."position" = b."position"
+    WHERE b.state = 'blocked'
+    UNION ALL
+    SELECT l.kind, l.name, NULL, min(l.failed_at), format('%s dead letters: %s', count(*), l.cause), NULL,
+           format('SELECT evtstore.redrive(%L)', l.name)
+    FROM evtstore.dead_letters l
+    GROUP BY l.kind, l.name, l.cause
+    UNION ALL
+    SELECT d.kind, d.name, NULL, NULL, 'paused', NULL, format('SELECT evtstore.resume(%L)', d.name)
+    FROM evtstore_internal.definition d
+    WHERE d.kind IN ('queue', 'subscription') AND d.state = 'paused'
+      AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
+    UNION ALL
+    SELECT 'feed', 'head', NULL, w.xact_start, 'an appending transaction is open', format('pid %s', w.pid),
+           format('SELECT pg_terminate_backend(%s)', w.pid)
+    FROM evtstore.why_behind() w
+    WHERE (SELECT evtstore_internal.tenant()) = '' AND w.xact_start < clock_timestamp() - interval '1 minute';
+COMMENT ON VIEW evtstore.stuck IS
+    'everything that waits for a person: keys that are blocked, dead letters, what is paused, appending transactions that hold the head back
+for more than a minute; fix: SQL to run, once the cause is gone';

@@ -1,5 +1,5 @@
 --
--- What the isolation specs of feed, append and projection share, because a spec cannot include another file: readers that
+-- What the isolation specs of feed, append, projection and subscription share, because a spec cannot include another file: readers that
 -- remember their last position and poll, and the check that nobody lost an event, got one twice or out of order.
 -- test/setup/fresh_database loads it into the database of every isolation spec; specs begin with CALL t.reset().
 --
@@ -7,7 +7,7 @@ CREATE SCHEMA t;
 
 -- 'all' and 'late' (who polls rarely) read_all; 'one' the same, an event at a time; 'a' and 'b' read_category
 CREATE TABLE t.reader (name text PRIMARY KEY, at bigint);
-CREATE TABLE t.seen (n serial, reader text, id uuid, stream text, version bigint);
+CREATE TABLE t.seen (n serial, reader text, id uuid, stream text, version bigint, position bigint, shown boolean DEFAULT false);
 
 CREATE PROCEDURE t.reset() LANGUAGE plpgsql SET client_min_messages = warning AS $$
 BEGIN
@@ -15,6 +15,7 @@ BEGIN
         evtstore_internal.policy, t.reader, t.seen;
     DROP TABLE IF EXISTS t.other, t.head, t.projected;
     PERFORM evtstore.drop_projection(name) FROM evtstore.projection_status;
+    PERFORM evtstore.drop_subscription(name) FROM evtstore.subscription_status;
     INSERT INTO t.reader SELECT name, evtstore.head_position() FROM unnest(ARRAY['all', 'late', 'one', 'a', 'b']) name;
 END $$;
 
@@ -41,15 +42,31 @@ BEGIN
     RETURN array_to_string(given, ' ');
 END $$;
 
+-- what a reader, or a subscription of that name, is about
+CREATE FUNCTION t.selects(reader text, stream text, type text, tags text[]) RETURNS boolean LANGUAGE sql AS $$
+    SELECT coalesce(CASE split_part(reader, ' ', 1)
+        WHEN 'a' THEN stream LIKE 'a-%'
+        WHEN 'b' THEN stream LIKE 'b-%'
+        WHEN 'types' THEN type = 'T'
+        WHEN 'tags' THEN tags @> '{t}'
+        WHEN 'streams' THEN stream IN ('a-1', 'a-3', 'b-3')
+        WHEN 'narrow' THEN stream LIKE 'b-%' AND type = 'T'
+        WHEN 'query' THEN type = 'T' AND tags @> '{t}' OR tags @> '{u}'
+        ELSE true END, false)
+$$;
+
 -- what went wrong, for whom; no row when all is over and everybody has polled
 CREATE FUNCTION t.faults() RETURNS TABLE (reader text, fault text, what text) LANGUAGE sql AS $$
     SELECT r.name, 'lost', format('%s/%s', e.stream, e.version)
     FROM t.reader r, evtstore.events e
-    WHERE (r.name NOT IN ('a', 'b') OR e.stream LIKE r.name || '-%')
+    WHERE t.selects(r.name, e.stream, e.type, e.tags)
       AND NOT EXISTS (SELECT FROM t.seen s WHERE s.reader = r.name AND s.id = e.id)
     UNION ALL
+    SELECT s.reader, 'not selected', format('%s/%s', e.stream, e.version)
+    FROM t.seen s JOIN evtstore.events e USING (id) WHERE NOT t.selects(s.reader, e.stream, e.type, e.tags)
+    UNION ALL
     SELECT s.reader, 'twice', format('%s/%s', s.stream, s.version)
-    FROM t.seen s GROUP BY s.reader, s.stream, s.version HAVING count(*) > 1
+    FROM t.seen s GROUP BY s.reader, s.id, s.stream, s.version HAVING count(*) > 1
     UNION ALL
     SELECT s.reader, 'taken back', format('%s/%s', s.stream, s.version)
     FROM t.seen s WHERE NOT EXISTS (SELECT FROM evtstore.events e WHERE e.id = s.id)
@@ -58,6 +75,56 @@ CREATE FUNCTION t.faults() RETURNS TABLE (reader text, fault text, what text) LA
     FROM (SELECT *, lag(version) OVER (PARTITION BY seen.reader, stream ORDER BY n) AS before FROM t.seen) s
     WHERE s.before > s.version
     ORDER BY 1, 2, 3
+$$;
+
+-- Subscriptions in place of the readers, after t.reset(): for each kind of filter one that c1 consumes alone, and one whose
+-- name ends in ' 2' that c1 and c2 share; 'late' is for who comes when all is over.  With two consumers each has a lane.
+CREATE PROCEDURE t.subscribe() LANGUAGE plpgsql AS $$
+DECLARE
+    filters jsonb := '{"every": {}, "a": {"categories": ["a"]}, "types": {"types": ["T"]}, "tags": {"tags": ["t"]},
+        "streams": {"streams": ["a-1", "a-3", "b-3"]}, "narrow": {"categories": ["b"], "types": ["T"]},
+        "query": {"items": [{"types": ["T"], "tags": ["t"]}, {"tags": ["u"]}]}}';
+BEGIN
+    DELETE FROM t.reader;
+    INSERT INTO t.reader (name) SELECT name || suffix FROM jsonb_object_keys(filters) name, unnest(ARRAY['', ' 2']) suffix UNION ALL SELECT 'late';
+    PERFORM evtstore.create_subscription(name, coalesce(filters->split_part(name, ' ', 1), '{}'), start_at => 'end', lanes => 2,
+        options => '{"retry": {"max_attempts": 0, "initial": "0", "jitter": 0}}') FROM t.reader;
+    FOR i IN 1..2 LOOP
+        CALL t.consume('c1');
+        CALL t.consume('c2');
+    END LOOP;
+END $$;
+
+-- polls the subscriptions of that consumer and settles what they give, in one transaction
+CREATE PROCEDURE t.consume(consumer text, max_count int DEFAULT 100) LANGUAGE plpgsql AS $$
+DECLARE
+    r t.reader; d evtstore.delivery; receipts text[] := '{}';
+BEGIN
+    FOR r IN SELECT * FROM t.reader
+             WHERE CASE consumer WHEN 'c1' THEN name <> 'late' WHEN 'c2' THEN name LIKE '% 2' ELSE name = 'late' END ORDER BY name LOOP
+        FOR d IN SELECT * FROM evtstore.poll(r.name, consumer, max_count, '1 hour') LOOP
+            INSERT INTO t.seen (reader, id, stream, version, position) VALUES (r.name, d.event_id, d.stream, d.version, d.position);
+            receipts := receipts || d.receipt;
+        END LOOP;
+    END LOOP;
+    PERFORM evtstore.ack(receipts);
+END $$;
+
+-- what the subscriptions gave since the last look, in order of position
+CREATE FUNCTION t.given(OUT "every" text, OUT a text, OUT types text, OUT tags text, OUT streams text, OUT narrow text, OUT query text)
+LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT t.given_by('every'), t.given_by('a'), t.given_by('types'), t.given_by('tags'), t.given_by('streams'), t.given_by('narrow'), t.given_by('query')
+    INTO "every", a, types, tags, streams, narrow, query;
+    UPDATE t.seen SET shown = true WHERE NOT shown;
+END $$;
+
+-- by one consumer and by two: the same, or both
+CREATE FUNCTION t.given_by(name text) RETURNS text LANGUAGE sql AS $$
+    SELECT CASE WHEN one IS NOT DISTINCT FROM two THEN one ELSE format('one: %s; two: %s', one, two) END
+    FROM (SELECT string_agg(event, ' ' ORDER BY position) FILTER (WHERE reader = name) AS one,
+                 string_agg(event, ' ' ORDER BY position) FILTER (WHERE reader = name || ' 2') AS two
+          FROM (SELECT *, coalesce(stream || '/' || version, 'no stream') AS event FROM t.seen WHERE NOT shown) s) g
 $$;
 
 -- the version, or how the append failed

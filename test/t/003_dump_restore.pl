@@ -32,11 +32,32 @@ sql($old, q{
 	SELECT evtstore.create_queue('pushed', '{"endpoint": "e"}');
 	SELECT evtstore.create_subscription('lanes', '{"categories": ["a"]}', lanes => 3);
 	SELECT evtstore.create_rule('kept', '{"categories": ["a"]}', 'queue:kept');
+	-- consumers settle every second event, in ranges above the checkpoints; one fails, one is given up, the rest is out
+	CREATE TABLE settled (subscription text, position bigint, PRIMARY KEY (subscription, position));
+	CREATE FUNCTION consume(subscription text, rest boolean) RETURNS bigint LANGUAGE plpgsql AS $$
+	DECLARE
+		d evtstore.delivery; n bigint := 0;
+	BEGIN
+		FOR d IN SELECT * FROM evtstore.poll(subscription, 'c', 40) LOOP
+			n := n + 1;
+			CONTINUE WHEN n % 2 = 0 AND NOT rest;
+			INSERT INTO settled VALUES (subscription, d.position);
+			PERFORM evtstore.ack(d.receipt);
+		END LOOP;
+		-- the last one: no later one of its key is out
+		IF NOT rest THEN
+			PERFORM evtstore.nack(d.receipt, 'not today');
+		END IF;
+		RETURN n;
+	END $$;
+	SELECT evtstore.create_subscription('follow', lanes => 3, options => '{"retry": {"max_attempts": 0, "initial": "0", "jitter": 0}}');
+	SELECT evtstore.create_subscription('tagged', '{"tags": ["t2"]}', lanes => 2, on_failure => 'dead_letter', options => '{"retry": {"max_attempts": 1}}');
 	SELECT count(*) FROM generate_series(1, 300) n, evtstore.append('a-' || n % 7, 'T' || n % 3, jsonb_build_object('n', n), tags => ARRAY['t' || n % 5],
 		metadata => '{"m": 1}', occurred_at => '2001-01-01'::timestamptz + n * interval '1 h', schema_version => n % 3 + 1);
 	SELECT FROM evtstore.append('big-1', 'Big', jsonb_build_object('n', 9007199254740993, 'pad', repeat('x', 100000), 'ü', E'a\tb"c'));
 	BEGIN; SELECT FROM evtstore.append_events('a-1', (SELECT jsonb_agg('{"type": "T", "data": 1}'::jsonb) FROM generate_series(1, 100))); ROLLBACK;
 	SELECT FROM evtstore.append('b-1', 'T', '1', id => '00000000-0000-7000-8000-000000000001');
+	SELECT consume('follow', false), consume('tagged', false);
 	SET evtstore.tenant = 'acme';
 	SELECT FROM evtstore.append('a-1', 'T', '1', id => '00000000-0000-7000-8000-000000000001');
 });
@@ -73,10 +94,13 @@ my %facts = (
 	lanes   => q{SELECT string_agg(g::text, ' ' ORDER BY first_lane) FROM evtstore_internal.lane_generation g},
 	aside   => 'SELECT retrying, waiting, closing_lanes FROM evtstore.subscription_status',
 	status  => 'SELECT name, mode, state FROM evtstore.projection_status',
+	consumed => 'SELECT name, position, blocked, retrying, waiting, dead FROM evtstore.subscription_status ORDER BY name',
 	fired   => 'SELECT count(*) FROM fired');
+my $receipt = sql($old, q{SELECT receipt FROM evtstore.poll('follow', 'd') ORDER BY position DESC LIMIT 1});
 my %before = map { $_ => sql($old, $facts{$_}) } keys %facts;
 my $last   = last_position($old);
 like($before{count}, qr/^305\|/, 'the old store has its events');
+like($before{consumed}, qr/^follow\|\d+\|0\|1\|\d+\|0\ntagged\|\d+\|0\|0\|0\|1$/, 'of which consumers settled some');
 
 # dump: files of the ways to dump
 my $dir = PostgreSQL::Test::Utils::tempdir;
@@ -127,6 +151,17 @@ sub check_restored
 		"$what: the head covers it");
 	is(sql($new, "SELECT count(*) FROM evtstore.read_all() WHERE position = $undecided", $database), 0,
 		"$what: what was in flight is not there");
+
+	# subscriptions go on from their checkpoints: the rest comes, each event once, and receipts of the old cluster are worth nothing
+	is(sqlstate($new, "SELECT evtstore.ack('$receipt')", $database), 'ST007', "$what: a receipt of the old cluster is stale");
+	foreach my $subscription (qw(follow tagged))
+	{
+		1 while sql($new, "SELECT consume('$subscription', true)", $database) > 0;
+	}
+	is(sql($new, q{SELECT count(*) FROM settled WHERE subscription = 'follow'}, $database), 305, "$what: every event took effect, once");
+	is(sql($new, q{SELECT count(*) FROM settled WHERE subscription = 'tagged'}, $database), 59, "$what: every one with a tag, but the dead letter");
+	is(sql($new, 'SELECT name, dead FROM evtstore.subscription_status WHERE in_flight + blocked + retrying + waiting = 0 ORDER BY name', $database),
+		"follow|0\ntagged|1", "$what: nothing is left aside");
 
 	# the first append, with somebody who holds the head below it
 	my $slow = session($new, $database);

@@ -80,6 +80,11 @@ is(sqlstate($standby, q{SELECT evtstore.append_if('[]', '{}')}), '25006', 'and a
 is(sqlstate($standby, q{SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'sync')}), '25006',
 	'definitions are refused');
 is(sqlstate($standby, 'CALL evtstore.wait_for_head(1)'), '25006', 'nobody can wait for the head');
+on_primary(q{
+	CREATE TABLE settled (subscription text, position bigint, PRIMARY KEY (subscription, position));
+	SELECT evtstore.create_subscription('every', lanes => 2), evtstore.create_subscription('tagged', '{"tags": ["every"]}')});
+$primary->wait_for_catchup($standby, 'replay');
+is(sqlstate($standby, q{SELECT * FROM evtstore.poll('every', 'c')}), '25006', 'nor poll');
 
 # --- a reader follows while many append ---
 
@@ -98,9 +103,19 @@ is($reader->faults, '', 'nothing lost, nothing twice, in order');
 
 # --- promotion with an appender in flight ---
 
+# what a consumer settles is committed with its effect
+sub consume
+{
+	my ($node, $subscription, $max) = @_;
+	return $node->safe_psql('postgres', "WITH d AS MATERIALIZED (SELECT * FROM evtstore.poll('$subscription', 'c', $max)),
+		s AS (INSERT INTO settled SELECT '$subscription', position FROM d) SELECT count(evtstore.ack(receipt)) FROM d");
+}
+
 $slow->query_safe('BEGIN');
 $held = append('a-2', $slow);
 $above = append('a-3');
+cmp_ok(consume($primary, 'every', 700), '>', 0, 'consumers settle a part');
+1 while consume($primary, 'tagged', 1000);
 $primary->wait_for_catchup($standby, 'replay');
 $primary->stop('immediate');
 eval { $slow->quit };
@@ -115,6 +130,10 @@ my $first = on_standby(q{SELECT position FROM evtstore.append('a-1', 'T', '1', e
 cmp_ok($first, '>', $above + 100_000, 'positions leap: what the old primary may have shown is never given out again');
 $reader->catch_up;
 is($reader->faults, '', 'the reader goes on');
+is(consume($standby, 'tagged', 1000), 1, 'a subscription goes on where its checkpoints are, over what is gone');
+1 while consume($standby, 'every', 1000);
+is(on_standby(q{SELECT count(*) FROM evtstore.events e FULL JOIN (SELECT * FROM settled WHERE subscription = 'every') s USING (position)
+	WHERE e.id IS NULL OR s.subscription IS NULL}), 0, 'each event took effect once, and none that is gone');
 is(store_faults($standby), '', 'the store is whole');
 is(on_standby('SELECT evtstore.head_position() = last_value FROM evtstore_internal.position_seq'), 't',
 	'nobody holds the head');

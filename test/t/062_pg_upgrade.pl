@@ -27,8 +27,14 @@ sql($old, q{
 	SELECT evtstore.create_endpoint('e', 'sql:public.deliver');
 	SELECT evtstore.create_queue('kept');
 	SELECT evtstore.create_rule('kept', '{"categories": ["a"]}', 'queue:kept');
+	CREATE TABLE settled (position bigint PRIMARY KEY);
+	CREATE FUNCTION consume(max_count int) RETURNS bigint LANGUAGE sql AS $$
+		WITH d AS MATERIALIZED (SELECT * FROM evtstore.poll('follow', 'c', max_count)), s AS (INSERT INTO settled SELECT position FROM d)
+		SELECT count(evtstore.ack(receipt)) FROM d $$;
+	SELECT evtstore.create_subscription('follow', '{"items": [{"types": ["T1"]}, {"tags": ["free"]}]}', lanes => 3);
 	SELECT count(*) FROM generate_series(1, 300) n, evtstore.append('a-' || n % 7, 'T' || n % 3, jsonb_build_object('n', n), tags => ARRAY['t' || n % 5]);
 	SELECT count(*) FROM evtstore.append_if('[{"type": "Free", "data": 1, "tags": ["free"], "id": "00000000-0000-7000-8000-000000000001"}]', '{"items": [{"tags": ["free"]}]}');
+	SELECT consume(40);
 	BEGIN; SELECT FROM evtstore.append_events('a-1', (SELECT jsonb_agg('{"type": "T", "data": 1}'::jsonb) FROM generate_series(1, 100))); ROLLBACK;
 	SET evtstore.tenant = 'acme';
 	SELECT FROM evtstore.append('a-1', 'T', '1', tags => '{free}');
@@ -44,6 +50,7 @@ my %facts = (
 	all      => q{SELECT count(*), max(position) FROM evtstore.read_all()},
 	tag      => q{SELECT count(*), max(position) FROM evtstore.read_query('{"items": [{"types": ["T1"], "tags": ["t2"]}]}')},
 	seen     => 'SELECT count(*), max(position) FROM seen',
+	consumed => 'SELECT position, (SELECT count(*) FROM settled) FROM evtstore.subscription_status',
 	queues   => 'SELECT name, ready, dead FROM evtstore.queue_status ORDER BY name',
 	fired    => 'SELECT count(*) FROM fired');
 my %before = map { $_ => sql($old, $facts{$_}) } keys %facts;
@@ -79,6 +86,8 @@ is(sql($new, qq{SELECT string_agg(data #>> '{}', ' ' ORDER BY position) FROM evt
 is(sqlstate($new, q{SELECT evtstore.append_if('[{"type": "T", "data": 1}]', '{"items": [{"types": ["Free"], "tags": ["free"]}]}')}), 'ST003', 'conditions know the old events');
 is(sqlstate($new, q{SELECT evtstore.append_if('[{"type": "T", "data": 1}]', '{"items": [{"types": ["Free"], "tags": ["t1"]}]}')}), '00000', 'and only those that match');
 is(sql($new, q{SELECT duplicate FROM evtstore.append_if('[{"type": "Free", "data": 1, "tags": ["free"], "id": "00000000-0000-7000-8000-000000000001"}]', '{}')}), 't', 'ids are known');
+is(sql($new, 'SELECT consume(1000), count(*) FROM settled'), '61|40', 'a subscription goes on from its checkpoints');
+is(sql($new, 'SELECT consume(1000), count(*) FROM settled'), '0|101', 'each event once');
 is(sql($new, 'SELECT count(*) FROM fired'), 0, 'nothing was delivered');
 is(store_faults($new), '', 'the store is whole afterwards');
 

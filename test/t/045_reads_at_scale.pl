@@ -1,5 +1,5 @@
 # A million events: SQL over the views walks indexes, the read functions stop where the caller does, and an idle poll costs what
-# it costs in a store of a thousand (feed case 27).  Plans and buffers are looked at, not times.
+# it costs in a store of a thousand (feed case 27), of a subscription and of a queue too.  Plans and buffers are looked at, not times.
 use strict;
 use warnings;
 
@@ -225,6 +225,61 @@ foreach my $read ("SELECT * FROM evtstore.read_all(%s)", "SELECT * FROM evtstore
 	cmp_ok($cost{postgres}, '<=', $cost{small} + 2, "$read: an idle poll costs the same ($cost{small}, $cost{postgres})");
 	# of a stream, its state and two policies are looked for as well
 	cmp_ok($cost{postgres}, '<=', $read =~ /read_stream/ ? 14 : 6, "$read: and that is a walk down an index");
+}
+
+# the same for a subscription that has handed out all there is, with every kind of filter, and old checkpoints that nobody removed
+my %filters = (
+	every    => '{}',
+	category => '{"categories": ["c1"]}',
+	several  => '{"categories": ["c1", "c2", "rare"], "types": ["T1"]}',
+	types    => '{"types": ["Rare", "Last"]}',
+	tags     => '{"tags": ["none"]}',
+	streams  => '{"streams": ["c1-last", "c10-101"]}',
+	query    => '{"items": [{"types": ["T1"]}, {"tags": ["none"], "types": ["Rare"]}]}');
+foreach my $name (sort keys %filters)
+{
+	my %cost;
+
+	foreach my $database (qw(postgres small))
+	{
+		my $old = $database eq 'postgres' ? 5000 : 5;
+		# behind the head, from where the last event of the filter was settled: what follows is passed over once
+		$node->safe_psql($database, qq{
+			SELECT evtstore.create_subscription('$name', '$filters{$name}', lanes => 2, start_position => evtstore.head_position() - 500);
+			SELECT evtstore.ack(ARRAY(SELECT receipt FROM evtstore.poll('$name', 'c', 1000)));
+			INSERT INTO evtstore_internal.checkpoint SELECT subscription_id, lane, -n, 0, '{}'
+				FROM (SELECT DISTINCT subscription_id, lane FROM evtstore_internal.checkpoint) c, generate_series(1, $old) n
+				WHERE subscription_id = (SELECT id FROM evtstore_internal.definition WHERE name = '$name');
+			ANALYZE evtstore_internal.checkpoint;});
+		# the second look: the first one settles what it passed over
+		my $plan = plan_of("SELECT * FROM evtstore.poll('$name', 'c')", database => $database);
+
+		is($plan->{'Actual Rows'}, 0, "poll $name: nothing new in $database");
+		$cost{$database} = buffers($plan);
+	}
+	cmp_ok($cost{postgres}, '<=', $cost{small} + 10, "poll $name: an idle poll costs the same ($cost{small}, $cost{postgres})");
+	cmp_ok($cost{postgres}, '<=', 20, "poll $name: and that is some walks down indexes");
+}
+
+# a queue with much that is delayed and in flight
+{
+	my %cost;
+
+	foreach my $database (qw(postgres small))
+	{
+		my ($delayed, $in_flight) = $database eq 'postgres' ? (50_000, 5000) : (50, 5);
+		$node->safe_psql($database, qq{
+			SELECT evtstore.create_queue('idle');
+			SELECT cardinality(evtstore.send_batch('idle', array_fill('1'::jsonb, ARRAY[$delayed]), delay => '1 hour'));
+			SELECT cardinality(evtstore.send_batch('idle', array_fill('1'::jsonb, ARRAY[$in_flight])));
+			DO \$\$ BEGIN WHILE EXISTS (SELECT FROM evtstore.receive('idle', 'busy', 1000, '1 hour')) LOOP NULL; END LOOP; END \$\$;});
+		my $plan = plan_of(q{SELECT * FROM evtstore.receive('idle', 'c')}, database => $database);
+
+		is($plan->{'Actual Rows'}, 0, "receive: nothing ready in $database");
+		$cost{$database} = buffers($plan);
+	}
+	cmp_ok($cost{postgres}, '<=', $cost{small} + 2, "receive: an idle one costs the same ($cost{small}, $cost{postgres})");
+	cmp_ok($cost{postgres}, '<=', 10, 'receive: and next to nothing');
 }
 
 done_testing();

@@ -674,15 +674,13 @@ put_lanes(Poll *poll, int64 passed)
 			continue;
 
 		/* a batch that was forgotten must come to the end of its lease, however often its consumer polls */
-		if (is_out)
-			continue;
-		if (poll->consumer != ES_LANE_ANONYMOUS || held->taken > 0)
+		if (!is_out && (poll->consumer != ES_LANE_ANONYMOUS || held->taken > 0))
 		{
 			held->lane.lease_until = until;
 			es_lane_put(poll->lanes, held->number, &held->lane);
 		}
 		else if (!held->has_settled)
-			/* nothing was done with it: others may try */
+			/* nothing was done with it: others may try, and who settles the batch does not wait for us */
 			es_subscription_unlock_lane(poll->id, held->number);
 	}
 }

@@ -780,4 +780,72 @@ return [
 		change => [ "\t\t\t\tif (event == XACT_EVENT_COMMIT)\n\t\t\t\t\tannounce_sent();\n", '' ],
 		tests  => 'queue',
 	},
+
+	# ---- poll.c, subscription.c, subscription_source.c, subscription_settle.c, lane.c: the feed's cases for subscriptions ----
+	{
+		name   => 'a poll goes past what is in flight',
+		file   => 'poll.c',
+		change => [ 'es_reader_begin_feed(reader, es_subscription_categories(poll->subscription));', 'es_reader_begin_feed(reader, es_subscription_categories(poll->subscription)) * 0 + (INT64CONST(1) << 40);' ],
+		tests  => 'subscription_feed',
+	},
+	{
+		name   => 'a poll waits for the appenders of every category',
+		file   => 'poll.c',
+		change => [ 'es_reader_begin_feed(reader, es_subscription_categories(poll->subscription))', 'es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES)' ],
+		tests  => 'subscription_feed',
+	},
+	{
+		name   => 'of several categories only the last one is waited for',
+		file   => 'subscription_source.c',
+		change => [ 'bits |= es_feed_category_bit', 'bits = es_feed_category_bit' ],
+		tests  => 'subscription_feed',
+	},
+	{
+		name   => 'the checkpoint of a lane is that of the statement',
+		file   => 'poll.c',
+		change => [ 'read_checkpoints(poll, es_reader_snapshot(reader));', 'read_checkpoints(poll, GetActiveSnapshot());' ],
+		tests  => 'subscription_feed',
+	},
+	{
+		name   => 'settling takes the checkpoint of the snapshot',
+		file   => 'subscription_settle.c',
+		change => [ 'RegisterSnapshot(GetLatestSnapshot())', 'RegisterSnapshot(GetActiveSnapshot())' ],
+		tests  => 'subscription_settle',
+	},
+	{
+		name   => 'the next event fails in place of one that is gone',
+		file   => 'subscription_settle.c',
+		change => [ "\t\t\tbreak;\t\t\t\t/* scavenged meanwhile: nothing to keep */", "\t\t\t;" ],
+		tests  => 'subscription_settle',
+	},
+	{
+		name   => 'a failed event that is gone stays aside',
+		file   => 'poll.c',
+		change => [ "\t\t(void) es_failed_event_ack(poll->subscription, failed->position, held->lane.epoch);\n", '' ],
+		tests  => 'subscription_settle',
+	},
+	{
+		name   => 'a poll keeps the lane of a batch that is out',
+		file   => 'poll.c',
+		change => [ "\t\telse if (!held->has_settled)\n\t\t\t/* nothing", "\t\telse if (!held->has_settled && !is_out)\n\t\t\t/* nothing" ],
+		tests  => 'subscription_settle',
+	},
+	{
+		name   => 'what was passed over is walked again',
+		file   => 'poll.c',
+		change => [ "\t\t\theld->lane.fetched = Max(held->lane.fetched, passed);\n", "\t\t\t;\n" ],
+		tests  => '045_reads_at_scale',
+	},
+	{
+		name   => 'who polled may prepare',
+		file   => 'lane.c',
+		change => [ "\t\t\tif (neffects == 0)\n\t\t\t\treturn;", "\t\t\tif (true)\n\t\t\t\treturn;" ],
+		tests  => '072_subscription_cases',
+	},
+	{
+		name   => 'messages behind the mark are not told',
+		file   => 'queue_state.c',
+		change => [ '!walk->walking && !es_mark_is_before(mark, walk->mark)', '!walk->walking' ],
+		tests  => 'queue_senders',
+	},
 ];

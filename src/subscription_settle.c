@@ -338,10 +338,13 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 
 		if (tenant == NULL && position != receipt->position)
 			break;				/* scavenged meanwhile: nothing to keep */
-		if (!es_subscription_selects(subscription, reader, slot))
-			continue;
 		MemoryContextReset(row_context);
 		MemoryContextSwitchTo(row_context);
+		if (!es_subscription_selects(subscription, reader, slot))
+		{
+			MemoryContextSwitchTo(caller);
+			continue;
+		}
 		its_tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
 		its_key = key_of(subscription, reader);
 		MemoryContextSwitchTo(caller);

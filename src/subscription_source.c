@@ -103,14 +103,18 @@ es_subscription_selects(const EsSubscription *subscription, EsReader *reader, Tu
 	Datum		tags;
 	bool		isnull;
 
-	if (filter->query == NULL && filter->categories == NIL && filter->streams == NIL && filter->types == NIL && filter->tags == NIL)
+	if (filter->query == NULL && filter->categories == NIL && filter->streams == NIL && filter->types == NIL && filter->tags == NIL &&
+		filter->pattern == NULL)
 		return true;
 	if (filter->categories != NIL || filter->streams != NIL)
 		stream = es_reader_stream(reader);
 	type = slot_getattr(slot, ES_EVENT_TYPE + 1, &isnull);
 	tags = slot_getattr(slot, ES_EVENT_TAGS + 1, &isnull);
-	return es_filter_selects(filter, stream == NULL ? "" : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
-							 type, tags);
+	if (!es_filter_selects(filter, stream == NULL ? "" : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
+						   type, tags))
+		return false;
+	return filter->pattern == NULL ||
+		es_pattern_matches(filter->pattern, slot_getattr(slot, ES_EVENT_DATA + 1, &isnull), slot_getattr(slot, ES_EVENT_METADATA + 1, &isnull));
 }
 
 /* those whose events the filter selects, each once; NIL: of every category, or of none */

@@ -589,6 +589,34 @@ return [
 		tests  => 'subscription_lanes',
 	},
 
+	# ---- pattern.c: content patterns ----
+	{
+		name   => 'a field that is missing matches',
+		file   => 'pattern.c',
+		change => [ "\tif (value == NULL || is_object(value))\n\t\treturn false;", "\tif (value == NULL || is_object(value))\n\t\treturn true;" ],
+		tests  => 'pattern',
+	},
+	{
+		name   => 'two elements together match what one has to',
+		file   => 'pattern.c',
+		change => [ "\treturn !has_object && matches_object(node, NULL);", "\treturn true;" ],
+		tests  => 'pattern',
+	},
+	{
+		name   => 'anything but the last one',
+		file   => 'pattern.c',
+		change => [ 'for (int i = 0; i < matcher->nnot; i++)
+				if (matches_value', 'for (int i = matcher->nnot - 1; i < matcher->nnot; i++)
+				if (matches_value' ],
+		tests  => 'pattern',
+	},
+	{
+		name   => 'the second bound of a number is not looked at',
+		file   => 'pattern.c',
+		change => [ "for (int i = 0; i < matcher->nbounds; i++)", "for (int i = 0; i < 1; i++)" ],
+		tests  => 'pattern',
+	},
+
 	# ---- condition.c, search.c: append conditions ----
 	{
 		name   => 'the condition is not checked',

@@ -184,6 +184,7 @@ SELECT attempt FROM got;
 SELECT evtstore.alter_subscription('s', '{"lanes": 5}');
 -- it is out: neither it nor what follows in its group comes
 INSERT INTO effect (stream, version) SELECT stream, version FROM evtstore.poll('s', 'd') p, evtstore.ack(p.receipt);
+INSERT INTO effect (stream, version) SELECT stream, version FROM evtstore.poll('s', 'c') p, evtstore.ack(p.receipt);
 SELECT count(*) FROM got JOIN effect USING (stream, version);
 INSERT INTO effect (stream, version) SELECT stream, version FROM got;
 SELECT evtstore.ack(receipt) FROM got;

@@ -181,8 +181,8 @@ SET evtstore.clock_offset = 70;
 TRUNCATE got;
 INSERT INTO got SELECT * FROM evtstore.poll('s', 'c', 1, '10 min');
 SELECT attempt FROM got;
-SELECT evtstore.alter_subscription('s', '{"lanes": 5}');
--- it is out: neither it nor what follows in its group comes
+SELECT evtstore.alter_subscription('s', '{"lanes": 12}');
+-- it is out, and its lane is at its end: neither it nor what follows in its group comes
 INSERT INTO effect (stream, version) SELECT stream, version FROM evtstore.poll('s', 'd') p, evtstore.ack(p.receipt);
 INSERT INTO effect (stream, version) SELECT stream, version FROM evtstore.poll('s', 'c') p, evtstore.ack(p.receipt);
 SELECT count(*) FROM got JOIN effect USING (stream, version);

@@ -249,6 +249,20 @@ sub until_true
 	return;
 }
 
+# user and system time of a process; schedstat counts nanoseconds, where it is there
+sub cpu_ms
+{
+	my $pid = shift;
+
+	if (open my $in, '<', "/proc/$pid/schedstat")
+	{
+		return (split ' ', <$in>)[0] / 1e6;
+	}
+	open my $in, '<', "/proc/$pid/stat" or die "process $pid is gone\n";
+	my @field = split ' ', <$in> =~ s/^.*\)//r;
+	return ($field[11] + $field[12]) * 1000 / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
 sub median
 {
 	my @sorted = sort { $a <=> $b } @_;

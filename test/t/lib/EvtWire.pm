@@ -92,6 +92,7 @@ sub take
 			push @{ $answer->{rows} }, \@row;
 		}
 		elsif ($type eq 'C') { $answer->{tag} = $body =~ s/\0\z//r }
+		elsif ($type eq 'A') { $self->{notices}++ }
 		elsif ($type eq 'K') { @$self{qw(pid key)} = unpack 'NN', $body }
 		elsif ($type eq 'E')
 		{

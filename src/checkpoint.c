@@ -33,6 +33,14 @@ enum
 	COLUMNS = COLUMN_RANGES
 };
 
+/* where the newest row of a lane was found last, by this backend */
+typedef struct Newest
+{
+	int32		subscription;	/* 0: of none */
+	int			lane;
+	int64		seq;
+} Newest;
+
 struct EsCheckpoints
 {
 	int32		subscription;
@@ -52,7 +60,12 @@ static EsPlan trim_plan = {
 	.args = {INT8OID},
 };
 
+#define REMEMBERED 256
+
+static Newest remembered[REMEMBERED];
+
 static bool find_newest(EsCheckpoints *checkpoints, int lane);
+static bool find_last(EsCheckpoints *checkpoints, int lane, int64 from_seq);
 static void read_ranges(EsCheckpoint *checkpoint, Datum datum);
 
 EsCheckpoints *
@@ -197,14 +210,38 @@ es_checkpoint_trim(int64 limit)
 	return n;
 }
 
+/*
+ * A scan from the end of a lane looks at as many rows of it as the last page of the index has, where no bound stops it.  What
+ * was found once is such a bound: whatever is newest by now is not older.  If nothing is there (it was rolled back, or the
+ * extension is another by now), the whole lane is looked at.
+ */
 static bool
 find_newest(EsCheckpoints *checkpoints, int lane)
 {
-	ScanKeyData keys[2];
+	Newest	   *newest = &remembered[((uint32) checkpoints->subscription * 31 + (uint32) lane) % REMEMBERED];
+	bool		isnull;
+
+	if (newest->subscription != checkpoints->subscription || newest->lane != lane)
+		*newest = (Newest) {.subscription = checkpoints->subscription,.lane = lane,.seq = PG_INT64_MIN};
+	if (!find_last(checkpoints, lane, newest->seq) &&
+		(newest->seq == PG_INT64_MIN || !find_last(checkpoints, lane, PG_INT64_MIN)))
+	{
+		newest->subscription = 0;
+		return false;
+	}
+	newest->seq = DatumGetInt64(slot_getattr(checkpoints->scan.slot, COLUMN_SEQ, &isnull));
+	return true;
+}
+
+static bool
+find_last(EsCheckpoints *checkpoints, int lane, int64 from_seq)
+{
+	ScanKeyData keys[3];
 
 	ScanKeyInit(&keys[0], COLUMN_SUBSCRIPTION, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(checkpoints->subscription));
 	ScanKeyInit(&keys[1], COLUMN_LANE, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(lane));
-	es_index_scan_start(&checkpoints->scan, keys, 2);
+	ScanKeyInit(&keys[2], COLUMN_SEQ, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_seq));
+	es_index_scan_start(&checkpoints->scan, keys, 3);
 	return es_index_scan_next(&checkpoints->scan, BackwardScanDirection);
 }
 

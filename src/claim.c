@@ -51,11 +51,13 @@ typedef struct Claim
 	bool		is_over;
 	bool		no_room;		/* of the server, for what there is */
 	int			buried;
+	bool		again;			/* the next of a key is in a share that was passed already */
 	List	   *deliveries;
 	MemoryContext result_context;
 } Claim;
 
 static uint64 hash_consumer(const char *consumer);
+static void claim_in_turns(Claim *claim, uint64 tenant_hash);
 static void claim_channel(Claim *claim, int32 channel);
 static void claim_own(Claim *claim);
 static void use_all(Claim *claim, const EsHold *holds, int n);
@@ -130,8 +132,6 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 {
 	Claim		claim = {.max_count = max_count, .result_context = CurrentMemoryContext};
 	const char *tenant = es_queue_tenant();
-	int32	   *channels;
-	int			nchannels;
 	char	   *name;
 
 	if (IsolationUsesXactSnapshot())
@@ -154,25 +154,9 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 
 	claim.state = es_queue_state_open(claim.queue.id);
 	claim.no_room = !es_queue_find_shares(claim.state, claim.queue.id);
-	channels = es_queue_channels(claim.state, es_queue_tenant_hash(tenant, strlen(tenant)), claim.take.now,
-								 &nchannels);
-	while (!claim.is_over && nchannels > 0 && list_length(claim.deliveries) < max_count)
-	{
-		int			turn = Max(1, (max_count - list_length(claim.deliveries)) / nchannels);
-		int			kept = 0;
-
-		for (int i = 0; i < nchannels && !claim.is_over && list_length(claim.deliveries) < max_count; i++)
-		{
-			int			before = list_length(claim.deliveries);
-
-			claim.take.want = Min(turn, max_count - before);
-			claim_channel(&claim, channels[i]);
-			/* who had less than his turn has no more */
-			if (list_length(claim.deliveries) - before >= turn)
-				channels[kept++] = channels[i];
-		}
-		nchannels = kept;
-	}
+	do
+		claim_in_turns(&claim, es_queue_tenant_hash(tenant, strlen(tenant)));
+	while (claim.again && !claim.is_over && list_length(claim.deliveries) < max_count);
 	if (!claim.is_over && list_length(claim.deliveries) < max_count)
 		claim_own(&claim);
 
@@ -265,6 +249,33 @@ es_queue_next_due(void)
 	return next;
 }
 
+/* from all shares that may have something */
+static void
+claim_in_turns(Claim *claim, uint64 tenant_hash)
+{
+	int			nchannels;
+	int32	   *channels = es_queue_channels(claim->state, tenant_hash, claim->take.now, &nchannels);
+
+	claim->again = false;
+	while (!claim->is_over && nchannels > 0 && list_length(claim->deliveries) < claim->max_count)
+	{
+		int			turn = Max(1, (claim->max_count - list_length(claim->deliveries)) / nchannels);
+		int			kept = 0;
+
+		for (int i = 0; i < nchannels && !claim->is_over && list_length(claim->deliveries) < claim->max_count; i++)
+		{
+			int			before = list_length(claim->deliveries);
+
+			claim->take.want = Min(turn, claim->max_count - before);
+			claim_channel(claim, channels[i]);
+			/* who had less than his turn has no more */
+			if (list_length(claim->deliveries) - before >= turn)
+				channels[kept++] = channels[i];
+		}
+		nchannels = kept;
+	}
+}
+
 /* up to take.want deliveries more */
 static void
 claim_channel(Claim *claim, int32 channel)
@@ -348,7 +359,7 @@ use_all(Claim *claim, const EsHold *holds, int n)
 
 	if (n == 0)
 		return;
-	slot = es_table_scan_slot(es_table_open(ES_TABLE_MESSAGE, es_catalog()->message));
+	slot = es_table_make_slot(es_table_open(ES_TABLE_MESSAGE, es_catalog()->message));
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	for (int i = 0; i < n; i++)
 	{
@@ -356,6 +367,7 @@ use_all(Claim *claim, const EsHold *holds, int n)
 		ExecClearTuple(slot);
 	}
 	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
 }
 
 /* one that was taken: hands it out, or says what else it is */
@@ -456,6 +468,7 @@ follow_key(Claim *claim, const EsHold *hold, Snapshot snapshot)
 		if (next.deliver_at <= claim->take.now)
 			next.deliver_at = 0;
 		es_queue_announce(claim->state, &next);
+		claim->again |= next.deliver_at == 0 && next.share != hold->share;
 	}
 	es_queue_drop(claim->state, hold);
 }
@@ -479,10 +492,11 @@ bury(Claim *claim, const EsHold *hold, int attempt, const char *cause)
 	if (es_queue_hold(claim->state, hold->id, hold->epoch, 0, &settled) != NULL)
 		elog(ERROR, "message is not held by who took it");
 	es_queue_spi_begin(&state);
-	es_queue_dead_letter(claim->queue.id, &settled, attempt, cause, cause, claim->take.now);
+	if (es_queue_dead_letter(claim->queue.id, &settled, attempt, cause, cause, claim->take.now))
+		claim->buried++;
 	es_spi_end(&state);
 	es_queue_gone(&settled);
-	claim->buried++;
+	es_queue_did_not_go_out(claim->state);
 }
 
 /* in the current context */

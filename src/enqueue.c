@@ -95,9 +95,11 @@ static EsPlan remember_plan = {
 	.args = {INT4OID, TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID},
 };
 
+/* one that is sent anew meanwhile is remembered from then on: it is looked at again, and not waited for */
 static EsPlan trim_plan = {
-	.sql = "DELETE FROM evtstore_internal.message_dedup WHERE (queue_id, tenant, dedup_id) IN"
-	" (SELECT queue_id, tenant, dedup_id FROM evtstore_internal.message_dedup WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
+	.sql = "DELETE FROM evtstore_internal.message_dedup WHERE expires_at <= $1 AND (queue_id, tenant, dedup_id) IN"
+	" (SELECT queue_id, tenant, dedup_id FROM evtstore_internal.message_dedup WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2"
+	" FOR UPDATE SKIP LOCKED)",
 	.nargs = 2,
 	.args = {TIMESTAMPTZOID, INT8OID},
 };

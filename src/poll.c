@@ -36,6 +36,7 @@
 #include "queue.h"
 #include "read.h"
 #include "subscription.h"
+#include "subscription_look.h"
 #include "subscription_settle.h"
 #include "subscription_source.h"
 #include "waiter.h"
@@ -161,6 +162,8 @@ evtstore_poll(PG_FUNCTION_ARGS)
 		nover = poll->nover;
 		poll_round(poll, consumer, until);
 	} while (poll->nover > nover && poll->count < poll->max_count);
+	if (poll->count > 0)
+		es_subscription_look_anew(poll->id);
 	PG_RETURN_NULL();
 }
 

@@ -35,6 +35,7 @@
 #include "lock.h"
 #include "options.h"
 #include "queue.h"
+#include "waiter.h"
 
 /* how long a dedup_id is remembered where the queue does not say */
 #define DEFAULT_DEDUP_WINDOW_MS INT64CONST(86400000)
@@ -124,6 +125,8 @@ evtstore_alter_queue(PG_FUNCTION_ARGS)
 	spec = canonical_spec(changed_options(es_definition_get("queue", name)->spec, changes));
 	require_targets(name, spec);
 	es_definition_alter("queue", name, spec);
+	/* there may be room now */
+	es_waiter_wake_at_commit(es_definition_get("queue", name)->id, INT_MAX);
 	PG_RETURN_VOID();
 }
 
@@ -367,6 +370,8 @@ require_targets(const char *name, Jsonb *spec)
 	if (target != NULL)
 	{
 		es_definition_lock("queue", target);
+		/* two changes at a time could close a circle that neither sees */
+		es_definition_lock("dead letter queues", "all");
 		refuse_circle(name, target);
 	}
 }

@@ -233,8 +233,11 @@ extern const char *es_queue_tenant(void);
 extern TimestampTz es_queue_deadline(TimestampTz now, int64 ms, const char *arg);
 /* es_spi_begin, and plans that stay right however much the table grows under them */
 extern void es_queue_spi_begin(EsSpiState *state);
-/* moves a message that is held to the dead letters, or to the queue of its queue's dead letters, with so many attempts.  Inside es_queue_spi_begin */
-extern void es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char *cause, const char *error, TimestampTz now);
+/*
+ * Moves a message that is held to the dead letters, or to the queue that its queue has for them, with so many attempts.  false: somebody
+ * else has deleted it.  Inside es_queue_spi_begin
+ */
+extern bool es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char *cause, const char *error, TimestampTz now);
 /* 0: no tenant */
 extern uint64 es_queue_tenant_hash(const char *tenant, int len);
 /* puts what this transaction sent to the queue and that may be taken in it at the end of the array; returns how many */

@@ -14,8 +14,8 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -26,12 +26,17 @@
 #include "error.h"
 #include "evtstore.h"
 #include "queue.h"
+#include "queue_walk.h"
+#include "table.h"
+#include "waiter.h"
+#include "wakeup.h"
 
-/* how many, and the ids of those that somebody held */
+/* those that somebody settles right now he settles: waiting for him could make two wait for each other */
 static EsPlan purge_plan = {
-	.sql = "WITH gone AS (DELETE FROM evtstore_internal.message WHERE queue_id = $1 AND ($2 = '' OR tenant = $2) RETURNING id)"
-	" SELECT count(*), COALESCE(array_agg(f.message_id) FILTER (WHERE f.message_id IS NOT NULL), '{}')"
-	" FROM gone LEFT JOIN evtstore_internal.in_flight() f ON f.queue_id = $1 AND f.message_id = gone.id",
+	.sql = "WITH doomed AS MATERIALIZED (SELECT share, rank, id FROM evtstore_internal.message WHERE queue_id = $1"
+	" AND ($2 = '' OR tenant = $2) FOR UPDATE SKIP LOCKED)"
+	" DELETE FROM evtstore_internal.message m USING doomed d"
+	" WHERE m.queue_id = $1 AND m.share = d.share AND m.rank = d.rank AND m.id = d.id",
 	.nargs = 2,
 	.args = {INT4OID, TEXTOID},
 };
@@ -58,7 +63,7 @@ static EsPlan find_dead_plan = {
 	.args = {INT4OID, INT8OID, TEXTOID},
 };
 
-static void take_away(int32 queue_id, Datum ids);
+static void take_away(int32 queue_id);
 static bool find_message(int32 queue_id, int64 id, Datum *values, bool *nulls);
 static bool find_dead(int32 queue_id, int64 id, Datum *values, bool *nulls);
 static const EsQueue *get_queue(FunctionCallInfo fcinfo, const char *arg);
@@ -74,10 +79,8 @@ evtstore_purge_queue(PG_FUNCTION_ARGS)
 	int32		id;
 	EsSpiState	state;
 	Datum		values[2];
-	Datum		held;
 	int64		count;
-	bool		isnull;
-	MemoryContext caller = CurrentMemoryContext;
+	bool		is_pushed;
 
 	es_catalog_require_writable("purge_queue");
 	queue = get_queue(fcinfo, "name");
@@ -87,21 +90,20 @@ evtstore_purge_queue(PG_FUNCTION_ARGS)
 				 errmsg("a queue cannot be purged in a REPEATABLE READ or SERIALIZABLE transaction"),
 				 errhint("Use READ COMMITTED, the default isolation level.")));
 	id = queue->id;
+	is_pushed = queue->endpoint != NULL;
 	values[0] = Int32GetDatum(id);
 	values[1] = CStringGetTextDatum(es_queue_tenant());
 	es_queue_spi_begin(&state);
-	es_spi_run(&purge_plan, values, NULL, false, 0);
-	count = es_spi_int64(0, 0);
-	held = es_spi_value(0, 1, &isnull);
-	{
-		MemoryContext spi = MemoryContextSwitchTo(caller);
-
-		held = PointerGetDatum(DatumGetArrayTypePCopy(held));
-		MemoryContextSwitchTo(spi);
-	}
+	count = es_spi_run(&purge_plan, values, NULL, false, 0);
 	es_spi_end(&state);
 	if (count > 0)
-		take_away(id, held);
+	{
+		take_away(id);
+		/* what waited for one that is gone */
+		es_waiter_wake_at_commit(id, INT_MAX);
+		if (is_pushed)
+			es_wakeup_at_commit(1);
+	}
 	PG_RETURN_INT64(count);
 }
 
@@ -126,24 +128,31 @@ evtstore_message_status(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* holds of rows that are not there any more.  Whoever settles one right now finds no row himself */
 static void
-take_away(int32 queue_id, Datum ids)
+take_away(int32 queue_id)
 {
 	EsQueueState *state = es_queue_state_find(queue_id);
-	Datum	   *held;
+	TupleTableSlot *slot;
+	Snapshot	snapshot;
+	EsHold	   *held;
 	int			n;
 
 	if (state == NULL)
 		return;
-	deconstruct_array(DatumGetArrayTypeP(ids), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE, &held, NULL, &n);
+	held = es_queue_in_flight(state, NULL, &n);
+	slot = es_table_make_slot(es_table_open(ES_TABLE_MESSAGE, es_catalog()->message));
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	for (int i = 0; i < n; i++)
 	{
 		EsHold		hold;
 
-		/* whoever settles it right now finds no row */
-		if (es_queue_hold_idle(state, DatumGetInt64(held[i]), &hold))
+		CHECK_FOR_INTERRUPTS();
+		if (!es_queue_fetch(queue_id, &held[i], snapshot, slot) && es_queue_hold_idle(state, held[i].id, &hold))
 			es_queue_gone(&hold);
 	}
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
 	es_queue_read_again(state);
 }
 

@@ -28,6 +28,7 @@
 
 static bool has_something(Channel *channel, TimestampTz now);
 static TimestampTz next_due(Channel *channel);
+static TimestampTz lease_end(Channel *channel);
 static void read_again(EsQueueState *state);
 static int take_room(EsQueueState *state, const EsTake *take);
 static void announce(EsQueueState *state, const EsReady *ready);
@@ -86,10 +87,14 @@ es_queue_has_work(EsQueueState *state, uint64 tenant_hash, const EsTake *take, T
 	}
 	if (found && take_room(state, take) == 0)
 	{
-		/* the next token, or a lease that makes room; else somebody settles */
+		/* the next token, or the end of a lease makes room; else somebody settles */
 		found = false;
+		*due = DT_NOEND;
 		if (take->rate > 0 && state->tokens < 1)
 			*due = take->now + (TimestampTz) ((1 - state->tokens) / take->rate * USECS_PER_SEC) + 1;
+		else
+			for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
+				*due = Min(*due, lease_end(&es_queue_channel_array[c]));
 	}
 	LWLockRelease(es_state_lock(state));
 	return found;
@@ -290,6 +295,17 @@ es_queue_drop(EsQueueState *state, const EsHold *hold)
 	entry = es_entry_of(hold);
 	if (entry != NULL)
 		es_entry_free(state, entry);
+	/* it did not go out */
+	if (!hold->is_key)
+		state->tokens += 1;
+	LWLockRelease(es_state_lock(state));
+}
+
+void
+es_queue_did_not_go_out(EsQueueState *state)
+{
+	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
+	state->tokens += 1;
 	LWLockRelease(es_state_lock(state));
 }
 
@@ -467,21 +483,24 @@ es_queue_state_next_due(EsQueueState *state)
 	for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
 		next = Min(next, next_due(&es_queue_channel_array[c]));
 	LWLockRelease(es_state_lock(state));
-	return TIMESTAMP_NOT_FINITE(next) ? 0 : next;
+	/* something has to be read to know: now */
+	return TIMESTAMP_IS_NOEND(next) ? 0 : Max(next, 1);
 }
 
-EsInFlight *
-es_queue_in_flight(EsQueueState *state, int *n)
+EsHold *
+es_queue_in_flight(EsQueueState *state, TimestampTz **until, int *n)
 {
 	int32	   *first = es_state_buckets(state);
 	int			size;
-	EsInFlight *result;
+	EsHold	   *holds;
+	TimestampTz *ends;
 
 	LWLockAcquire(es_state_lock(state), LW_SHARED);
 	size = state->in_flight;
 	LWLockRelease(es_state_lock(state));
 	size = size + size / 8 + 64;	/* some are taken before we look again; what does not fit is left out */
-	result = MemoryContextAllocExtended(CurrentMemoryContext, size * sizeof(EsInFlight), MCXT_ALLOC_HUGE);
+	holds = MemoryContextAllocExtended(CurrentMemoryContext, size * sizeof(EsHold), MCXT_ALLOC_HUGE);
+	ends = MemoryContextAllocExtended(CurrentMemoryContext, size * sizeof(TimestampTz), MCXT_ALLOC_HUGE);
 	*n = 0;
 	LWLockAcquire(es_state_lock(state), LW_SHARED);
 	for (int b = 0; b < es_queue_nbuckets && *n < size; b++)
@@ -490,11 +509,15 @@ es_queue_in_flight(EsQueueState *state, int *n)
 			const Entry *entry = &es_queue_entries[e];
 
 			if (entry->state == ENTRY_HELD && entry->slot == state - es_queue_states && !entry->hold.is_key)
-				result[(*n)++] = (EsInFlight) {
-					.id = entry->hold.id, .lease_until = entry->until, .lost = entry->hold.lost};
+			{
+				holds[*n] = entry->hold;
+				ends[(*n)++] = entry->until;
+			}
 		}
 	LWLockRelease(es_state_lock(state));
-	return result;
+	if (until != NULL)
+		*until = ends;
+	return holds;
 }
 
 bool
@@ -597,17 +620,34 @@ has_something(Channel *channel, TimestampTz now)
 static TimestampTz
 next_due(Channel *channel)
 {
-	TimestampTz due = channel->next_due;
-
-	if (!pairingheap_is_empty(&channel->leases))
-		due = Min(due, ENTRY_OF_NODE(pairingheap_first(&channel->leases))->until);
-	return due;
+	return Min(channel->next_due, lease_end(channel));
 }
 
-/* whatever a deleted row held up has to be found anew.  Locks: the queue's */
+/* DT_NOEND: there is none.  Locks: the queue's */
+static TimestampTz
+lease_end(Channel *channel)
+{
+	return pairingheap_is_empty(&channel->leases) ? DT_NOEND : ENTRY_OF_NODE(pairingheap_first(&channel->leases))->until;
+}
+
+/*
+ * Whatever a deleted row held up has to be found anew, and what is ready may be gone.  An entry that somebody lost stays: it knows how
+ * often, or has a receipt that holds until it is taken.  Locks: the queue's
+ */
 static void
 read_again(EsQueueState *state)
 {
+	int32	   *first = es_state_buckets(state);
+
+	for (int b = 0; b < es_queue_nbuckets; b++)
+		for (int32 e = first[b], next; e != ES_NONE; e = next)
+		{
+			Entry	   *entry = &es_queue_entries[e];
+
+			next = entry->next;
+			if (entry->state == ENTRY_READY && entry->slot == state - es_queue_states && entry->hold.lost == 0 && entry->hold.epoch == 0)
+				es_entry_free(state, entry);
+		}
 	for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
 	{
 		Channel    *channel = &es_queue_channel_array[c];

@@ -126,6 +126,8 @@ extern void es_queue_announce(EsQueueState *state, const EsReady *ready);
 extern bool es_queue_take_own(EsQueueState *state, const EsReady *ready, const EsTake *take, EsHold *hold);
 /* what was taken is no message any more, or not ready */
 extern void es_queue_drop(EsQueueState *state, const EsHold *hold);
+/* the same for the rate alone: it was settled where it was taken */
+extern void es_queue_did_not_go_out(EsQueueState *state);
 /* every message of that key up to the one with this id is settled */
 extern int64 es_queue_key_floor(EsQueueState *state, uint64 key_hash);
 
@@ -157,15 +159,8 @@ extern void es_queue_state_forget_databases(List *existing);
 /* when the next lease ends or the next delay is over; 0: none */
 extern TimestampTz es_queue_state_next_due(EsQueueState *state);
 
-/* for views; palloc'd */
-typedef struct EsInFlight
-{
-	int64 id;
-	TimestampTz lease_until;
-	int lost;
-} EsInFlight;
-
-extern EsInFlight *es_queue_in_flight(EsQueueState *state, int *n);
+/* copies of what somebody holds, with the end of his lease where until is not NULL; palloc'd */
+extern EsHold *es_queue_in_flight(EsQueueState *state, TimestampTz **until, int *n);
 
 extern void es_queue_state_init(void);
 

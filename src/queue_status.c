@@ -31,27 +31,29 @@ evtstore_in_flight(PG_FUNCTION_ARGS)
 	{
 		int32		id = ((EsDefinition *) lfirst(lc))->id;
 		EsQueueState *state = es_queue_state_find(id);
-		EsInFlight *held;
+		EsHold	   *held;
+		TimestampTz *until;
 		int			n;
 
 		if (state == NULL)
 			continue;
-		held = es_queue_in_flight(state, &n);
+		held = es_queue_in_flight(state, &until, &n);
 		for (int i = 0; i < n; i++)
 		{
 			Datum		values[4];
 			bool		nulls[4] = {0};
 
 			/* an expired lease holds nobody up */
-			if (held[i].lease_until <= now)
+			if (until[i] <= now)
 				continue;
 			values[0] = Int32GetDatum(id);
 			values[1] = Int64GetDatum(held[i].id);
-			values[2] = TimestampTzGetDatum(held[i].lease_until);
+			values[2] = TimestampTzGetDatum(until[i]);
 			values[3] = Int32GetDatum(held[i].lost);
 			tuplestore_putvalues(rsi->setResult, rsi->setDesc, values, nulls);
 		}
 		pfree(held);
+		pfree(until);
 	}
 	PG_RETURN_NULL();
 }

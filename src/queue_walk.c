@@ -138,7 +138,8 @@ es_queue_find_shares(EsQueueState *state, int32 queue_id)
 bool
 es_queue_fetch(int32 queue_id, const EsHold *hold, Snapshot snapshot, TupleTableSlot *slot)
 {
-	Relation	rel = es_table_relation(es_table_open(ES_TABLE_MESSAGE, es_catalog()->message));
+	EsTable    *table = es_table_open(ES_TABLE_MESSAGE, es_catalog()->message);
+	Relation	rel = es_table_relation(table);
 	ItemPointerData tid = hold->tid;
 	ScanKeyData keys[4];
 	IndexScanDesc scan;
@@ -156,8 +157,7 @@ es_queue_fetch(int32 queue_id, const EsHold *hold, Snapshot snapshot, TupleTable
 	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(hold->share));
 	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(hold->rank));
 	ScanKeyInit(&keys[3], 4, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(hold->id));
-	scan = es_index_beginscan(rel, es_table_index(es_table_open(ES_TABLE_MESSAGE, es_catalog()->message),
-												  es_catalog()->message_pkey), snapshot, 4);
+	scan = es_index_beginscan(rel, es_table_index(table, es_catalog()->message_pkey), snapshot, 4);
 	index_rescan(scan, keys, 4, NULL, 0);
 	found = index_getnext_slot(scan, ForwardScanDirection, slot);
 	if (found)
@@ -217,11 +217,13 @@ EsReady *
 es_queue_read_row(TupleTableSlot *slot, EsReady *ready)
 {
 	bool		isnull;
+	text	   *tenant;
 
 	memset(ready, 0, sizeof(EsReady));
 	ready->id = get_int64(slot, ES_MESSAGE_ID, 0);
 	ready->share = get_int64(slot, ES_MESSAGE_SHARE, 0);
-	ready->tenant_hash = (uint64) ready->share;
+	tenant = DatumGetTextPP(slot_getattr(slot, ES_MESSAGE_TENANT, &isnull));
+	ready->tenant_hash = es_queue_tenant_hash(VARDATA_ANY(tenant), VARSIZE_ANY_EXHDR(tenant));
 	ready->key_hash = (uint64) get_int64(slot, ES_MESSAGE_KEY_HASH, 0);
 	ready->deliver_at = get_int64(slot, ES_MESSAGE_DELIVER_AT, 0);
 	ready->rank = DatumGetInt32(slot_getattr(slot, ES_MESSAGE_RANK, &isnull));

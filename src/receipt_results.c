@@ -96,7 +96,8 @@ parse_results(Jsonb *array, int *n)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("results must be a JSON array, not %s", es_options_shown(array)),
 				 errhint("Give them as [{\"receipt\": \"…\", \"do\": \"ack\"}, …].")));
-	results = palloc0(Max(JB_ROOT_COUNT(array), 1) * sizeof(Verdict));
+	results = MemoryContextAllocExtended(CurrentMemoryContext, Max(JB_ROOT_COUNT(array), 1) * sizeof(Verdict),
+										 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	*n = 0;
 	it = JsonbIteratorInit(&array->root);
 	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)

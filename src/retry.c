@@ -154,6 +154,8 @@ es_retry_delay(const EsRetry *retry, int attempts)
 	attempts = Max(attempts, 1);
 	if (retry->nschedule > 0)
 		delay = retry->schedule[Min(attempts, retry->nschedule) - 1];
+	else if (retry->initial == 0)
+		delay = 0;				/* and not that times infinity */
 	else
 		delay = Min((double) retry->max_delay, retry->initial * pow(retry->multiplier, attempts - 1));
 	random_share = delay * retry->jitter;

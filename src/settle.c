@@ -152,7 +152,7 @@ es_queue_clip_reason(const char *reason)
 	return reason == NULL ? NULL : pnstrdup(reason, pg_mbcharcliplen(reason, strlen(reason), MAX_REASON));
 }
 
-void
+bool
 es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char *cause, const char *error, TimestampTz now)
 {
 	const EsQueue *queue = es_queue_lock(queue_id, AccessShareLock);
@@ -165,11 +165,14 @@ es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char
 	values[6] = CStringGetTextDatum(error);
 	values[7] = TimestampTzGetDatum(now);
 	values[8] = CStringGetTextDatum(queue->name);
-	if (target != NULL ? !send_dead_letter(target, values) : es_spi_run(&dead_letter_plan, values, NULL, false, 0) != 1)
+	if (target != NULL ? send_dead_letter(target, values) : es_spi_run(&dead_letter_plan, values, NULL, false, 0) == 1)
+		return true;
+	if (es_spi_run(&attempt_plan, values, NULL, false, 0) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 				 errmsg("message %lld could not be moved to the dead letters", (long long) hold->id),
 				 errhint("A trigger on the tables of schema evtstore_internal suppresses it: let it return its row.")));
+	return false;
 }
 
 /* a new message there, of its old tenant and key; false: there is no row.  Inside es_queue_spi_begin */
@@ -291,7 +294,7 @@ static bool
 acknowledge(int32 queue_id, const EsHold *hold)
 {
 	EsTable    *table = es_table_open(ES_TABLE_MESSAGE, es_catalog()->message);
-	TupleTableSlot *slot = es_table_scan_slot(table);
+	TupleTableSlot *slot = es_table_make_slot(table);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	bool		found = es_queue_fetch(queue_id, hold, snapshot, slot);
 	bool		deleted = false;
@@ -302,10 +305,11 @@ acknowledge(int32 queue_id, const EsHold *hold)
 
 		ExecClearTuple(slot);
 		PushActiveSnapshot(snapshot);
-		deleted = es_table_delete(table, &tid);
+		deleted = es_table_delete(es_table_open(ES_TABLE_MESSAGE, es_catalog()->message), &tid);
 		PopActiveSnapshot();
 	}
 	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
 	if (found && !deleted)
 	{
 		EsSpiState	state;
@@ -345,8 +349,7 @@ fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, con
 	cause = how == ES_SETTLE_REJECT ? "rejected" : es_retry_over(retry, attempt, (now - enqueued_at) / 1000, reason);
 	if (found && cause != NULL)
 	{
-		es_queue_dead_letter(queue_id, hold, attempt, cause, reason, now);
-		*is_gone = true;
+		*is_gone = found = es_queue_dead_letter(queue_id, hold, attempt, cause, reason, now);
 	}
 	else if (found)
 	{

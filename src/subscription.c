@@ -171,6 +171,7 @@ evtstore_alter_subscription(PG_FUNCTION_ARGS)
 		spec = es_options_merge(spec, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
 	}
 	es_definition_alter("subscription", name, spec);
+	es_waiter_wake_at_commit(id, INT_MAX);
 	PG_RETURN_VOID();
 }
 

@@ -6,6 +6,10 @@
  * checkpoints, failed events, and the events that follow: the first one that some consumer could be handed is the answer.  Lanes
  * that are out with somebody have nothing for anybody until he settles.  What it finds may be gone when somebody polls.
  *
+ * It may also be something that whoever asks may not have: an event in a lane of a consumer who does not poll.  So that he does not
+ * come back at once and for ever, a backend tells of the events up to a position once in evtstore.poll_interval, unless somebody has woken
+ * it since (wait.c), or it was handed something, or settled something.
+ *
  * Locks: the subscription's, held by the caller.  Nothing is written; a crash leaves nothing.
  */
 #include "postgres.h"
@@ -19,6 +23,7 @@
 #include "compat.h"
 #include "event.h"
 #include "failed_event.h"
+#include "guc.h"
 #include "lane.h"
 #include "lane_layout.h"
 #include "read.h"
@@ -41,11 +46,26 @@ typedef struct Look
 	TimestampTz now;
 	TimestampTz due;
 	int64		head;
+	int64		told;			/* nothing up to here is news */
 	int64		failed;			/* one that failed and is due again; 0: none */
 	EsLaneFlags is_over;
 	LookLane	lanes[ES_LANE_SLOTS];	/* see es_lane_place */
 } Look;
 
+/* what this backend told last of a subscription */
+typedef struct Told
+{
+	int32		id;				/* 0: nothing */
+	int64		position;
+	TimestampTz at;
+} Told;
+
+static Told all_told[16];
+static int	next_told = 0;
+
+static int64 first_news(Look *look);
+static Told *told_of(int32 id);
+static void tell(int32 id, int64 position, TimestampTz now);
 static void open_look(EsReader *reader, void *arg);
 static void look_at_lanes(Look *look);
 static int64 open_lanes(Look *look, Snapshot snapshot);
@@ -53,17 +73,68 @@ static bool open_lane(Look *look, EsCheckpoints *checkpoints, int number);
 static void look_at_failed(Look *look, Snapshot snapshot);
 static bool could_be_handed_out(Look *look, EsReader *reader, TupleTableSlot *slot, int64 position);
 
-int64
-es_subscription_look(const EsSubscription *subscription, TimestampTz now, TimestampTz *due)
+bool
+es_subscription_look(const EsSubscription *subscription, TimestampTz now, bool was_woken, TimestampTz *due)
 {
 	Look	   *look = palloc0(sizeof(Look));
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore look", ALLOCSET_DEFAULT_SIZES);
-	EsReader   *reader;
+	int32		id = subscription->definition.id;
+	const Told *told = told_of(id);
 	int64		found;
 
 	look->subscription = subscription;
 	look->now = now;
 	look->due = DT_NOEND;
+	if (told != NULL && !was_woken && now >= told->at && now < told->at + (TimestampTz) es_guc_poll_interval * 1000)
+	{
+		look->told = told->position;
+		look->due = told->at + (TimestampTz) es_guc_poll_interval * 1000;
+	}
+	found = first_news(look);
+	if (found != 0)
+		tell(id, found, now);
+	*due = look->due;
+	return found != 0;
+}
+
+void
+es_subscription_look_anew(int32 id)
+{
+	Told	   *told = told_of(id);
+
+	if (told != NULL)
+		told->id = 0;
+}
+
+static Told *
+told_of(int32 id)
+{
+	for (int i = 0; i < lengthof(all_told); i++)
+		if (all_told[i].id == id)
+			return &all_told[i];
+	return NULL;
+}
+
+static void
+tell(int32 id, int64 position, TimestampTz now)
+{
+	Told	   *told = told_of(id);
+
+	if (told == NULL)
+	{
+		told = &all_told[next_told];
+		next_told = (next_told + 1) % lengthof(all_told);
+	}
+	*told = (Told) {id, position, now};
+}
+
+/* the position of the first event that is one; 0: there is none */
+static int64
+first_news(Look *look)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore look", ALLOCSET_DEFAULT_SIZES);
+	EsReader   *reader;
+	int64		found;
+
 	look_at_lanes(look);
 	reader = es_reader_open_with(open_look, look, CurrentMemoryContext);
 	found = look->failed;
@@ -88,7 +159,6 @@ es_subscription_look(const EsSubscription *subscription, TimestampTz now, Timest
 	}
 	es_reader_close(reader);
 	MemoryContextDelete(context);
-	*due = look->due;
 	return found;
 }
 
@@ -192,7 +262,7 @@ look_at_failed(Look *look, Snapshot snapshot)
 																				 es_subscription_hash(failed->tenant, failed->key, failed->position),
 																				 look->is_over))];
 
-		if (lane->is_open && failed->is_due && (failed->epoch == 0 || failed->epoch != lane->epoch))
+		if (lane->is_open && failed->is_due && (failed->epoch == 0 || failed->epoch != lane->epoch) && failed->position > look->told)
 			look->failed = failed->position;
 		else if (failed->next_attempt_at != 0 && !failed->is_due)
 			look->due = Min(look->due, failed->next_attempt_at);
@@ -223,5 +293,5 @@ could_be_handed_out(Look *look, EsReader *reader, TupleTableSlot *slot, int64 po
 	key = es_subscription_key(subscription, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
 							  data, metadata);
 	lane = &look->lanes[es_lane_place(es_subscription_lane(subscription, tenant, key, position))];
-	return lane->is_open && position > lane->from && !es_checkpoint_covers(lane->checkpoint, position);
+	return lane->is_open && position > lane->from && position > look->told && !es_checkpoint_covers(lane->checkpoint, position);
 }

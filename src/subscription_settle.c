@@ -22,6 +22,7 @@
 #include "lane.h"
 #include "read.h"
 #include "subscription.h"
+#include "subscription_look.h"
 #include "subscription_settle.h"
 #include "subscription_source.h"
 #include "waiter.h"
@@ -171,6 +172,7 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 		mark_stale(receipts, n, "lease_expired");
 		return;
 	}
+	es_subscription_look_anew(id);
 	es_use_require(&settlement.subscription->use, ES_USE_CONSUME, "subscription", settlement.subscription->definition.name);
 	es_subscription_lock_lane(id, number);
 	settlement.lanes = es_lanes_find(id);

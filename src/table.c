@@ -122,6 +122,12 @@ es_table_scan_slot(EsTable *table)
 	return table->scan_slot;
 }
 
+TupleTableSlot *
+es_table_make_slot(EsTable *table)
+{
+	return table_slot_create(table->rel, NULL);
+}
+
 Relation
 es_table_index(EsTable *table, Oid indexoid)
 {

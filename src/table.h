@@ -30,6 +30,8 @@ extern EsTable *es_table_open(EsTableId which, Oid relid);
 extern Relation es_table_relation(EsTable *table);
 /* a slot for reading one row of an open table; clear it after use */
 extern TupleTableSlot *es_table_scan_slot(EsTable *table);
+/* one of the caller's own, in the current context: the table may be opened anew while it is in use.  ExecDropSingleTupleTableSlot */
+extern TupleTableSlot *es_table_make_slot(EsTable *table);
 /* an index of an open table by its oid */
 extern Relation es_table_index(EsTable *table, Oid indexoid);
 

@@ -7,8 +7,7 @@
  * would find at that moment; it takes nothing.  What can happen between a look and the sleep is waiter.c's matter.
  *
  * A look may be wrong in one way: it finds work that somebody else takes first, or that a consumer may not take (a lane of
- * another one).  So that a consumer which gets nothing does not come back at once and for ever, a backend tells of the same event of a
- * subscription only once in evtstore.poll_interval, unless somebody has woken it since.
+ * another one).  What becomes of that is subscription_look.c's matter.
  */
 #include "postgres.h"
 
@@ -51,25 +50,14 @@ typedef struct Wait
 	EsWaitFor	wait_for;
 	TimestampTz deadline;
 	bool		was_woken;
+	MemoryContext context;		/* of a look */
 } Wait;
-
-/* what this backend told last of a subscription */
-typedef struct Told
-{
-	int32		id;
-	int64		position;
-	TimestampTz at;
-} Told;
-
-static Told told[ES_WAITER_MAX_NAMES];
-static int	next_told = 0;
 
 static void read_names(ArrayType *names, Wait *wait);
 static void resolve(Wait *wait);
 static bool look(const Wait *wait, TimestampTz *due);
 static bool look_into_queue(const Named *named, TimestampTz *due);
 static bool look_into_subscription(const Named *named, bool was_woken, TimestampTz *due);
-static bool was_told(int32 id, int64 position, TimestampTz now);
 static void wait_loop(Wait *wait);
 static long sleep_ms(const Wait *wait, TimestampTz due);
 static void refuse_unknown(const char *name) es_noreturn;
@@ -97,22 +85,24 @@ evtstore_wait_for_work(PG_FUNCTION_ARGS)
 				 errhint("CALL it outside a transaction, then receive or poll in one.")));
 	resolve(&wait);
 	wait.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	wait.context = AllocSetContextCreate(PortalContext, "evtstore wait", ALLOCSET_DEFAULT_SIZES);
 
 	es_waiter_begin(&wait.wait_for);
 	/* a terminated backend leaves by FATAL, which no PG_FINALLY sees */
-	PG_ENSURE_ERROR_CLEANUP(stop_waiting, BoolGetDatum(false));
+	PG_ENSURE_ERROR_CLEANUP(stop_waiting, (Datum) 0);
 	{
 		wait_loop(&wait);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, BoolGetDatum(false));
-	es_waiter_end(true);
+	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, (Datum) 0);
+	es_waiter_end();
+	MemoryContextDelete(wait.context);
 	PG_RETURN_VOID();
 }
 
 static void
 stop_waiting(int code, Datum arg)
 {
-	es_waiter_end(DatumGetBool(arg));
+	es_waiter_end();
 }
 
 /* their memory outlives the transaction: that of the call may be the transaction's */
@@ -181,20 +171,20 @@ wait_loop(Wait *wait)
 		TimestampTz due = DT_NOEND;
 		bool		found;
 		long		left;
+		MemoryContext old_context;
 
+		MemoryContextReset(wait->context);
 		es_spi_ensure_snapshot();
+		old_context = MemoryContextSwitchTo(wait->context);
 		found = look(wait, &due);
+		MemoryContextSwitchTo(old_context);
 		/* nothing of the look is held while this sleeps, and the next one sees what was committed */
 		es_spi_drop_snapshots();
 		if (found)
 			return;
 		left = sleep_ms(wait, due);
 		if (left <= 0)
-		{
-			/* who was chosen for an entry meanwhile leaves it to somebody else */
-			es_waiter_end(false);
 			return;
-		}
 		wait->was_woken |= es_waiter_sleep(left);
 	}
 }
@@ -259,34 +249,15 @@ look_into_subscription(const Named *named, bool was_woken, TimestampTz *due)
 	const EsSubscription *subscription = es_subscription_lock(named->id, AccessShareLock);
 	TimestampTz now = es_clock_now();
 	TimestampTz next;
-	int64		position;
+	bool		found;
 
 	if (subscription == NULL)
 		refuse_unknown(named->name);
 	if (subscription->is_paused)
 		return false;
-	position = es_subscription_look(subscription, now, &next);
+	found = es_subscription_look(subscription, now, was_woken, &next);
 	*due = Min(*due, next);
-	return position != 0 && (!was_told(named->id, position, now) || was_woken);
-}
-
-static bool
-was_told(int32 id, int64 position, TimestampTz now)
-{
-	Told	   *mine = NULL;
-
-	for (int i = 0; i < lengthof(told) && mine == NULL; i++)
-		if (told[i].id == id)
-			mine = &told[i];
-	if (mine != NULL && mine->position == position && now >= mine->at && now < mine->at + (TimestampTz) es_guc_poll_interval * 1000)
-		return true;
-	if (mine == NULL)
-	{
-		mine = &told[next_told];
-		next_told = (next_told + 1) % lengthof(told);
-	}
-	*mine = (Told) {id, position, now};
-	return false;
+	return found;
 }
 
 static void

@@ -133,9 +133,9 @@ es_waiter_sleep(long timeout_ms)
 	return was_woken;
 }
 
-/* who was chosen for an entry and goes without it passes it on */
+/* who was chosen since his last look passes it on, also where that look found something else */
 void
-es_waiter_end(bool found)
+es_waiter_end(void)
 {
 	WaiterSlot *slot = my_slot;
 	bool		chosen;
@@ -152,7 +152,7 @@ es_waiter_end(bool found)
 	if (pg_atomic_read_u32(&area->used) == (uint32) (slot - area->slots) + 1)
 		pg_atomic_write_u32(&area->used, slot - area->slots);
 	LWLockRelease(SLOTS_LOCK);
-	for (int k = 0; k < ES_WAITER_MAX_NAMES && chosen && !found; k++)
+	for (int k = 0; k < ES_WAITER_MAX_NAMES && chosen; k++)
 		if (ids[k] != 0)
 			wake(ids[k], 0, 1);
 }

@@ -21,12 +21,12 @@ typedef struct EsWaitFor
 
 /*
  * The waiter's side: begin, then look for work, then sleep, then look again.  es_waiter_sleep returns when somebody made work or the
- * time is over; end in every path (PG_ENSURE_ERROR_CLEANUP), with whether work was found.
+ * time is over; end in every path (PG_ENSURE_ERROR_CLEANUP).
  */
 extern void es_waiter_begin(const EsWaitFor *wait_for);
 /* true: somebody made work */
 extern bool es_waiter_sleep(long timeout_ms);
-extern void es_waiter_end(bool found);
+extern void es_waiter_end(void);
 
 /*
  * The other side, when the work can be seen by everybody: in callbacks at the end of a transaction, and where something is

@@ -186,9 +186,21 @@ SELECT count(DISTINCT share) FROM evtstore_internal.message;
 SELECT evtstore.purge_queue('fair');
 SELECT evtstore.alter_queue('fair', '{"fair_by": "${headers.region}"}');
 SELECT count(evtstore.send('fair', '1', headers => jsonb_build_object('region', n % 3), key => 'k')) FROM generate_series(1, 6) n;
--- a key is one over all of them
+-- a key is one over all of them, and its next one is found in whatever share it is
 SELECT count(*) FROM take('fair', 10);
+SELECT evtstore.ack(receipt) FROM noted ORDER BY n DESC LIMIT 1;
+SELECT headers FROM take('fair', 10);
+SELECT evtstore.ack(receipt) FROM noted ORDER BY n DESC LIMIT 1;
+SELECT headers FROM take('fair', 10);
 SELECT evtstore.purge_queue('fair');
+-- also in the transaction that settled the one before, with a tenant
+SET evtstore.tenant = 'acme';
+SELECT count(evtstore.send('fair', '1', headers => jsonb_build_object('region', n), key => 'k')) FROM generate_series(1, 2) n;
+BEGIN;
+SELECT headers, evtstore.ack(receipt) FROM evtstore.receive('fair');
+SELECT headers, evtstore.ack(receipt) FROM evtstore.receive('fair');
+COMMIT;
+RESET evtstore.tenant;
 SELECT fails($$SELECT evtstore.create_queue('x', '{"fair_by": "customer"}')$$);
 SELECT fails($$SELECT evtstore.create_queue('x', '{"fair_by": "${body}"}')$$);
 SELECT fails($$SELECT evtstore.create_queue('x', '{"fair_by": "${stream}"}')$$);
@@ -263,6 +275,16 @@ SELECT count(*) FROM take('work', 10, '1 hour');
 SELECT evtstore.purge_queue('work');
 SELECT count(*) FROM unnest(evtstore.send_batch('work', ARRAY['4', '5', '6']::jsonb[]));
 SELECT body FROM take('work', 10);
+-- what is gone uses up no rate
+SELECT evtstore.create_queue('slow', '{"rate": 1}');
+SELECT count(*) FROM unnest(evtstore.send_batch('slow', ARRAY['1', '2', '3']::jsonb[]));
+SELECT count(*) FROM take('slow', 10);
+SET evtstore.clock_offset = '10s';
+SELECT evtstore.purge_queue('slow');
+SELECT evtstore.send('slow', '"next"') > 0 AS sent;
+SELECT body FROM take('slow', 10);
+RESET evtstore.clock_offset;
+SELECT evtstore.drop_queue('slow');
 SET evtstore.tenant = 'acme';
 SELECT evtstore.purge_queue('work');
 SELECT count(*) FROM evtstore.message_status('work', :id);

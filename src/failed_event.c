@@ -111,18 +111,19 @@ static EsPlan delete_plan = {
 
 /*
  * Of the key, $2 of tenant $4, the oldest one stands in front and no other: the oldest may be new, because it was handed out
- * before those that failed, or because the one before it is done.
+ * before those that failed, or because the one before it is done.  All but the first two, and the one at $5 that has just come, are
+ * known to wait: however many wait, no more are looked at.
  */
 static EsPlan front_plan = {
 	.sql = "UPDATE evtstore_internal.failed_event f SET"
 	" state = CASE WHEN f.position = first.position THEN 'retry' ELSE 'waiting' END,"
 	" next_attempt_at = CASE WHEN f.position = first.position THEN $3 END"
-	" FROM (SELECT position FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND tenant = $4 AND key = $2"
-	" ORDER BY position LIMIT 1) first"
-	" WHERE f.subscription_id = $1 AND f.tenant = $4 AND f.key = $2"
+	" FROM (SELECT min(position) AS position, array_agg(position) AS oldest FROM (SELECT position FROM evtstore_internal.failed_event"
+	" WHERE subscription_id = $1 AND tenant = $4 AND key = $2 ORDER BY position LIMIT 2) two) first"
+	" WHERE f.subscription_id = $1 AND f.position = ANY (first.oldest || $5)"
 	" AND (f.state = 'waiting') = (f.position = first.position)",
-	.nargs = 4,
-	.args = {INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID},
+	.nargs = 5,
+	.args = {INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INT8OID},
 };
 
 /* an event that was scavenged meanwhile leaves nothing */
@@ -158,7 +159,7 @@ static bool find(const EsSubscription *subscription, int64 position, uint64 epoc
 static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
 				 const char *error, TimestampTz now);
 static int	withdraw(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
-static void put_front(const EsSubscription *subscription, const char *tenant, const char *key, TimestampTz now);
+static void put_front(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
 static void remove_row(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
 static void bind(Datum *values, const EsSubscription *subscription, int64 position);
 
@@ -412,7 +413,7 @@ insert(const EsSubscription *subscription, int64 position, const char *tenant, c
 	es_queue_spi_begin(&state);
 	es_spi_run(&add_plan, values, nulls, false, 0);
 	es_spi_end(&state);
-	put_front(subscription, tenant, key, now);
+	put_front(subscription, position, tenant, key, now);
 }
 
 /* epoch 0: in whatever hold */
@@ -482,10 +483,10 @@ withdraw(const EsSubscription *subscription, int64 position, const char *tenant,
 }
 
 static void
-put_front(const EsSubscription *subscription, const char *tenant, const char *key, TimestampTz now)
+put_front(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now)
 {
 	EsSpiState	state;
-	Datum		values[4];
+	Datum		values[5];
 
 	if (key == NULL)
 		return;
@@ -493,6 +494,7 @@ put_front(const EsSubscription *subscription, const char *tenant, const char *ke
 	values[1] = CStringGetTextDatum(key);
 	values[2] = TimestampTzGetDatum(now);
 	values[3] = CStringGetTextDatum(tenant);
+	values[4] = Int64GetDatum(position);
 	es_queue_spi_begin(&state);
 	es_spi_run(&front_plan, values, NULL, false, 0);
 	es_spi_end(&state);
@@ -509,7 +511,7 @@ remove_row(const EsSubscription *subscription, int64 position, const char *tenan
 	es_queue_spi_begin(&state);
 	es_spi_run(&delete_plan, values, NULL, false, 0);
 	es_spi_end(&state);
-	put_front(subscription, tenant, key, now);
+	put_front(subscription, position, tenant, key, now);
 }
 
 static void

@@ -104,7 +104,6 @@ static bool may_take(PollLane *held, int max_in_flight, int64 position);
 static bool key_waits(Poll *poll, const char *tenant, const char *key);
 static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const char *key);
 static void add_waiting_key(Poll *poll, const char *tenant, const char *key);
-static char *key_of_row(Poll *poll, EsReader *reader, const text *stream);
 static bool all_full(Poll *poll);
 static void put_delivery(Poll *poll, EsReader *reader, const char *receipt, int attempt, const char *key);
 static Datum without_toast(Datum value, bool isnull);
@@ -479,7 +478,6 @@ hand_out_next(Poll *poll, EsReader *reader)
 	while (poll->count < poll->max_count && !all_full(poll))
 	{
 		int64		position;
-		const text *stream;
 		char	   *tenant;
 		char	   *key;
 		PollLane   *held;
@@ -496,8 +494,7 @@ hand_out_next(Poll *poll, EsReader *reader)
 		if (!es_subscription_selects(poll->subscription, reader, slot))
 			continue;
 		tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
-		stream = es_reader_stream(reader);
-		key = key_of_row(poll, reader, stream);
+		key = es_subscription_key_of(poll->subscription, reader);
 		held = poll->by_place[es_lane_place(es_subscription_lane(poll->subscription, tenant, key, position))];
 		if (held == NULL || held->is_full || position <= held->from || es_checkpoint_covers(held->checkpoint, position))
 			continue;
@@ -586,22 +583,6 @@ add_waiting_key(Poll *poll, const char *tenant, const char *key)
 		poll->waiting_keys = hash_create("evtstore waiting keys", 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	(void) hash_search(poll->waiting_keys, &hash, HASH_ENTER, NULL);
-}
-
-static char *
-key_of_row(Poll *poll, EsReader *reader, const text *stream)
-{
-	bool		isnull;
-	Datum		data = (Datum) 0;
-	Datum		metadata = (Datum) 0;
-
-	if (poll->subscription->key->root != ES_KEY_STREAM)
-	{
-		data = es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull);
-		metadata = es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull);
-	}
-	return es_subscription_key(poll->subscription, stream == NULL ? NULL : VARDATA(stream),
-							   stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ, data, metadata);
 }
 
 static bool

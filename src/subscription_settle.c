@@ -301,17 +301,6 @@ open_rest(EsReader *reader, void *arg)
 	es_subscription_set_source(reader, rest->subscription, rest->after - 1, rest->upto);
 }
 
-static char *
-key_of(const EsSubscription *subscription, EsReader *reader)
-{
-	const text *stream = es_reader_stream(reader);
-	bool		isnull;
-
-	return es_subscription_key(subscription, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
-							   es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull),
-							   es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull));
-}
-
 /*
  * An event that comes again later, or never, and with it those of its key that are handed out: they are withdrawn.  They
  * must not pass it, even where a dead letter has taken its place by now: then nothing holds them up.
@@ -348,7 +337,7 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 			continue;
 		}
 		its_tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
-		its_key = key_of(subscription, reader);
+		its_key = es_subscription_key_of(subscription, reader);
 		MemoryContextSwitchTo(caller);
 		if (tenant == NULL)
 		{

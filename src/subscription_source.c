@@ -117,6 +117,23 @@ es_subscription_selects(const EsSubscription *subscription, EsReader *reader, Tu
 		es_pattern_matches(filter->pattern, slot_getattr(slot, ES_EVENT_DATA + 1, &isnull), slot_getattr(slot, ES_EVENT_METADATA + 1, &isnull));
 }
 
+char *
+es_subscription_key_of(const EsSubscription *subscription, EsReader *reader)
+{
+	const text *stream = es_reader_stream(reader);
+	bool		isnull;
+	Datum		data = (Datum) 0;
+	Datum		metadata = (Datum) 0;
+
+	if (subscription->key_source != ES_KEY_STREAM)
+	{
+		data = es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull);
+		metadata = es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull);
+	}
+	return es_subscription_key(subscription, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
+							   data, metadata);
+}
+
 /* those whose events the filter selects, each once; NIL: of every category, or of none */
 static List *
 categories_of(const EsFilter *filter)

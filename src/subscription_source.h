@@ -15,4 +15,7 @@ extern void es_subscription_set_source(EsReader *reader, const EsSubscription *s
 /* does the filter select the reader's present row? */
 extern bool es_subscription_selects(const EsSubscription *subscription, EsReader *reader, TupleTableSlot *slot);
 
+/* the key of that row's event, palloc'd; NULL where it has none */
+extern char *es_subscription_key_of(const EsSubscription *subscription, EsReader *reader);
+
 #endif

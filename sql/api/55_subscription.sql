@@ -60,14 +60,17 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_consumer_sta
 COMMENT ON FUNCTION evtstore_internal.consumer_status IS 'the consumers that gave a name, from shared memory';
 
 CREATE OR REPLACE VIEW evtstore.subscription_status AS
-    SELECT d.name, d.state, l.lanes, c."position", s.in_flight, f.blocked, f.retrying, f.waiting, x.dead, c.closing AS closing_lanes
+    SELECT d.name, d.state, l.lanes, c."position", greatest(h.head - c.reached, 0) AS lag_events, a.lag_seconds, s.in_flight, f.blocked, f.retrying, f.waiting, x.dead, c.closing AS closing_lanes
     FROM evtstore_internal.definition d
+    CROSS JOIN (SELECT evtstore.head_position() AS head) h
     CROSS JOIN LATERAL (SELECT (d.spec->>'lanes')::int AS lanes) l
     CROSS JOIN LATERAL (
         SELECT min(k."position") FILTER (WHERE k."position" < coalesce(k.ends_at, 9223372036854775807)) AS "position",
+               min(k.reached) FILTER (WHERE k."position" < coalesce(k.ends_at, 9223372036854775807)) AS reached,
                count(*) FILTER (WHERE k."position" < k.ends_at) AS closing
         FROM (
             SELECT coalesce(own."position", b."position") AS "position",
+                   greatest(coalesce(own."position", b."position"), t.fetched) AS reached,
                    g.ends[1 + n % nullif(pg_catalog.cardinality(g.ends), 0)] AS ends_at
             FROM evtstore_internal.lane_generation g
             CROSS JOIN LATERAL pg_catalog.generate_series(0, g.lanes - 1) n
@@ -77,7 +80,14 @@ CREATE OR REPLACE VIEW evtstore.subscription_status AS
             CROSS JOIN LATERAL (
                 SELECT k."position" FROM evtstore_internal.checkpoint k
                 WHERE k.subscription_id = g.subscription_id AND k.lane = -1 ORDER BY k.seq DESC LIMIT 1) b
+            -- what a lane that has nothing out passed over is done with, too
+            LEFT JOIN evtstore_internal.lane_status() t
+                ON t.subscription_id = g.subscription_id AND t.lane = g.first_lane + n AND t.is_held AND t.in_flight = 0
             WHERE g.subscription_id = d.id) k) c
+    CROSS JOIN LATERAL (
+        SELECT coalesce((
+            SELECT greatest(extract(epoch FROM evtstore_internal.clock() - e.recorded_at), 0)::float8 FROM evtstore_internal.event e
+            WHERE e."position" > c.reached AND e."position" <= h.head ORDER BY e."position" LIMIT 1), 0) AS lag_seconds) a
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(t.in_flight), 0) AS in_flight FROM evtstore_internal.lane_status() t
         WHERE t.subscription_id = d.id) s
@@ -90,9 +100,18 @@ CREATE OR REPLACE VIEW evtstore.subscription_status AS
     WHERE d.kind = 'subscription'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
 COMMENT ON VIEW evtstore.subscription_status IS
-    'one row per subscription: position (everything at or below is settled in each lane, or failed), in_flight (handed out and not
+    'one row per subscription: position (everything at or below is settled in each lane, or failed),
+lag_events (positions from there to the head, those that the filter does not select and gaps too, but what lanes passed over), lag_seconds (the age of
+the first event after it), in_flight (handed out and not
 settled), blocked, retrying and waiting (events that failed, and those behind them), dead (given up), closing_lanes (of a former number
 of lanes, with events to settle before those that come after them are handed out)';
+
+CREATE OR REPLACE FUNCTION evtstore.hot_keys(subscription text, max_count int DEFAULT 10, look_at int DEFAULT 10000)
+RETURNS TABLE (key text, unsettled bigint, in_flight bigint, aside bigint, oldest timestamptz)
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_hot_keys';
+COMMENT ON FUNCTION evtstore.hot_keys IS
+'The keys of a subscription that have most events to come, the hottest first: of the next look_at events those not settled, how many of them
+are in_flight, how many stand aside because one failed, and when the oldest to come was recorded. Errors: ST008, 22023, 22004.';
 
 CREATE OR REPLACE VIEW evtstore.consumers AS
     SELECT d.name, c.consumer, count(t.lane) AS lanes, c.last_seen, coalesce(sum(t.in_flight), 0) AS in_flight

@@ -6,7 +6,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evtstore_internal FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event,
     evtstore.stream_version,
-    evtstore.head_position, evtstore.why_behind, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
+    evtstore.head_position, evtstore.why_behind, evtstore.hot_keys, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
     evtstore.merge_data, evtstore.merge_patch, evtstore.message_status
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;

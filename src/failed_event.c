@@ -58,12 +58,12 @@ static EsPlan behind_plan = {
 	.args = {INT4OID, INT8OID, TEXTOID, INT8OID, TEXTOID},
 };
 
-/* what was handed out with an event that failed again: it must not pass it */
+/* what was handed out with an event that failed again, in that hold: it must not pass it */
 static EsPlan withdraw_plan = {
 	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, attempt = GREATEST(attempt - 1, 0)"
-	" WHERE subscription_id = $1 AND key = $3 AND tenant = $4 AND position > $2 AND epoch IS NOT NULL",
-	.nargs = 4,
-	.args = {INT4OID, INT8OID, TEXTOID, TEXTOID},
+	" WHERE subscription_id = $1 AND key = $3 AND tenant = $4 AND position > $2 AND epoch = $5",
+	.nargs = 5,
+	.args = {INT4OID, INT8OID, TEXTOID, TEXTOID, INT8OID},
 };
 
 static EsPlan hand_out_plan = {
@@ -73,8 +73,8 @@ static EsPlan hand_out_plan = {
 };
 
 static EsPlan find_plan = {
-	.sql = "SELECT key, attempt, EXISTS (SELECT FROM evtstore_internal.failed_event o"
-	" WHERE o.subscription_id = $1 AND o.tenant = f.tenant AND o.key = f.key AND o.position < f.position), tenant, COALESCE(first_failed_at, failed_at)"
+	.sql = "SELECT key, attempt, COALESCE((SELECT o.position FROM evtstore_internal.failed_event o"
+	" WHERE o.subscription_id = $1 AND o.tenant = f.tenant AND o.key = f.key ORDER BY o.position LIMIT 1) < f.position, false), tenant, COALESCE(first_failed_at, failed_at)"
 	" FROM evtstore_internal.failed_event f"
 	" WHERE subscription_id = $1 AND position = $2 AND ($3 IS NULL OR epoch = $3)",
 	.nargs = 3,
@@ -109,21 +109,18 @@ static EsPlan delete_plan = {
 	.args = {INT4OID, INT8OID},
 };
 
-/*
- * Of the key, $2 of tenant $4, the oldest one stands in front and no other: the oldest may be new, because it was handed out
- * before those that failed, or because the one before it is done.  All but the first two, and the one at $5 that has just come, are
- * known to wait: however many wait, no more are looked at.
- */
-static EsPlan front_plan = {
-	.sql = "UPDATE evtstore_internal.failed_event f SET"
-	" state = CASE WHEN f.position = first.position THEN 'retry' ELSE 'waiting' END,"
-	" next_attempt_at = CASE WHEN f.position = first.position THEN $3 END"
-	" FROM (SELECT min(position) AS position, array_agg(position) AS oldest FROM (SELECT position FROM evtstore_internal.failed_event"
-	" WHERE subscription_id = $1 AND tenant = $4 AND key = $2 ORDER BY position LIMIT 2) two) first"
-	" WHERE f.subscription_id = $1 AND f.position = ANY (first.oldest || $5)"
-	" AND (f.state = 'waiting') = (f.position = first.position)",
-	.nargs = 5,
-	.args = {INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INT8OID},
+/* of the key, $2 of tenant $3 */
+static EsPlan oldest_plan = {
+	.sql = "SELECT position, state FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND tenant = $3 AND key = $2"
+	" ORDER BY position LIMIT 2",
+	.nargs = 3,
+	.args = {INT4OID, TEXTOID, TEXTOID},
+};
+
+static EsPlan stand_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event SET state = $3, next_attempt_at = $4 WHERE subscription_id = $1 AND position = $2",
+	.nargs = 4,
+	.args = {INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID},
 };
 
 /* an event that was scavenged meanwhile leaves nothing */
@@ -158,8 +155,9 @@ static void insert(const EsSubscription *subscription, int64 position, const cha
 static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *aside);
 static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
 				 const char *error, TimestampTz now);
-static int	withdraw(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
+static int	withdraw(const EsSubscription *subscription, int64 position, uint64 epoch, const char *tenant, const char *key);
 static void put_front(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
+static void let_stand(const EsSubscription *subscription, int64 position, const char *state_name, TimestampTz next_attempt_at);
 static void remove_row(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
 static void bind(Datum *values, const EsSubscription *subscription, int64 position);
 
@@ -317,7 +315,7 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 	es_queue_spi_begin(&state);
 	es_spi_run(&again_plan, values, aside.is_behind || over != NULL ? "   n  " : "      ", false, 0);
 	es_spi_end(&state);
-	return 1 + withdraw(subscription, position, aside.tenant, aside.key);
+	return 1 + withdraw(subscription, position, epoch, aside.tenant, aside.key);
 }
 
 bool
@@ -347,7 +345,7 @@ es_failed_event_give_back(const EsSubscription *subscription, int64 position, ui
 	es_queue_spi_begin(&state);
 	es_spi_run(&give_back_plan, values, NULL, false, 0);
 	es_spi_end(&state);
-	return 1 + withdraw(subscription, position, aside.tenant, aside.key);
+	return 1 + withdraw(subscription, position, epoch, aside.tenant, aside.key);
 }
 
 bool
@@ -413,7 +411,7 @@ insert(const EsSubscription *subscription, int64 position, const char *tenant, c
 	es_queue_spi_begin(&state);
 	es_spi_run(&add_plan, values, nulls, false, 0);
 	es_spi_end(&state);
-	put_front(subscription, position, tenant, key, now);
+	put_front(subscription, strcmp(state_name, "waiting") == 0 ? 0 : position, tenant, key, now);
 }
 
 /* epoch 0: in whatever hold */
@@ -465,10 +463,10 @@ bury(const EsSubscription *subscription, int64 position, const char *key, int at
 
 /* how many that were handed out are not any more */
 static int
-withdraw(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
+withdraw(const EsSubscription *subscription, int64 position, uint64 epoch, const char *tenant, const char *key)
 {
 	EsSpiState	state;
-	Datum		values[4];
+	Datum		values[5];
 	int			n;
 
 	if (key == NULL)
@@ -476,27 +474,60 @@ withdraw(const EsSubscription *subscription, int64 position, const char *tenant,
 	bind(values, subscription, position);
 	values[2] = CStringGetTextDatum(key);
 	values[3] = CStringGetTextDatum(tenant);
+	values[4] = Int64GetDatum((int64) epoch);
 	es_queue_spi_begin(&state);
 	n = (int) es_spi_run(&withdraw_plan, values, NULL, false, 0);
 	es_spi_end(&state);
 	return n;
 }
 
+/*
+ * Of a key the oldest one stands in front and no other: the oldest may be new, because it was handed out before those that
+ * failed, or because the one before it is done.  All others are known to wait, but for the second, which was in front, and the
+ * one at that position, which is new and does not wait (0: there is none).  So however many wait, no more are looked at.
+ */
 static void
 put_front(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now)
 {
 	EsSpiState	state;
-	Datum		values[5];
+	Datum		values[3];
+	int64		oldest[2] = {0, 0};
+	bool		waits[2] = {true, true};
+	int			n;
 
 	if (key == NULL)
 		return;
 	values[0] = Int32GetDatum(subscription->definition.id);
 	values[1] = CStringGetTextDatum(key);
-	values[2] = TimestampTzGetDatum(now);
-	values[3] = CStringGetTextDatum(tenant);
-	values[4] = Int64GetDatum(position);
+	values[2] = CStringGetTextDatum(tenant);
 	es_queue_spi_begin(&state);
-	es_spi_run(&front_plan, values, NULL, false, 0);
+	n = (int) es_spi_run(&oldest_plan, values, NULL, true, 0);
+	for (int i = 0; i < n; i++)
+	{
+		oldest[i] = es_spi_int64(i, 0);
+		waits[i] = strcmp(es_spi_text(i, 1), "waiting") == 0;
+	}
+	es_spi_end(&state);
+	if (n > 0 && waits[0])
+		let_stand(subscription, oldest[0], "retry", now);
+	if (n > 1 && !waits[1])
+		let_stand(subscription, oldest[1], "waiting", 0);
+	if (n > 1 && position > oldest[1])
+		let_stand(subscription, position, "waiting", 0);
+}
+
+/* next_attempt_at 0: none */
+static void
+let_stand(const EsSubscription *subscription, int64 position, const char *state_name, TimestampTz next_attempt_at)
+{
+	EsSpiState	state;
+	Datum		values[4];
+
+	bind(values, subscription, position);
+	values[2] = CStringGetTextDatum(state_name);
+	values[3] = TimestampTzGetDatum(next_attempt_at);
+	es_queue_spi_begin(&state);
+	es_spi_run(&stand_plan, values, next_attempt_at == 0 ? "   n" : NULL, false, 0);
 	es_spi_end(&state);
 }
 
@@ -511,7 +542,7 @@ remove_row(const EsSubscription *subscription, int64 position, const char *tenan
 	es_queue_spi_begin(&state);
 	es_spi_run(&delete_plan, values, NULL, false, 0);
 	es_spi_end(&state);
-	put_front(subscription, position, tenant, key, now);
+	put_front(subscription, 0, tenant, key, now);
 }
 
 static void

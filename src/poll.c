@@ -641,8 +641,9 @@ put_lanes(Poll *poll, int64 passed)
 
 		if (is_over(poll, held))
 			continue;
+		/* what is above its end is not its own: the change that ended it may be undone */
 		if (!held->is_full)
-			held->lane.fetched = Max(held->lane.fetched, passed);
+			held->lane.fetched = Max(held->lane.fetched, Min(passed, held->end));
 		/* so that the next holder need not walk all that again; or nobody needs to, because it is the end */
 		if ((held->lane.in_flight == 0 && held->lane.fetched - held->checkpoint->position >= PASSED_OVER) ||
 			(held->lane.in_flight <= held->settled && held->lane.fetched >= held->end && held->checkpoint->position < held->end))

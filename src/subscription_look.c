@@ -274,24 +274,14 @@ could_be_handed_out(Look *look, EsReader *reader, TupleTableSlot *slot, int64 po
 {
 	const EsSubscription *subscription = look->subscription;
 	const LookLane *lane;
-	const text *stream;
 	char	   *tenant;
 	char	   *key;
 	bool		isnull;
-	Datum		data = (Datum) 0;
-	Datum		metadata = (Datum) 0;
 
 	if (!es_subscription_selects(subscription, reader, slot))
 		return false;
 	tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
-	stream = es_reader_stream(reader);
-	if (subscription->key->root != ES_KEY_STREAM)
-	{
-		data = es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull);
-		metadata = es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull);
-	}
-	key = es_subscription_key(subscription, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
-							  data, metadata);
+	key = es_subscription_key_of(subscription, reader);
 	lane = &look->lanes[es_lane_place(es_subscription_lane(subscription, tenant, key, position))];
 	return lane->is_open && position > lane->from && position > look->told && !es_checkpoint_covers(lane->checkpoint, position);
 }

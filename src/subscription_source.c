@@ -125,7 +125,7 @@ es_subscription_key_of(const EsSubscription *subscription, EsReader *reader)
 	Datum		data = (Datum) 0;
 	Datum		metadata = (Datum) 0;
 
-	if (subscription->key_source != ES_KEY_STREAM)
+	if (subscription->key->root != ES_KEY_STREAM)
 	{
 		data = es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull);
 		metadata = es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull);

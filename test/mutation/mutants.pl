@@ -548,7 +548,7 @@ return [
 	{
 		name   => 'the oldest event of a key does not come to the front',
 		file   => 'failed_event.c',
-		change => [ "\tput_front(subscription, position, tenant, key, now);\n}\n\n/* epoch 0", "}\n\n/* epoch 0" ],
+		change => [ "\tif (n > 0 && waits[0])\n", "\tif (false)\n" ],
 		tests  => 'subscription',
 	},
 	{

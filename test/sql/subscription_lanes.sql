@@ -245,3 +245,49 @@ SELECT evtstore.alter_subscription('s', '{"lanes": 201}');
 SELECT evtstore.drop_subscription('s');
 SELECT count(*) FROM evtstore_internal.lane_generation;
 SELECT count(*) FROM evtstore_internal.checkpoint;
+
+-- whatever follows whatever, with few events of a lane at a time: polls of some, acks, failures, changes that nobody met
+SELECT evtstore.create_subscription('s', '{"categories": ["b"]}', lanes => 4, options => '{"max_in_flight": 2, "retry": {"max_attempts": 0, "initial": "0", "jitter": 0}}');
+TRUNCATE effect;
+TRUNCATE got;
+CREATE PROCEDURE walk(steps int) LANGUAGE plpgsql AS $$
+DECLARE
+    what float8;
+    one record;
+BEGIN
+    FOR i IN 1..steps LOOP
+        what := random();
+        IF what < 0.3 THEN
+            PERFORM evtstore.append('b-' || trunc(random() * 9), 'T', to_jsonb(i)) FROM generate_series(1, 3);
+        ELSIF what < 0.5 THEN
+            PERFORM evtstore.alter_subscription('s', jsonb_build_object('lanes', 1 + trunc(random() * 6)));
+        ELSIF what < 0.75 THEN
+            INSERT INTO got SELECT * FROM evtstore.poll('s', 'c', 1 + trunc(random() * 6)::int, '1 hour');
+        ELSE
+            -- those that are out, each key in order
+            FOR one IN SELECT DISTINCT ON (stream) receipt, stream, version FROM got ORDER BY stream, position LIMIT 3 LOOP
+                IF random() < 0.15 THEN
+                    PERFORM evtstore.nack(one.receipt, 'a bad day', '0');
+                    -- with it the later ones of its key are withdrawn
+                    DELETE FROM got WHERE stream = one.stream;
+                ELSE
+                    PERFORM evtstore.ack(one.receipt);
+                    INSERT INTO effect (stream, version) VALUES (one.stream, one.version);
+                    DELETE FROM got WHERE receipt = one.receipt;
+                END IF;
+                COMMIT;
+            END LOOP;
+        END IF;
+        COMMIT;
+    END LOOP;
+END $$;
+CREATE FUNCTION faults_of_walk() RETURNS TABLE (missing bigint, twice bigint, in_disorder bigint) LANGUAGE sql AS $$
+    SELECT (SELECT count(*) FROM evtstore.events e WHERE stream LIKE 'b-%' AND NOT EXISTS (SELECT FROM effect f WHERE f.stream = e.stream AND f.version = e.version)),
+        (SELECT count(*) FROM (SELECT FROM effect GROUP BY stream, version HAVING count(*) > 1) t),
+        (SELECT count(*) FROM (SELECT version, lag(version) OVER (PARTITION BY stream ORDER BY n) AS before FROM effect) o WHERE before > version) $$;
+SELECT setseed(0.5);
+CALL walk(600);
+SELECT evtstore.leave('s', 'c');
+CALL drain('d', 5);
+SELECT * FROM faults_of_walk();
+SELECT count(*) FROM evtstore_internal.failed_event;

@@ -50,6 +50,7 @@ my %arguments = (
 	'bigint'      => 1,
 	'integer'     => 1,
 	'boolean'     => 'false',
+	'name'        => q{'a'::name},
 	'interval'    => q{'1s'::interval},
 	'timestamp with time zone' => 'now()',
 	'evtstore.event' => q{ROW(1, '', 's', 1, gen_random_uuid(), 'T', 1, '{}', '{}', '{}', now(), now())::evtstore.event});

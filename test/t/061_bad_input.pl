@@ -5,6 +5,7 @@ use warnings;
 
 use EvtFeed;
 use EvtTest;
+use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -82,7 +83,10 @@ sub with_options
 	my ($stdout, $stderr) = ('', '');
 
 	local $ENV{PGOPTIONS} = $options;
-	$node->psql($database // 'postgres', $sql, stdout => \$stdout, stderr => \$stderr);
+	# by -c: it may end before it reads its input
+	IPC::Run::run([ 'psql', '-XAtq', '-d', $node->connstr($database // 'postgres'), '-c', $sql ],
+		'<', '/dev/null', '>', \$stdout, '2>', \$stderr);
+	chomp $stdout;
 	return $stderr =~ /((?:FATAL|ERROR):.*)/ ? $1 : $stdout;
 }
 

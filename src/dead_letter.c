@@ -22,6 +22,7 @@
 #include "arg.h"
 #include "catalog.h"
 #include "compat.h"
+#include "dead_key.h"
 #include "definition.h"
 #include "error.h"
 #include "evtstore.h"
@@ -269,6 +270,8 @@ hand_back(const EsSubscription *subscription, const Datum *columns, const bool *
 	{
 		char	   *key = COLUMN(nulls, i, LETTER(KEY)) ? NULL : TextDatumGetCString(COLUMN(columns, i, LETTER(KEY)));
 
+		if (key != NULL)
+			(void) es_dead_key_remove(subscription->definition.id, TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT))), key);
 		es_failed_event_release(subscription, DatumGetInt64(COLUMN(columns, i, LETTER(POSITION))),
 								TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT))), key);
 	}

@@ -20,6 +20,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "dead_key.h"
 #include "failed_event.h"
 #include "index_scan.h"
 #include "queue.h"
@@ -39,6 +40,9 @@ enum
 	COLUMN_TENANT,
 	COLUMN_FIRST_ERROR
 };
+
+/* the cause of a dead letter that follows another of its key */
+#define KEY_GIVEN_UP "key given up"
 
 /* $1 the subscription, $2 the position, in every plan */
 
@@ -155,6 +159,9 @@ static void insert(const EsSubscription *subscription, int64 position, const cha
 static bool find(const EsSubscription *subscription, int64 position, uint64 epoch, Aside *aside);
 static void bury(const EsSubscription *subscription, int64 position, const char *key, int attempt, const char *cause,
 				 const char *error, TimestampTz now);
+static int	bury_aside(const EsSubscription *subscription, int64 position, uint64 epoch, const Aside *aside, const char *cause,
+					   const char *error, TimestampTz now);
+static void give_up_key(const EsSubscription *subscription, const char *tenant, const char *key, const char *error, TimestampTz now);
 static int	withdraw(const EsSubscription *subscription, int64 position, uint64 epoch, const char *tenant, const char *key);
 static void put_front(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
 static void let_stand(const EsSubscription *subscription, int64 position, const char *state_name, TimestampTz next_attempt_at);
@@ -238,8 +245,11 @@ es_failed_event_add(const EsSubscription *subscription, int64 position, const ch
 	bool		is_rejected = strcmp(cause, "rejected") == 0;
 	const char *over = es_retry_over(&subscription->retry, attempt, 0, error);
 
-	if (is_rejected || (over != NULL && subscription->on_failure == ES_FAILURE_DEAD_LETTER))
+	if (is_rejected || (over != NULL && subscription->on_failure != ES_FAILURE_BLOCK))
+	{
 		bury(subscription, position, key, attempt, is_rejected ? cause : over, error, now);
+		give_up_key(subscription, tenant, key, error, now);
+	}
 	else if (over != NULL)
 		insert(subscription, position, tenant, key, attempt, "blocked", 0, now, error);
 	else
@@ -250,7 +260,13 @@ es_failed_event_add(const EsSubscription *subscription, int64 position, const ch
 void
 es_failed_event_wait(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
 {
-	insert(subscription, position, tenant, key, 0, "waiting", 0, es_clock_now(), NULL);
+	char	   *error;
+
+	if (subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY &&
+		es_dead_key_find(subscription->definition.id, tenant, key, &error))
+		bury(subscription, position, key, 0, KEY_GIVEN_UP, error, es_clock_now());
+	else
+		insert(subscription, position, tenant, key, 0, "waiting", 0, es_clock_now(), NULL);
 }
 
 void
@@ -298,12 +314,8 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 	if (!find(subscription, position, epoch, &aside))
 		return 0;
 	over = es_retry_over(&subscription->retry, aside.attempt, (now - aside.first_failed_at) / 1000, error);
-	if (over != NULL && subscription->on_failure == ES_FAILURE_DEAD_LETTER)
-	{
-		bury(subscription, position, aside.key, aside.attempt, over, error, now);
-		remove_row(subscription, position, aside.tenant, aside.key, now);
-		return 1;
-	}
+	if (over != NULL && subscription->on_failure != ES_FAILURE_BLOCK)
+		return bury_aside(subscription, position, epoch, &aside, over, error, now);
 	if (delay_ms < 0)
 		delay_ms = es_retry_delay(&subscription->retry, aside.attempt);
 	bind(values, subscription, position);
@@ -318,17 +330,15 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 	return 1 + withdraw(subscription, position, epoch, aside.tenant, aside.key);
 }
 
-bool
+int
 es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error)
 {
 	TimestampTz now = es_clock_now();
 	Aside		aside;
 
 	if (!find(subscription, position, epoch, &aside))
-		return false;
-	bury(subscription, position, aside.key, aside.attempt, "rejected", error, now);
-	remove_row(subscription, position, aside.tenant, aside.key, now);
-	return true;
+		return 0;
+	return bury_aside(subscription, position, epoch, &aside, "rejected", error, now);
 }
 
 int
@@ -459,6 +469,45 @@ bury(const EsSubscription *subscription, int64 position, const char *key, int at
 	es_queue_spi_begin(&state);
 	es_spi_run(&dead_letter_plan, values, key == NULL ? "     n " : "       ", false, 0);
 	es_spi_end(&state);
+}
+
+/* how many that were handed out are settled by it */
+static int
+bury_aside(const EsSubscription *subscription, int64 position, uint64 epoch, const Aside *aside, const char *cause, const char *error,
+		   TimestampTz now)
+{
+	int			n = 1;
+
+	bury(subscription, position, aside->key, aside->attempt, cause, error, now);
+	if (subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY)
+		n += withdraw(subscription, position, epoch, aside->tenant, aside->key);
+	remove_row(subscription, position, aside->tenant, aside->key, now);
+	give_up_key(subscription, aside->tenant, aside->key, error, now);
+	return n;
+}
+
+/* where the policy says so: all that stands aside of it follows, in order, and so will what comes later */
+static void
+give_up_key(const EsSubscription *subscription, const char *tenant, const char *key, const char *error, TimestampTz now)
+{
+	EsFailedEvent front = {.position = -1, .tenant = unconstify(char *, tenant), .key = unconstify(char *, key)};
+	ListCell   *lc;
+
+	if (subscription->on_failure != ES_FAILURE_DEAD_LETTER_KEY || key == NULL)
+		return;
+	es_dead_key_add(subscription->definition.id, tenant, key, error);
+	foreach(lc, es_failed_event_behind(subscription->definition.id, &front, INT_MAX))
+	{
+		const EsFailedEvent *event = lfirst(lc);
+		EsSpiState	state;
+		Datum		values[2];
+
+		bury(subscription, event->position, key, event->attempt, KEY_GIVEN_UP, error, now);
+		bind(values, subscription, event->position);
+		es_queue_spi_begin(&state);
+		es_spi_run(&delete_plan, values, NULL, false, 0);
+		es_spi_end(&state);
+	}
 }
 
 /* how many that were handed out are not any more */

@@ -44,7 +44,7 @@ extern void es_failed_event_hand_out(const EsSubscription *subscription, int64 p
 
 /* the same for one that was handed out again; false: it is not, in the hold with that epoch */
 extern bool es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 epoch);
-extern bool es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);
+extern int es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);
 /* these two: how many are not handed out any more, with those that it had brought along; 0: it is not */
 extern int es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms);
 extern int es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch);

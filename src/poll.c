@@ -27,6 +27,7 @@
 #include "checkpoint.h"
 #include "clock.h"
 #include "compat.h"
+#include "dead_key.h"
 #include "event.h"
 #include "evtstore.h"
 #include "failed_event.h"
@@ -96,6 +97,7 @@ static void open_reader(EsReader *reader, void *arg);
 static void read_checkpoints(Poll *poll, Snapshot snapshot);
 static void find_over(Poll *poll, PollLane *held);
 static void read_failed(Poll *poll, Snapshot snapshot);
+static void read_dead_keys(Poll *poll);
 static void hand_out_failed(Poll *poll);
 static void hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed);
 static int64 hand_out_next(Poll *poll, EsReader *reader);
@@ -380,6 +382,25 @@ read_failed(Poll *poll, Snapshot snapshot)
 		if (failed->key != NULL)
 			add_waiting_key(poll, failed->tenant, failed->key);
 	}
+	if (poll->subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY)
+		read_dead_keys(poll);
+}
+
+/* what comes of them is not handed out either: see es_failed_event_wait */
+static void
+read_dead_keys(Poll *poll)
+{
+	const char *tenant = NULL;
+	ListCell   *lc;
+
+	foreach(lc, es_dead_key_list(poll->id))
+		if (tenant == NULL)
+			tenant = lfirst(lc);
+		else
+		{
+			add_waiting_key(poll, tenant, lfirst(lc));
+			tenant = NULL;
+		}
 }
 
 /* the reader of one event */
@@ -564,7 +585,7 @@ set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const 
 	if (max_attempts == 0 || attempts < max_attempts || position != held->lane.suspect)
 		return false;
 	es_failed_event_add(poll->subscription, position, tenant, key, attempts, "lease expired", LOST, -1);
-	if (key != NULL && poll->subscription->on_failure == ES_FAILURE_BLOCK)
+	if (key != NULL && poll->subscription->on_failure != ES_FAILURE_DEAD_LETTER)
 		add_waiting_key(poll, tenant, key);
 	/* what follows may be the next one to break: if this is rolled back, it is still the one that is known */
 	held->is_full = true;

@@ -31,6 +31,7 @@
 #include "catalog.h"
 #include "checkpoint.h"
 #include "compat.h"
+#include "dead_key.h"
 #include "error.h"
 #include "evtstore.h"
 #include "feed.h"
@@ -170,6 +171,9 @@ evtstore_alter_subscription(PG_FUNCTION_ARGS)
 		appendStringInfoChar(&buf, '}');
 		spec = es_options_merge(spec, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
 	}
+	/* another policy gives up no keys, and one that comes back begins anew */
+	if (es_options_has(changes, "on_failure"))
+		es_dead_key_forget(id);
 	es_definition_alter("subscription", name, spec);
 	es_waiter_wake_at_commit(id, INT_MAX);
 	PG_RETURN_VOID();
@@ -198,6 +202,7 @@ evtstore_drop_subscription(PG_FUNCTION_ARGS)
 	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
 	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
 	es_spi_end(&state);
+	es_dead_key_forget(id);
 	es_lane_change_end(id);
 	(void) es_definition_drop("subscription", name);
 	es_lanes_forget(id);
@@ -504,10 +509,12 @@ parse_on_failure(const char *text)
 		return ES_FAILURE_BLOCK;
 	if (strcmp(text, "dead_letter") == 0)
 		return ES_FAILURE_DEAD_LETTER;
+	if (strcmp(text, "dead_letter_key") == 0)
+		return ES_FAILURE_DEAD_LETTER_KEY;
 	ereport(ERROR,
-			(errcode(strcmp(text, "dead_letter_key") == 0 ? ERRCODE_FEATURE_NOT_SUPPORTED : ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("on_failure \"%s\" is not supported by evtstore %s", text, ES_VERSION),
-			 errhint("It is 'block' or 'dead_letter'.")));
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown on_failure \"%s\"", text),
+			 errhint("It is 'block', 'dead_letter' or 'dead_letter_key'.")));
 }
 
 static EsPlaceholder *
@@ -555,6 +562,7 @@ set_elsewhere(const EsSubscription *subscription, int64 position)
 	es_spi_begin(&state);
 	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
 	es_spi_end(&state);
+	es_dead_key_forget(id);
 	es_lanes_forget(id);
 	es_waiter_wake_at_commit(id, INT_MAX);
 }

@@ -18,7 +18,8 @@
 typedef enum EsOnFailure
 {
 	ES_FAILURE_BLOCK,
-	ES_FAILURE_DEAD_LETTER
+	ES_FAILURE_DEAD_LETTER,
+	ES_FAILURE_DEAD_LETTER_KEY
 } EsOnFailure;
 
 /* what the key of an event is: its stream, or a field of data or metadata */

@@ -11,10 +11,12 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 
 #include "arg.h"
 #include "catalog.h"
 #include "compat.h"
+#include "dead_key.h"
 #include "definition.h"
 #include "error.h"
 #include "evtstore.h"
@@ -26,9 +28,12 @@
 #include "subscription.h"
 #include "waiter.h"
 
+/* position 0: a key that was given up */
 static EsPlan front_plan = {
-	.sql = "SELECT position, tenant, key FROM evtstore_internal.failed_event"
-	" WHERE subscription_id = $1 AND key = $2 AND ($3 = '' OR tenant = $3) AND state <> 'waiting' ORDER BY position LIMIT 1",
+	.sql = "(SELECT position, tenant, key FROM evtstore_internal.failed_event"
+	" WHERE subscription_id = $1 AND key = $2 AND ($3 = '' OR tenant = $3) AND state <> 'waiting' ORDER BY position LIMIT 1)"
+	" UNION ALL (SELECT 0, tenant, key FROM evtstore_internal.dead_key"
+	" WHERE subscription_id = $1 AND key = $2 AND ($3 = '' OR tenant = $3) LIMIT 1)",
 	.nargs = 3,
 	.args = {INT4OID, TEXTOID, TEXTOID},
 };
@@ -41,7 +46,7 @@ static EsPlan position_plan = {
 };
 
 static const EsSubscription *get_subscription(FunctionCallInfo fcinfo);
-static bool find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position);
+static bool find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, char **tenant);
 
 PG_FUNCTION_INFO_V1(evtstore_unblock_key);
 PG_FUNCTION_INFO_V1(evtstore_skip_event);
@@ -53,17 +58,21 @@ evtstore_unblock_key(PG_FUNCTION_ARGS)
 {
 	const EsSubscription *subscription;
 	char	   *key;
+	char	   *tenant;
 	int64		position;
 
 	es_catalog_require_writable("unblock_key");
 	subscription = get_subscription(fcinfo);
 	key = es_arg_name(fcinfo, 1, "key", ES_MAX_KEY_BYTES);
-	if (!find_aside(&front_plan, subscription, CStringGetTextDatum(key), &position))
+	if (!find_aside(&front_plan, subscription, CStringGetTextDatum(key), &position, &tenant))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("no event of key \"%s\" is set aside in subscription \"%s\"", key, subscription->definition.name),
 				 errhint("evtstore.blocked_keys lists the keys that wait.")));
-	es_failed_event_unblock(subscription, position);
+	if (position == 0)
+		(void) es_dead_key_remove(subscription->definition.id, tenant, key);
+	else
+		es_failed_event_unblock(subscription, position);
 	es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
 	PG_RETURN_VOID();
 }
@@ -74,13 +83,14 @@ evtstore_skip_event(PG_FUNCTION_ARGS)
 {
 	const EsSubscription *subscription;
 	char	   *reason;
+	char	   *tenant;
 	int64		position;
 
 	es_catalog_require_writable("skip_event");
 	subscription = get_subscription(fcinfo);
 	es_arg_required(fcinfo, 1, "event_id");
 	reason = es_arg_name(fcinfo, 2, "reason", ES_MAX_KEY_BYTES);
-	if (!find_aside(&position_plan, subscription, PG_GETARG_DATUM(1), &position))
+	if (!find_aside(&position_plan, subscription, PG_GETARG_DATUM(1), &position, &tenant))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("event %s is not set aside in subscription \"%s\"",
@@ -134,12 +144,13 @@ get_subscription(FunctionCallInfo fcinfo)
 
 /* and locks its key */
 static bool
-find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position)
+find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, char **tenant)
 {
 	EsSpiState	state;
 	Datum		values[3];
 	bool		found;
 	uint32		hash = 0;
+	MemoryContext caller = CurrentMemoryContext;
 
 	values[0] = Int32GetDatum(subscription->definition.id);
 	values[1] = what;
@@ -149,6 +160,7 @@ find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *
 	if (found)
 	{
 		*position = es_spi_int64(0, 0);
+		*tenant = MemoryContextStrdup(caller, es_spi_text(0, 1));
 		hash = es_subscription_hash(es_spi_text(0, 1), es_spi_text(0, 2), *position);
 	}
 	es_spi_end(&state);

@@ -17,6 +17,7 @@
 #include "checkpoint.h"
 #include "clock.h"
 #include "compat.h"
+#include "dead_key.h"
 #include "event.h"
 #include "failed_event.h"
 #include "lane.h"
@@ -349,7 +350,8 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 				es_failed_event_add(subscription, position, tenant, key, attempt,
 									settlement->how == ES_SETTLE_REJECT ? "rejected" : "attempts spent", settlement->reason,
 									settlement->delay_ms);
-			if (key == NULL || !es_failed_event_exists(subscription, position))
+			if (key == NULL || (!es_failed_event_exists(subscription, position) &&
+								!es_dead_key_find(subscription->definition.id, tenant, key, NULL)))
 				break;
 			continue;
 		}

@@ -7,7 +7,8 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_subsc
 COMMENT ON FUNCTION evtstore.create_subscription IS
 'Defines a cursor over the events that the filter selects: {"categories","types","tags","streams","pattern"} or a query {"items"}; {} is every event.
 It begins at the ''beginning'', at the ''end'' (what is committed from now on), with the event at start_position, or after start_time. Up to
-lanes consumers work at a time. on_failure, when the retry policy is spent: ''block'' (the key waits) or ''dead_letter''. options: {"key":
+lanes consumers work at a time. on_failure, when the retry policy is spent: ''block'' (the key waits), ''dead_letter'', or ''dead_letter_key'' (its later events
+follow, until one is redriven). options: {"key":
 "${stream}" or "${data.field}", "retry", "max_in_flight" (of a lane)}. Errors: 42710 another definition of that name, 22023, 22004.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_subscription(name text, changes jsonb)
@@ -128,6 +129,12 @@ CREATE OR REPLACE VIEW evtstore.blocked_keys AS
     FROM evtstore_internal.failed_event f
     JOIN evtstore_internal.definition d ON d.id = f.subscription_id
     WHERE f.state <> 'waiting'
-      AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
+      AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
+    UNION ALL
+    SELECT d.name, k.key, k.since, NULL, NULL, k.error, 'dead', NULL
+    FROM evtstore_internal.dead_key k
+    JOIN evtstore_internal.definition d ON d.id = k.subscription_id
+    WHERE (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
 COMMENT ON VIEW evtstore.blocked_keys IS
-    'the event that each waiting key waits for: state retry (again at next_attempt) or blocked (a person decides)';
+    'the event that each waiting key waits for: state retry (again at next_attempt) or blocked (a person decides); dead: the key was given
+up, and its events go to the dead letters';

@@ -5,7 +5,7 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
                 ELSE format('SELECT evtstore.unblock_key(%L, %L)', b.name, b.key) END AS fix
     FROM evtstore.blocked_keys b
     LEFT JOIN evtstore_internal.event e ON e."position" = b."position"
-    WHERE b.state = 'blocked'
+    WHERE b.state IN ('blocked', 'dead')
     UNION ALL
     SELECT l.kind, l.name, NULL, min(l.failed_at), format('%s dead letters: %s', count(*), l.cause), NULL,
            format('SELECT evtstore.redrive(%L)', l.name)

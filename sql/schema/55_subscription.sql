@@ -56,6 +56,18 @@ COMMENT ON COLUMN evtstore_internal.failed_event.history IS 'failed attempts, th
 CREATE INDEX failed_event_head_idx ON evtstore_internal.failed_event (subscription_id, position) WHERE state <> 'waiting';
 CREATE INDEX failed_event_key_idx ON evtstore_internal.failed_event (subscription_id, tenant, key, position) WHERE key IS NOT NULL;
 
+-- Keys that were given up (on_failure dead_letter_key): their later events are dead letters too, until one is redriven.
+CREATE TABLE evtstore_internal.dead_key (
+    subscription_id int,
+    since timestamptz NOT NULL,
+    tenant text COLLATE "C",
+    key text COLLATE "C",
+    error text NOT NULL,
+    PRIMARY KEY (subscription_id, tenant, key)
+);
+COMMENT ON TABLE evtstore_internal.dead_key IS 'keys of subscriptions whose later events follow one that was given up to the dead letters';
+
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.dead_key', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.checkpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.lane_generation', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.failed_event', '');

@@ -357,6 +357,14 @@ find_over(Poll *poll, PollLane *held)
 	held->is_full = true;
 	if (held->settled == 0 && !held->checkpoint->is_own)
 		es_lane_close(poll->lanes, held->number, held->end);
+	else
+	{
+		/* what a hold that ran out still has of events that failed, the next lane hands out: its receipts are over */
+		held->lane.epoch = 0;
+		held->lane.in_flight = 0;
+		held->lane.consumer = ES_LANE_ANONYMOUS;
+		es_lane_put(poll->lanes, held->number, &held->lane);
+	}
 }
 
 static bool

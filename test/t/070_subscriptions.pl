@@ -7,7 +7,7 @@
 # once.  So nothing may be missing or there twice, and in the order of effects the events of each key are in the order of
 # positions.  Events of rolled back transactions must not be there, and none may have been skipped.
 #
-# EVTSTORE_SECONDS: how long, without start and check; twenty by default.  EVTSTORE_SEED: for the same choices again, as
+# EVTSTORE_SECONDS: how long, without start and check; forty by default.  EVTSTORE_SEED: for the same choices again, as
 # far as the scheduling of processes allows that.
 use strict;
 use warnings;
@@ -20,7 +20,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $seconds   = $ENV{EVTSTORE_SECONDS} || 20;
+my $seconds   = $ENV{EVTSTORE_SECONDS} || 40;
 my $seed      = $ENV{EVTSTORE_SEED}    || 1 + time % 1_000_000;
 my $APPENDERS = 3;
 my $STREAMS   = 15;

@@ -7,7 +7,7 @@
 # effects the messages of each key are in the order of sending.  One queue has a limit of messages in flight, which is looked at
 # all the while.
 #
-# EVTSTORE_SECONDS: how long, without start and check; fifteen by default.  EVTSTORE_SEED: for the same choices again, as
+# EVTSTORE_SECONDS: how long, without start and check; twenty by default.  EVTSTORE_SEED: for the same choices again, as
 # far as the scheduling of processes allows that.
 use strict;
 use warnings;
@@ -20,7 +20,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $seconds  = $ENV{EVTSTORE_SECONDS} || 15;
+my $seconds  = $ENV{EVTSTORE_SECONDS} || 20;
 my $seed     = $ENV{EVTSTORE_SEED}    || 1 + time % 1_000_000;
 my $PATIENCE = 90;
 my $LIMIT    = 10;

@@ -29,6 +29,7 @@
 #include "definition_slot.h"
 #include "guc.h"
 #include "lane.h"
+#include "rate.h"
 #include "shmem.h"
 #include "waiter.h"
 
@@ -44,6 +45,7 @@ struct EsLanes
 {
 	EsLane		lanes[ES_LANE_SLOTS];	/* by number, see place_of */
 	EsConsumer	consumers[MAX_CONSUMERS];	/* with an empty name: free */
+	EsRate		rate;
 };
 
 /* what to do at the end of this transaction, or of the savepoint */
@@ -638,6 +640,27 @@ count_settled(const Effect *effect)
 		}
 	}
 	LWLockRelease(lock_of(effect->lanes));
+}
+
+int
+es_lanes_take_rate(EsLanes *lanes, double per_second, int want, TimestampTz now, TimestampTz *next)
+{
+	int			room;
+
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	room = Min(want, es_rate_room(&lanes->rate, per_second, now));
+	es_rate_spend(&lanes->rate, room);
+	*next = room > 0 ? now : es_rate_next(&lanes->rate, per_second, now);
+	LWLockRelease(lock_of(lanes));
+	return room;
+}
+
+void
+es_lanes_give_rate(EsLanes *lanes, int n)
+{
+	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	es_rate_spend(&lanes->rate, -n);
+	LWLockRelease(lock_of(lanes));
 }
 
 /* was it set elsewhere in this transaction?  Then what the entry says is over */

@@ -121,6 +121,11 @@ extern int es_lanes_numbers(EsLanes *lanes, int *numbers);
 /* palloc'd; consumers[i] may have an empty name: gone */
 extern EsConsumer *es_lanes_consumers(EsLanes *lanes, int *n);
 
+/* how many of the events that are wanted may go out now, by the rate, of all consumers: those are spent.  0: not before *next */
+extern int es_lanes_take_rate(EsLanes *lanes, double per_second, int want, TimestampTz now, TimestampTz *next);
+/* so many of them did not go out */
+extern void es_lanes_give_rate(EsLanes *lanes, int n);
+
 extern void es_lane_init(void);
 
 #endif

@@ -123,6 +123,7 @@ evtstore_poll(PG_FUNCTION_ARGS)
 	char	   *consumer;
 	TimestampTz until;
 	int			nover;
+	TimestampTz next;
 
 	es_catalog_require_writable("poll");
 	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
@@ -157,12 +158,20 @@ evtstore_poll(PG_FUNCTION_ARGS)
 	poll->now = es_clock_now();
 	until = es_queue_deadline(poll->now, poll->lease_ms, "lease");
 	poll->lanes = es_lanes_open(poll->id);
+	if (poll->subscription->rate > 0)
+	{
+		poll->max_count = es_lanes_take_rate(poll->lanes, poll->subscription->rate, poll->max_count, poll->now, &next);
+		if (poll->max_count == 0)
+			PG_RETURN_NULL();
+	}
 	/* where lanes came to their end, those that come after them begin */
 	do
 	{
 		nover = poll->nover;
 		poll_round(poll, consumer, until);
 	} while (poll->nover > nover && poll->count < poll->max_count);
+	if (poll->subscription->rate > 0)
+		es_lanes_give_rate(poll->lanes, poll->max_count - poll->count);
 	if (poll->count > 0)
 		es_subscription_look_anew(poll->id);
 	PG_RETURN_NULL();

@@ -11,6 +11,7 @@
 #include "storage/spin.h"
 
 #include "queue_state.h"
+#include "rate.h"
 
 /* messages of one channel that are kept as ready; the others are read when it is their turn */
 #define ES_MAX_READY 8192
@@ -71,8 +72,7 @@ struct EsQueueState
 	uint64		found;
 	int			in_flight;
 	bool		is_limited;		/* the last claim knew a max_in_flight: what is settled makes room */
-	double		tokens;			/* for the rate */
-	TimestampTz filled_at;
+	EsRate		rate;
 };
 
 typedef struct Pool

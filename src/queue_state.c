@@ -90,8 +90,8 @@ es_queue_has_work(EsQueueState *state, uint64 tenant_hash, const EsTake *take, T
 		/* the next token, or the end of a lease makes room; else somebody settles */
 		found = false;
 		*due = DT_NOEND;
-		if (take->rate > 0 && state->tokens < 1)
-			*due = take->now + (TimestampTz) ((1 - state->tokens) / take->rate * USECS_PER_SEC) + 1;
+		if (take->rate > 0 && state->rate.tokens < 1)
+			*due = es_rate_next(&state->rate, take->rate, take->now);
 		else
 			for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
 				*due = Min(*due, lease_end(&es_queue_channel_array[c]));
@@ -195,7 +195,7 @@ es_channel_take(EsQueueState *state, int32 number, const EsTake *take, EsHold *h
 		if (!entry->hold.is_key)
 			room--;
 		if (!entry->hold.is_key && take->rate > 0)
-			state->tokens -= 1;
+			es_rate_spend(&state->rate, 1);
 		if (entry->hold.lost >= ES_MESSAGE_MAX_LOST)
 		{
 			taken.is_last = true;
@@ -279,7 +279,7 @@ es_queue_take_own(EsQueueState *state, const EsReady *ready, const EsTake *take,
 		es_entry_hold(state, entry, take);
 		*hold = entry->hold;
 		if (take->rate > 0)
-			state->tokens -= 1;
+			es_rate_spend(&state->rate, 1);
 		(void) es_effect_add(ES_EFFECT_TAKEN, state, hold);
 	}
 	LWLockRelease(es_state_lock(state));
@@ -297,7 +297,7 @@ es_queue_drop(EsQueueState *state, const EsHold *hold)
 		es_entry_free(state, entry);
 	/* it did not go out */
 	if (!hold->is_key)
-		state->tokens += 1;
+		es_rate_spend(&state->rate, -1);
 	LWLockRelease(es_state_lock(state));
 }
 
@@ -305,7 +305,7 @@ void
 es_queue_did_not_go_out(EsQueueState *state)
 {
 	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
-	state->tokens += 1;
+	es_rate_spend(&state->rate, -1);
 	LWLockRelease(es_state_lock(state));
 }
 
@@ -674,18 +674,7 @@ take_room(EsQueueState *state, const EsTake *take)
 		room = Min(room, take->max_in_flight - state->in_flight);
 	}
 	if (take->rate > 0)
-	{
-		double		full = Max(take->rate, 1);
-
-		/* a second's worth may go out at once */
-		if (state->filled_at == 0)
-			state->tokens = full;
-		else if (take->now > state->filled_at)
-			state->tokens = Min(full, state->tokens + take->rate * (take->now - state->filled_at) / USECS_PER_SEC);
-		if (take->now > state->filled_at)
-			state->filled_at = take->now;
-		room = Min(room, (int) state->tokens);
-	}
+		room = Min(room, es_rate_room(&state->rate, take->rate, take->now));
 	return Max(room, 0);
 }
 

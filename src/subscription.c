@@ -54,6 +54,7 @@ static const EsOption options_allowed[] = {
 	{"key", ES_OPTION_STRING},
 	{"retry", ES_OPTION_OBJECT},
 	{"max_in_flight", ES_OPTION_INT, 1, MAX_IN_FLIGHT},
+	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
 	{NULL}
 };
 
@@ -63,6 +64,7 @@ static const EsOption changes_allowed[] = {
 	{"on_failure", ES_OPTION_STRING},
 	{"retry", ES_OPTION_OBJECT},
 	{"max_in_flight", ES_OPTION_INT, 1, MAX_IN_FLIGHT},
+	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
 	{"lanes", ES_OPTION_INT, 1, ES_MAX_LANES},
 	{NULL}
 };
@@ -394,6 +396,7 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->use = es_use_read(definition->grants);
 	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight", DEFAULT_MAX_IN_FLIGHT);
+	subscription->rate = es_options_number(definition->spec, "rate", 0);
 }
 
 /* the arguments of create_subscription, checked, in one form */
@@ -447,6 +450,9 @@ make_spec(FunctionCallInfo fcinfo)
 	}
 	if (es_options_has(options, "max_in_flight"))
 		appendStringInfo(&buf, ", \"max_in_flight\": %d", es_options_int(options, "max_in_flight", 0));
+	if (es_options_has(options, "rate"))
+		appendStringInfo(&buf, ", \"rate\": %s",
+						 DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(es_options_number(options, "rate", 0)))));
 	if (es_guc_tenant[0] != '\0')
 	{
 		appendStringInfoString(&buf, ", \"tenant\": ");

@@ -42,6 +42,7 @@ typedef struct EsSubscription
 	EsUse use;
 	EsRetry retry;
 	int max_in_flight; /* of a lane */
+	double rate;	   /* events a second; 0: any */
 } EsSubscription;
 
 /* ST008 when unknown, or another tenant's.  Valid until the next look-up */

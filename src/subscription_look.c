@@ -63,6 +63,7 @@ typedef struct Told
 static Told all_told[16];
 static int	next_told = 0;
 
+static bool may_go_out(const EsSubscription *subscription, TimestampTz now, TimestampTz *next);
 static int64 first_news(Look *look);
 static Told *told_of(int32 id);
 static void tell(int32 id, int64 position, TimestampTz now);
@@ -89,9 +90,11 @@ es_subscription_look(const EsSubscription *subscription, TimestampTz now, bool w
 		look->told = told->position;
 		look->due = told->at + (TimestampTz) es_guc_poll_interval * 1000;
 	}
-	found = first_news(look);
+	found = may_go_out(subscription, now, due) ? first_news(look) : 0;
 	if (found != 0)
 		tell(id, found, now);
+	else if (look->due == DT_NOEND && *due != DT_NOEND)
+		look->due = *due;
 	*due = look->due;
 	return found != 0;
 }
@@ -103,6 +106,21 @@ es_subscription_look_anew(int32 id)
 
 	if (told != NULL)
 		told->id = 0;
+}
+
+/* by its rate; if not, not before *next */
+static bool
+may_go_out(const EsSubscription *subscription, TimestampTz now, TimestampTz *next)
+{
+	EsLanes    *lanes = subscription->rate > 0 ? es_lanes_find(subscription->definition.id) : NULL;
+	int			room;
+
+	*next = DT_NOEND;
+	if (lanes == NULL)
+		return true;
+	room = es_lanes_take_rate(lanes, subscription->rate, 1, now, next);
+	es_lanes_give_rate(lanes, room);
+	return room > 0;
 }
 
 static Told *

@@ -354,3 +354,23 @@ SELECT count(*), max(length(key)) FROM evtstore.blocked_keys WHERE name = 'long'
 SELECT evtstore.alter_subscription('front', '{"filter": {"categories": ["front"], "types": ["T"]}}');
 SELECT refused(format('SELECT evtstore.ack(%L)', receipt)) FROM got WHERE body = '2';
 SELECT count(*) FROM evtstore.poll('front', 'c');
+
+-- a rate: so many a second, whoever polls; what did not go out is not spent
+RESET evtstore.clock_offset;
+SELECT evtstore.create_subscription('rated', '{"categories": ["rated"]}', lanes => 2, options => '{"rate": 0.02}');
+SELECT version FROM evtstore.append_events('rated-1', '[{"type": "T", "data": 1}, {"type": "T", "data": 2}, {"type": "T", "data": 3}]');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('rated', 'a');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('rated', 'a');
+SET evtstore.clock_offset = '60s';
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('rated', 'a');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('rated', 'a');
+SET evtstore.clock_offset = '1h';
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('rated', 'a');
+SET evtstore.clock_offset = '2h';
+SELECT count(*) FROM evtstore.poll('rated', 'a');
+SELECT version FROM evtstore.append('rated-1', 'T', '4');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('rated', 'a');
+RESET evtstore.clock_offset;
+SELECT fails($$SELECT evtstore.create_subscription('s', options => '{"rate": 0}')$$);
+SELECT evtstore.alter_subscription('rated', '{"rate": null}');
+SELECT evtstore.drop_subscription('rated');

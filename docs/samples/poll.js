@@ -117,11 +117,15 @@ async function main(work) {
       client.end().catch(() => {})
       pause = Math.min(2 * pause + 100, 10000)
       await new Promise((resolve) => {
-        wake = resolve
-        setTimeout(resolve, pause)
+        const timer = setTimeout(resolve, pause)
+        wake = () => {
+          clearTimeout(timer)
+          resolve()
+        }
       })
     }
   }
 }
 
-main(process.argv.includes('elsewhere') ? workElsewhere : work).then(() => process.exit(0))
+// No process.exit: the request to cancel is to be closed by its other end, or PgBouncer 1.18 dies of it.
+main(process.argv.includes('elsewhere') ? workElsewhere : work)

@@ -70,11 +70,9 @@ work_elsewhere() {
 	[ -n "$batch" ] || return 0
 	echo "$batch" | while IFS=$tab read -r receipt id total; do
 		echo "SELECT evtstore.extend(:'receipt', '30s')" | sql -v receipt="$receipt" >/dev/null || continue
-		if effect_elsewhere "$id" "$total"; then
-			echo "SELECT evtstore.ack(:'receipt')"
-		else
-			echo "SELECT evtstore.nack(:'receipt', 'no total')"
-		fi | sql -v receipt="$receipt" >/dev/null
+		settle="ack(:'receipt')"
+		effect_elsewhere "$id" "$total" || settle="nack(:'receipt', 'no total')"
+		echo "SELECT evtstore.$settle" | sql -v receipt="$receipt" >/dev/null
 	done
 }
 

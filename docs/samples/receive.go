@@ -150,6 +150,8 @@ func consume(ctx context.Context, work func(context.Context, *pgx.Conn) error) (
 	for {
 		// outside of a transaction; ctx cancels it, and nothing else: a batch that was begun is finished
 		if _, err := conn.Exec(ctx, "CALL evtstore.wait_for_work(ARRAY[$1], '30s')", queue); err != nil {
+			conn.Close(context.Background())
+			<-conn.PgConn().CleanupDone() // the request to cancel is sent in the background
 			return worked, err
 		}
 		if err := work(context.Background(), conn); err != nil {

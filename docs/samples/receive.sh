@@ -58,11 +58,9 @@ work_elsewhere() {
 	echo "$batch" | while IFS=$tab read -r receipt id to; do
 		# a heartbeat: those before it took their time; stale where the lease was over and somebody else has it
 		echo "SELECT evtstore.extend(:'receipt', '30s')" | sql -v receipt="$receipt" >/dev/null || continue
-		if effect_elsewhere "$id" "$to"; then
-			echo "SELECT evtstore.ack(:'receipt')"
-		else
-			echo "SELECT evtstore.nack(:'receipt', 'not sent')"
-		fi | sql -v receipt="$receipt" >/dev/null
+		settle="ack(:'receipt')"
+		effect_elsewhere "$id" "$to" || settle="nack(:'receipt', 'not sent')"
+		echo "SELECT evtstore.$settle" | sql -v receipt="$receipt" >/dev/null
 	done
 }
 

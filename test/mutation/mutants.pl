@@ -892,7 +892,7 @@ return [
 		name   => 'a purge does not read again',
 		file   => 'queue_operate.c',
 		change => [ "\tes_queue_read_again(state);\n", '' ],
-		tests  => 'queue_messages',
+		tests  => 'queue_dedup',
 	},
 	{
 		name   => 'a purge takes from nobody',

@@ -283,6 +283,13 @@ SET evtstore.clock_offset = '10s';
 SELECT evtstore.purge_queue('slow');
 SELECT evtstore.send('slow', '"next"') > 0 AS sent;
 SELECT body FROM take('slow', 10);
+SELECT evtstore.ack(receipt) FROM noted ORDER BY n DESC LIMIT 1;
+-- nor what has to wait for an older one of its key
+SELECT evtstore.send('slow', '"k1"', key => 'k') + evtstore.send('slow', '"k2"', key => 'k') + evtstore.send('slow', '"other"') > 0 AS sent;
+SET evtstore.clock_offset = '20s';
+SELECT body FROM take('slow', 10);
+SET evtstore.clock_offset = '30s';
+SELECT body FROM take('slow', 10);
 RESET evtstore.clock_offset;
 SELECT evtstore.drop_queue('slow');
 SET evtstore.tenant = 'acme';

@@ -80,6 +80,7 @@ typedef struct Poll
 	int64		upto;			/* the walk goes no further: the head, or where all of ours end */
 	EsLaneFlags is_over;		/* for this transaction */
 	int			nover;			/* found to be so here */
+	bool		is_own_over;	/* one of them as long as this transaction is not rolled back */
 	EsOpenLanes open;
 	int			nheld;
 	PollLane   *held;
@@ -364,10 +365,12 @@ find_over(Poll *poll, PollLane *held)
 	poll->is_over[es_lane_place(held->number)] = true;
 	poll->nover++;
 	held->is_full = true;
-	if (held->settled == 0 && !held->checkpoint->is_own)
+	/* a lane that was opened by what this transaction closed is over no more than that one */
+	if (held->settled == 0 && !held->checkpoint->is_own && !poll->is_own_over)
 		es_lane_close(poll->lanes, held->number, held->end);
 	else
 	{
+		poll->is_own_over = true;
 		/* what a hold that ran out still has of events that failed, the next lane hands out: its receipts are over */
 		held->lane.epoch = 0;
 		held->lane.in_flight = 0;

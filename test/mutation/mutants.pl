@@ -579,8 +579,14 @@ return [
 	{
 		name   => 'what closed in a transaction that may be rolled back is said to everybody',
 		file   => 'poll.c',
-		change => [ 'held->settled == 0 && !held->checkpoint->is_own', 'true' ],
+		change => [ 'held->settled == 0 && !held->checkpoint->is_own && !poll->is_own_over', 'true' ],
 		tests  => 'subscription_race',
+	},
+	{
+		name   => 'what is opened by what a transaction closed is over for everybody',
+		file   => 'poll.c',
+		change => [ ' && !poll->is_own_over)', ')' ],
+		tests  => 'subscription_lanes',
 	},
 	{
 		name   => 'what failed is handed out by the lane that its key had first',

@@ -291,3 +291,25 @@ SELECT evtstore.leave('s', 'c');
 CALL drain('d', 5);
 SELECT * FROM faults_of_walk();
 SELECT count(*) FROM evtstore_internal.failed_event;
+
+-- a transaction that closes a lane goes on through the empty generation behind it; rolled back, nobody else has seen that
+SELECT evtstore.create_subscription('chain', '{"categories": ["chain"]}', lanes => 1);
+SELECT count(*) FROM evtstore.append('chain-1', 'T', '1');
+TRUNCATE got;
+INSERT INTO got SELECT * FROM evtstore.poll('chain', 'c');
+SELECT evtstore.alter_subscription('chain', '{"lanes": 2}');
+-- the second generation is known, so that the next change does not undo it
+BEGIN;
+SELECT evtstore.ack(receipt) FROM got;
+SELECT count(*) FROM evtstore.poll('chain', 'c');
+ROLLBACK;
+SELECT evtstore.alter_subscription('chain', '{"lanes": 3}');
+SELECT count(*) FROM evtstore_internal.lane_generation g JOIN evtstore_internal.definition d ON d.id = g.subscription_id WHERE d.name = 'chain';
+SELECT count(*) FROM evtstore.append('chain-1', 'T', '2');
+BEGIN;
+SELECT evtstore.ack(receipt) FROM got;
+SELECT body FROM evtstore.poll('chain', 'c');
+ROLLBACK;
+SELECT count(*) FROM evtstore.poll('chain');
+SELECT evtstore.ack(receipt) FROM got;
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('chain');

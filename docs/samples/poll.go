@@ -3,8 +3,8 @@
 //	poll              effects in this database, exactly once
 //	poll elsewhere    effects elsewhere, at least once
 //
-// With pgx 5, pgx.BeginFunc(ctx, tx, f) is what tx.BeginFunc(ctx, f) is here, and config.DefaultQueryExecMode =
-// pgx.QueryExecModeSimpleProtocol takes the place of PreferSimpleProtocol.
+// With pgx 5, which this was not tried with, pgconn is a part of it, pgx.BeginFunc(ctx, tx, f) is what tx.BeginFunc(ctx, f)
+// is here, and config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol takes the place of PreferSimpleProtocol.
 package main
 
 import (

@@ -58,7 +58,7 @@ my @languages = (
 		name    => 'python',
 		pooled  => 1,
 		command => sub { ($python, "$samples/$_[0].py") },
-		missing => succeeds($python, '-c', 'import psycopg') ? '' : 'no psycopg (package python3-psycopg)'
+		missing => succeeds($python, '-c', 'import psycopg.rows') ? '' : 'no psycopg (package python3-psycopg)'
 	},
 	{
 		name    => 'node',

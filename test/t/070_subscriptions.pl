@@ -24,7 +24,8 @@ my $seconds   = $ENV{EVTSTORE_SECONDS} || 40;
 my $seed      = $ENV{EVTSTORE_SEED}    || 1 + time % 1_000_000;
 my $APPENDERS = 3;
 my $STREAMS   = 15;
-my $PATIENCE  = 90;
+# what a long run leaves behind, few lanes may have to work off alone
+my $PATIENCE  = 90 + 2 * $seconds;
 # out of the way of the results: tmp_check is kept when the test fails
 my $dir = $PostgreSQL::Test::Utils::tmp_check;
 

@@ -116,4 +116,7 @@ es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *es
 /* 18 replaced pg_attribute_noreturn() by a prefix (pg_noreturn); this suffix is good in all */
 #define es_noreturn __attribute__((noreturn))
 
+/* of libpq/libpq.h, which wants the headers of all that the server was built with; false: the client is gone */
+extern bool pq_check_connection(void);
+
 #endif

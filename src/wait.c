@@ -59,6 +59,7 @@ static bool look(const Wait *wait, TimestampTz *due);
 static bool look_into_queue(const Named *named, TimestampTz *due);
 static bool look_into_subscription(const Named *named, bool was_woken, TimestampTz *due);
 static void wait_loop(Wait *wait);
+static void leave_if_alone(void);
 static long sleep_ms(const Wait *wait, TimestampTz due);
 static void refuse_unknown(const char *name) es_noreturn;
 static void stop_waiting(int code, Datum arg);
@@ -186,6 +187,19 @@ wait_loop(Wait *wait)
 		if (left <= 0)
 			return;
 		wait->was_woken |= es_waiter_sleep(left);
+		leave_if_alone();
+	}
+}
+
+/* a client that is gone would be slept for to the end: FATAL, as with client_connection_check_interval */
+static void
+leave_if_alone(void)
+{
+	if (MyBackendType == B_BACKEND && !pq_check_connection())
+	{
+		ClientConnectionLost = true;
+		InterruptPending = true;
+		CHECK_FOR_INTERRUPTS();
 	}
 }
 

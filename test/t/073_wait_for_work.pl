@@ -278,6 +278,21 @@ sql(q{SELECT evtstore.send('q', '1')});
 woken('the one who is left', $other);
 eval { $waiter->quit };
 
+# a client that is gone is not slept for
+{
+	$node->append_conf('postgresql.conf', 'evtstore.poll_interval = 200ms');
+	$node->reload;
+	my $gone = session($node);
+	drain('q');
+	$gone->query_until(qr/waits/, "\\echo waits\nCALL evtstore.wait_for_work('{q}', '${TIMEOUT}s');\n");
+	asleep(1);
+	my $since = time;
+	kill 'KILL', $gone->{run}{KIDS}[0]{PID};
+	asleep(0);
+	cmp_ok(time - $since, '<', 20, 'nor does anybody sleep for a client that is gone');
+	eval { $gone->quit };
+}
+
 # a server that restarts has nobody who waits
 crash($node);
 my $again = session($node);

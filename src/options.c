@@ -208,6 +208,28 @@ es_options_strings(Jsonb *options, const char *key)
 	return result;
 }
 
+Jsonb **
+es_options_elements(Jsonb *array, const char *what, const char *hint, int *n)
+{
+	Jsonb	  **elements;
+	JsonbIterator *it;
+	JsonbValue	element;
+	JsonbIteratorToken token;
+
+	if (!JB_ROOT_IS_ARRAY(array) || JB_ROOT_IS_SCALAR(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a JSON array, not %s", what, es_options_shown(array)),
+				 errhint("%s", hint)));
+	elements = MemoryContextAllocExtended(CurrentMemoryContext, Max(JB_ROOT_COUNT(array), 1) * sizeof(Jsonb *), MCXT_ALLOC_HUGE);
+	*n = 0;
+	it = JsonbIteratorInit(&array->root);
+	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
+		if (token == WJB_ELEM)
+			elements[(*n)++] = JsonbValueToJsonb(&element);
+	return elements;
+}
+
 Jsonb *
 es_options_merge(Jsonb *options, Jsonb *changes)
 {

@@ -54,6 +54,9 @@ extern List *es_options_strings(Jsonb *options, const char *key); /* list of cha
 extern bool es_options_has(Jsonb *options, const char *key);
 extern bool es_options_is_null(Jsonb *options, const char *key); /* there, and null */
 
+/* the elements of an array, palloc'd; 22023 with the hint where it is none */
+extern Jsonb **es_options_elements(Jsonb *array, const char *what, const char *hint, int *n);
+
 /* options || changes, with keys that are null in changes removed */
 extern Jsonb *es_options_merge(Jsonb *options, Jsonb *changes);
 /* {key: value} */

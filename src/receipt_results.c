@@ -86,27 +86,15 @@ evtstore_settle(PG_FUNCTION_ARGS)
 static Verdict *
 parse_results(Jsonb *array, int *n)
 {
+	Jsonb	  **elements = es_options_elements(array, "results", "Give them as [{\"receipt\": \"…\", \"do\": \"ack\"}, …].", n);
 	Verdict	   *results;
-	JsonbIterator *it;
-	JsonbValue	element;
-	JsonbIteratorToken token;
 
-	if (!JB_ROOT_IS_ARRAY(array) || JB_ROOT_IS_SCALAR(array))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("results must be a JSON array, not %s", es_options_shown(array)),
-				 errhint("Give them as [{\"receipt\": \"…\", \"do\": \"ack\"}, …].")));
-	results = MemoryContextAllocExtended(CurrentMemoryContext, Max(JB_ROOT_COUNT(array), 1) * sizeof(Verdict),
-										 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	*n = 0;
-	it = JsonbIteratorInit(&array->root);
-	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
-		if (token == WJB_ELEM)
-		{
-			results[*n].number = *n;
-			parse_result(JsonbValueToJsonb(&element), &results[*n], psprintf("results[%d]", *n + 1));
-			(*n)++;
-		}
+	results = MemoryContextAllocExtended(CurrentMemoryContext, Max(*n, 1) * sizeof(Verdict), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	for (int i = 0; i < *n; i++)
+	{
+		results[i].number = i;
+		parse_result(elements[i], &results[i], psprintf("results[%d]", i + 1));
+	}
 	return results;
 }
 

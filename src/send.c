@@ -169,26 +169,12 @@ get_queue(const char *name)
 static EsMessage *
 parse_messages(Jsonb *array, int *n)
 {
+	Jsonb	  **elements = es_options_elements(array, "messages", "Give them as [{\"body\": …}, …].", n);
 	EsMessage  *messages;
-	JsonbIterator *it;
-	JsonbValue	element;
-	JsonbIteratorToken token;
 
-	if (!JB_ROOT_IS_ARRAY(array) || JB_ROOT_IS_SCALAR(array))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("messages must be a JSON array, not %s", es_options_shown(array)),
-				 errhint("Give them as [{\"body\": …}, …].")));
-	messages = MemoryContextAllocExtended(CurrentMemoryContext, Max(JB_ROOT_COUNT(array), 1) * sizeof(EsMessage),
-										  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	*n = 0;
-	it = JsonbIteratorInit(&array->root);
-	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
-		if (token == WJB_ELEM)
-		{
-			parse_message(JsonbValueToJsonb(&element), &messages[*n], psprintf("messages[%d]", *n + 1));
-			(*n)++;
-		}
+	messages = MemoryContextAllocExtended(CurrentMemoryContext, Max(*n, 1) * sizeof(EsMessage), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	for (int i = 0; i < *n; i++)
+		parse_message(elements[i], &messages[i], psprintf("messages[%d]", i + 1));
 	return messages;
 }
 

@@ -183,8 +183,9 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 	if (settlement.lanes == NULL || receipts[n - 1].stale != NULL)
 		return;
 
-	/* others may have the lane then, or an event of it: now, or when it is due again */
-	if (how != ES_SETTLE_ACK || settlement.lane.consumer == ES_LANE_ANONYMOUS || receipts[0].before == receipts[0].position)
+	/* others may have the lane then, or an event of it, now or when it is due again; or the lanes that come after it */
+	if (how != ES_SETTLE_ACK || settlement.lane.consumer == ES_LANE_ANONYMOUS || receipts[0].before == receipts[0].position ||
+		es_lane_layout_end(settlement.subscription->layout, number) != ES_LANE_NO_END)
 		es_waiter_wake_at_commit(id, 1);
 	settlement.checkpoint = read_checkpoint(id, number);
 	if (how == ES_SETTLE_RELEASE && release_all(&settlement, receipts, n))

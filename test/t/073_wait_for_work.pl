@@ -243,6 +243,17 @@ sql(q{SELECT count(evtstore.ack(receipt)) FROM evtstore.poll('s', 'a')});
 sql(q{SELECT evtstore.append('order-1', 'Placed', '1')});
 woken('but the next one is told', $waiter);
 
+# lanes that come after others open when those are emptied, which no event says
+sql(q{SELECT evtstore.create_subscription('grow', '{"categories": ["grow"]}', lanes => 1)});
+sql(q{SELECT evtstore.append('grow-1', 'Placed', '1')});
+$receipt = sql(q{SELECT receipt FROM evtstore.poll('grow', 'a', lease => '1h')});
+sql(q{SELECT evtstore.alter_subscription('grow', '{"lanes": 2}')});
+sql(q{SELECT evtstore.append('grow-1', 'Placed', '2')});
+begin_wait($waiter, 'grow');
+sql("SELECT evtstore.ack('$receipt')");
+woken('lanes that open', $waiter);
+is(sql(q{SELECT body FROM evtstore.poll('grow', 'a')}), 2, 'and what is in them');
+
 # --- what is no name, no time, no place to wait ---
 
 sub refused

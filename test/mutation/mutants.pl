@@ -943,12 +943,6 @@ return [
 		tests  => '073_wait_for_work',
 	},
 	{
-		name   => 'the end of an appender wakes nobody',
-		file   => 'feed.c',
-		change => [ "\tes_waiter_wake_categories(categories);\n", '' ],
-		tests  => '073_wait_for_work',
-	},
-	{
 		name   => 'one message wakes all',
 		file   => 'waiter.c',
 		change => [ "\t\t\tn--;", "\t\t\t;" ],

@@ -195,7 +195,7 @@ drain('q');
 # --- a subscription ---
 
 sql(q{SELECT evtstore.create_subscription('s', '{"categories": ["order"], "types": ["Placed"]}', lanes => 2, options => '{"retry": {"initial": "0s"}}')});
-begin_wait($waiter, 's,q');
+begin_wait($waiter, 's');
 sql(q{SELECT evtstore.append('mail-1', 'Placed', '1')});
 not_woken('an event of another category');
 sql(q{SELECT evtstore.append('order-1', 'Paid', '1')});

@@ -5,8 +5,8 @@
  * Runs in backends, in the caller's transaction.  Locks: the queue's, shared, so consumers and senders go on meanwhile.
  *
  * A purge deletes rows past the consumers, so with its commit holds of them are taken away (their receipts are stale), and
- * what is there is read again: a message may have waited for one that was deleted (queue_state.c).  Entries of rows that are gone
- * are dropped by whoever takes them.
+ * what is there is read again: a message may have waited for one that was deleted (queue_state.c).  Entries that
+ * are ready are dropped with the commit, but for those that were lost before: whoever takes one of them finds no row.
  */
 #include "postgres.h"
 

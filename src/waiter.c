@@ -12,8 +12,8 @@
  *		waker:  the work can be seen; barrier; idle = 1 and it waits for this?  then idle := 0, set the latch
  *
  * A waker takes the flag with an exchange, so that a burst of messages wakes different sessions and not one again and
- * again.  A session that was woken for a message and goes away without it (its client is gone, its time was over) leaves it to
- * the others: they look by themselves every evtstore.poll_interval.
+ * again.  A session that was chosen since its last look and goes away chooses another.  One whose client was told and never comes
+ * to receive leaves the message to the others: they look by themselves every evtstore.poll_interval.
  *
  * Slots are taken and given back under the part's lock; wakers read them without it, up to the highest that is taken.  At worst
  * they set the latch of a process that took over the proc number, which every latch loop survives.  A backend that is killed takes

@@ -146,4 +146,5 @@ CREATE OR REPLACE VIEW evtstore.dead_letters AS
     FROM evtstore_internal.dead_letter l
     LEFT JOIN evtstore_internal.definition d ON d.id = l.source_id
     WHERE (SELECT evtstore_internal.tenant()) IN ('', l.tenant);
-COMMENT ON VIEW evtstore.dead_letters IS 'what was given up after its retry policy ended; cause: attempts spent, too old, given up, rejected, rolled back, lease expired, expired';
+COMMENT ON VIEW evtstore.dead_letters IS 'what was given up after its retry policy ended; cause: attempts spent, too old, given up, rejected, rolled back,
+lease expired, expired (messages), skipped, key given up (events)';

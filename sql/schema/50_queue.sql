@@ -84,7 +84,7 @@ CREATE TABLE evtstore_internal.dead_letter (
 );
 COMMENT ON TABLE evtstore_internal.dead_letter IS 'messages and events given up after their retry policy ended';
 COMMENT ON COLUMN evtstore_internal.dead_letter.cause IS
-    'attempts spent, too old, given up (what the retry policy ends by), rejected, rolled back, lease expired, expired';
+    'attempts spent, too old, given up (what the retry policy ends by), rejected, rolled back, lease expired, expired, skipped, key given up';
 CREATE INDEX dead_letter_source_idx ON evtstore_internal.dead_letter (source_id, id);
 CREATE INDEX dead_letter_message_idx ON evtstore_internal.dead_letter (message_id);
 

@@ -548,6 +548,8 @@ insert_part(EsTable *table, EsAppendPart *part, TimestampTz now)
 		values[ES_EVENT_METADATA] = e->metadata;
 		if (e->has_id)
 			insert_with_id(table, e, values, nulls);
+		else if (part->n > 1)
+			es_table_add(table, values, nulls, NULL);
 		else
 			es_table_insert(table, values, nulls);
 		take_changes(e, part->handle, es_table_changed_row(table));

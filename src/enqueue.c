@@ -20,7 +20,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -33,6 +32,7 @@
 #include "compat.h"
 #include "error.h"
 #include "lock.h"
+#include "message_id.h"
 #include "queue.h"
 #include "table.h"
 #include "waiter.h"
@@ -65,6 +65,18 @@ static bool my_async = false;	/* counted as an asynchronous commit in flight */
 /* how many key locks this transaction took; a rolled-back savepoint leaves it too high, which only takes fewer locks */
 static int	key_locks = 0;
 
+/* what the messages of one call share */
+typedef struct Sending
+{
+	EsTable    *table;
+	int32		queue_id;
+	EsPlaceholder *fair_by;		/* NULL: fair to tenants only */
+	Datum		no_headers;
+	TimestampTz now;
+	const char *tenant;			/* of the message before */
+	Datum		tenant_text;
+} Sending;
+
 static void lock_for_sending(const EsQueue *queue, const EsMessage *messages, int n);
 static uint64 key_hash(int32 queue_id, const char *tenant, Datum key);
 static uint64 hash_text(Datum value, uint64 seed);
@@ -74,8 +86,8 @@ static void give_id(int32 queue_id, EsMessage *message, TimestampTz now, int64 d
 static bool is_duplicate(int32 queue_id, EsMessage *message, TimestampTz now);
 static void remember_dedup(int32 queue_id, const EsMessage *message, TimestampTz until);
 static int64 share_of(const EsMessage *message, uint64 tenant_hash, const EsPlaceholder *fair_by);
-static void insert_message(EsTable *table, const EsSlotKey *queue, Datum tenant_text, Datum no_headers, const EsMessage *message,
-						   EsReady *ready, TimestampTz now);
+static int	insert_messages(Sending *sending, const EsMessage *messages, int n);
+static void insert_message(Sending *sending, const EsMessage *message, EsReady *ready);
 static void note_sent(const EsSlotKey *queue, const EsReady *ready);
 static void announce_sent(void);
 static void xact_callback(XactEvent event, void *arg);
@@ -113,48 +125,29 @@ es_queue_init(void)
 void
 es_queue_send(const EsQueue *queue, EsMessage *messages, int n)
 {
-	int32		queue_id = queue->id;
+	Sending		sending = {.queue_id = queue->id};
 	bool		pushed = queue->endpoint != NULL;
 	int64		dedup_window = queue->dedup_window;
-	EsPlaceholder *fair_by = queue->fair_by == NULL ? NULL : es_placeholder_copy(queue->fair_by);
-	TimestampTz now;
-	EsTable    *table;
-	EsSlotKey	slot_key;
-	Datum		no_headers;
-	Datum		tenant_text = (Datum) 0;
-	const char *tenant = NULL;
 	int			nnew = 0;
 
 	if (n == 0)
 		return;
+	sending.fair_by = queue->fair_by == NULL ? NULL : es_placeholder_copy(queue->fair_by);
 	for (int i = 0; i < n; i++)
 		if (messages[i].tenant == NULL)
 			messages[i].tenant = es_queue_tenant();
 	lock_for_sending(queue, messages, n);	/* the cache, and with it *queue, may be another after this */
 
-	now = es_clock_now();
+	sending.now = es_clock_now();
 	/* before the table is open: it asks another one */
 	for (int i = 0; i < n; i++)
-		give_id(queue_id, &messages[i], now, dedup_window);
-	table = es_table_open(ES_TABLE_MESSAGE, es_catalog()->message);
-	slot_key = es_slot_key(queue_id);
-	no_headers = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
-	es_table_begin(table);
-	for (int i = 0; i < n; i++)
-	{
-		EsMessage  *message = &messages[i];
-		EsReady		ready = {.id = message->id};
-
-		if (message->is_duplicate)
-			continue;
-		if (message->tenant != tenant)
-			tenant_text = CStringGetTextDatum(tenant = message->tenant);
-		ready.tenant_hash = es_queue_tenant_hash(tenant, strlen(tenant));
-		ready.share = share_of(message, ready.tenant_hash, fair_by);
-		insert_message(table, &slot_key, tenant_text, no_headers, message, &ready, now);
-		nnew++;
-	}
-	es_table_end(table);
+		give_id(sending.queue_id, &messages[i], sending.now, dedup_window);
+	sending.table = es_table_open(ES_TABLE_MESSAGE, es_catalog()->message);
+	sending.no_headers = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	es_table_begin(sending.table);
+	for (int i = 0; i < n; i += ES_TABLE_MAX_ROWS)
+		nnew += insert_messages(&sending, messages + i, Min(n - i, ES_TABLE_MAX_ROWS));
+	es_table_end(sending.table);
 	CommandCounterIncrement();
 	if (pushed && nnew > 0)
 		es_wakeup_at_commit(nnew);
@@ -298,7 +291,7 @@ give_id(int32 queue_id, EsMessage *message, TimestampTz now, int64 dedup_window)
 {
 	if (message->dedup_id != (Datum) 0 && is_duplicate(queue_id, message, now))
 		return;
-	message->id = nextval_internal(es_catalog()->message_id_seq, false);
+	message->id = es_message_id_next();
 	if (message->dedup_id != (Datum) 0)
 		remember_dedup(queue_id, message, es_queue_deadline(now, dedup_window, "dedup_window"));
 }
@@ -349,45 +342,64 @@ share_of(const EsMessage *message, uint64 tenant_hash, const EsPlaceholder *fair
 	return (int64) hash_combine64(tenant_hash, 1 + hash_bytes_extended((const unsigned char *) value, strlen(value), 0) % FAIR_SHARES);
 }
 
-/* Locks: the queue's, and where there is a key, the key's */
+/*
+ * At most ES_TABLE_MAX_ROWS, which is how many were not duplicates.  Locks: the queue's, and where there are keys, the keys'
+ */
+static int
+insert_messages(Sending *sending, const EsMessage *messages, int n)
+{
+	EsSlotKey	slot_key = es_slot_key(sending->queue_id);
+	EsReady		ready[ES_TABLE_MAX_ROWS];
+	int			nready = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!messages[i].is_duplicate)
+			insert_message(sending, &messages[i], &ready[nready++]);
+	/* now it is known where they are */
+	es_table_write(sending->table);
+	for (int i = 0; i < nready; i++)
+		note_sent(&slot_key, &ready[i]);
+	return nready;
+}
+
 static void
-insert_message(EsTable *table, const EsSlotKey *queue, Datum tenant_text, Datum no_headers, const EsMessage *message,
-			   EsReady *ready, TimestampTz now)
+insert_message(Sending *sending, const EsMessage *message, EsReady *ready)
 {
 	Datum		values[ES_MESSAGE_COLUMNS];
 	bool		nulls[ES_MESSAGE_COLUMNS];
 
-	ready->rank = -message->priority;
+	if (message->tenant != sending->tenant)
+		sending->tenant_text = CStringGetTextDatum(sending->tenant = message->tenant);
+	*ready = (EsReady) {.id = message->id, .rank = -message->priority};
+	ready->tenant_hash = es_queue_tenant_hash(message->tenant, strlen(message->tenant));
+	ready->share = share_of(message, ready->tenant_hash, sending->fair_by);
 	if (message->delay_ms > 0)
-		ready->deliver_at = es_queue_deadline(now, message->delay_ms, "delay");
-	else if (message->deliver_at > now)
+		ready->deliver_at = es_queue_deadline(sending->now, message->delay_ms, "delay");
+	else if (message->deliver_at > sending->now)
 		ready->deliver_at = message->deliver_at;
 	if (message->key != (Datum) 0)
-		ready->key_hash = key_hash(queue->id, message->tenant, message->key);
+		ready->key_hash = key_hash(sending->queue_id, message->tenant, message->key);
 #define SET(column, datum) (values[(column) - 1] = (datum), nulls[(column) - 1] = false)
 	memset(nulls, true, sizeof(nulls));
 	memset(values, 0, sizeof(values));
 	SET(ES_MESSAGE_ID, Int64GetDatum(ready->id));
 	SET(ES_MESSAGE_SHARE, Int64GetDatum(ready->share));
-	SET(ES_MESSAGE_ENQUEUED_AT, TimestampTzGetDatum(now));
+	SET(ES_MESSAGE_ENQUEUED_AT, TimestampTzGetDatum(sending->now));
 	if (ready->deliver_at != 0)
 		SET(ES_MESSAGE_DELIVER_AT, TimestampTzGetDatum(ready->deliver_at));
-	SET(ES_MESSAGE_QUEUE_ID, Int32GetDatum(queue->id));
+	SET(ES_MESSAGE_QUEUE_ID, Int32GetDatum(sending->queue_id));
 	SET(ES_MESSAGE_RANK, Int32GetDatum(ready->rank));
 	SET(ES_MESSAGE_ATTEMPT, Int32GetDatum(0));
 	if (message->expires_ms > 0)
-		SET(ES_MESSAGE_EXPIRES_AT, TimestampTzGetDatum(es_queue_deadline(now, message->expires_ms, "expires_in")));
-	SET(ES_MESSAGE_TENANT, tenant_text);
+		SET(ES_MESSAGE_EXPIRES_AT, TimestampTzGetDatum(es_queue_deadline(sending->now, message->expires_ms, "expires_in")));
+	SET(ES_MESSAGE_TENANT, sending->tenant_text);
 	if (message->key != (Datum) 0)
 	{
 		SET(ES_MESSAGE_KEY, message->key);
 		SET(ES_MESSAGE_KEY_HASH, Int64GetDatum((int64) ready->key_hash));
 	}
 	SET(ES_MESSAGE_BODY, message->body);
-	if (message->headers != (Datum) 0)
-		SET(ES_MESSAGE_HEADERS, message->headers);
-	else
-		SET(ES_MESSAGE_HEADERS, no_headers);
+	SET(ES_MESSAGE_HEADERS, message->headers != (Datum) 0 ? message->headers : sending->no_headers);
 	if (message->type != (Datum) 0)
 	{
 		SET(ES_MESSAGE_POSITION, Int64GetDatum(message->position));
@@ -404,9 +416,7 @@ insert_message(EsTable *table, const EsSlotKey *queue, Datum tenant_text, Datum 
 		SET(ES_MESSAGE_VERSION, Int64GetDatum(message->version));
 	}
 #undef SET
-	es_table_insert(table, values, nulls);
-	ready->tid = es_table_inserted(table);
-	note_sent(queue, ready);
+	es_table_add(sending->table, values, nulls, &ready->tid);
 }
 
 /* for the commit, which tells who receives */

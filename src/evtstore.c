@@ -21,6 +21,7 @@
 #include "guc.h"
 #include "lane.h"
 #include "launcher.h"
+#include "message_id.h"
 #include "projection.h"
 #include "queue.h"
 #include "queue_state.h"
@@ -60,6 +61,7 @@ _PG_init(void)
 	es_condition_init();
 	es_append_init();
 	es_read_init();
+	es_message_id_init();
 	es_queue_init();
 	es_lane_init();
 	es_queue_state_init();

@@ -8,7 +8,8 @@
  * savepoint in which they were opened.  What was built for them lives in a context of the transaction's lifetime.  A
  * crash leaves what a crash of an INSERT leaves.
  *
- * Usual tables take the short way: form the tuple, insert it, insert its index entries.  A table that somebody gave
+ * Usual tables take the short way: form the tuple, insert it, insert its index entries; rows of a batch are collected and
+ * put into their pages together.  A table that somebody gave
  * triggers, constraints, or columns of its own takes the long way, which does what the executor's INSERT does.
  */
 #include "postgres.h"
@@ -33,6 +34,9 @@
 #include "catalog.h"
 #include "compat.h"
 #include "table.h"
+
+/* rows that wait are copied when they are written, so wide ones do not wait for each other */
+#define MAX_WAITING_BYTES (256 * 1024)
 
 /* columns that our SQL version defines; more are somebody else's */
 static const int own_columns[ES_TABLE_COUNT] = {
@@ -71,9 +75,31 @@ struct EsTable
 	TupleTableSlot *scan_slot;
 	bool		needs_long_way;
 	LongWay    *long_way;		/* set while a batch runs, where it is needed */
+	int			nrows;			/* added and not written yet: in the table's rows */
 };
 
+/*
+ * Rows that are written together.  Kept over transactions, because to make slots costs as much as to write a row; their
+ * descriptor is a copy, so that they pin nothing.
+ */
+typedef struct Rows
+{
+	MemoryContext context;		/* of all of it; NULL: not made */
+	MemoryContext row_context;	/* of what one write needs */
+	uint64		generation;		/* of the catalog when they were made */
+	TupleDesc	desc;
+	int			nwide;			/* columns of variable length */
+	AttrNumber *wide;
+	Size		bytes;			/* of these in the rows that wait */
+	int			nslots;
+	TupleTableSlot *slots[ES_TABLE_MAX_ROWS];
+	ItemPointer tids[ES_TABLE_MAX_ROWS];
+	Datum	   *values;
+	bool	   *nulls;
+} Rows;
+
 static EsTable tables[ES_TABLE_COUNT];
+static Rows rows_of[ES_TABLE_COUNT];
 static MemoryContext table_context = NULL;
 
 static void open_table(EsTable *table, EsTableId which, Oid relid);
@@ -84,7 +110,9 @@ static bool is_guard(const Trigger *trigger);
 static bool has_user_triggers(const TriggerDesc *triggers);
 static void disable_guard(TriggerDesc *triggers);
 static void close_table(EsTable *table);
-static void insert_index_entries(EsTable *table);
+static void store(TupleTableSlot *slot, int own_natts, const Datum *values, const bool *nulls);
+static Rows *get_rows(EsTable *table);
+static void insert_index_entries(EsTable *table, const Datum *row, const bool *row_nulls, ItemPointer tid);
 static ExprState **prepare_defaults(EsTable *table, EState *estate);
 static void insert_long_way(EsTable *table);
 static void run_before_row_triggers(EsTable *table, LongWay *way);
@@ -103,7 +131,7 @@ es_table_open(EsTableId which, Oid relid)
 {
 	EsTable    *table = &tables[which];
 
-	if (table->rel != NULL && table->generation != es_catalog_generation() && table->long_way == NULL)
+	if (table->rel != NULL && table->generation != es_catalog_generation() && table->long_way == NULL && table->nrows == 0)
 		close_table(table);
 	if (table->rel == NULL)
 		open_table(table, which, relid);
@@ -142,23 +170,81 @@ es_table_insert(EsTable *table, const Datum *values, const bool *nulls)
 {
 	TupleTableSlot *slot = table->slot;
 
-	ExecClearTuple(slot);
-	memcpy(slot->tts_values, values, table->own_natts * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, table->own_natts * sizeof(bool));
-	for (int i = table->own_natts; i < slot->tts_tupleDescriptor->natts; i++)
-	{
-		slot->tts_values[i] = (Datum) 0;
-		slot->tts_isnull[i] = true;
-	}
-	ExecStoreVirtualTuple(slot);
-
+	es_table_write(table);
+	store(slot, table->own_natts, values, nulls);
 	if (table->needs_long_way)
 	{
 		insert_long_way(table);
 		return;
 	}
 	table_tuple_insert(table->rel, slot, GetCurrentCommandId(true), 0, NULL);
-	insert_index_entries(table);
+	insert_index_entries(table, slot->tts_values, slot->tts_isnull, &slot->tts_tid);
+}
+
+void
+es_table_add(EsTable *table, const Datum *values, const bool *nulls, ItemPointer tid)
+{
+	Rows	   *rows;
+
+	if (table->needs_long_way)
+	{
+		es_table_insert(table, values, nulls);
+		if (tid != NULL)
+			*tid = es_table_inserted(table);
+		return;
+	}
+	rows = get_rows(table);
+	memcpy(rows->values + table->nrows * table->own_natts, values, table->own_natts * sizeof(Datum));
+	memcpy(rows->nulls + table->nrows * table->own_natts, nulls, table->own_natts * sizeof(bool));
+	rows->tids[table->nrows] = tid;
+	if (table->nrows++ == 0)
+		rows->bytes = 0;
+	for (int i = 0; i < rows->nwide; i++)
+		if (!nulls[rows->wide[i]])
+			rows->bytes += VARSIZE_ANY(DatumGetPointer(values[rows->wide[i]]));
+	if (table->nrows == ES_TABLE_MAX_ROWS || rows->bytes > MAX_WAITING_BYTES)
+		es_table_write(table);
+}
+
+/*
+ * What was added, with one WAL record a page in place of one a row (heap_multi_insert).  Index entries follow row by
+ * row; an error takes the whole command back, rows without entries included.
+ */
+void
+es_table_write(EsTable *table)
+{
+	Rows	   *rows = &rows_of[table->which];
+	int			natts = table->own_natts;
+	int			n = table->nrows;
+	MemoryContext old_context;
+
+	if (n == 0)
+		return;
+	table->nrows = 0;
+	old_context = MemoryContextSwitchTo(rows->context);
+	while (rows->nslots < n)
+	{
+		rows->slots[rows->nslots] = MakeTupleTableSlot(rows->desc, table_slot_callbacks(table->rel));
+		rows->nslots++;
+	}
+	MemoryContextSwitchTo(rows->row_context);
+	for (int i = 0; i < n; i++)
+		store(rows->slots[i], natts, rows->values + i * natts, rows->nulls + i * natts);
+	if (n == 1)
+		table_tuple_insert(table->rel, rows->slots[0], GetCurrentCommandId(true), 0, NULL);
+	else
+		table_multi_insert(table->rel, rows->slots, n, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		ItemPointer tid = &rows->slots[i]->tts_tid;
+
+		insert_index_entries(table, rows->values + i * natts, rows->nulls + i * natts, tid);
+		if (rows->tids[i] != NULL)
+			*rows->tids[i] = *tid;
+		ExecClearTuple(rows->slots[i]);
+	}
+	MemoryContextSwitchTo(old_context);
+	MemoryContextReset(rows->row_context);
 }
 
 ItemPointerData
@@ -195,6 +281,8 @@ es_table_begin(EsTable *table)
 	EState	   *estate;
 	LongWay    *way;
 
+	/* of a batch that failed */
+	table->nrows = 0;
 	if (!table->needs_long_way)
 		return;
 	if (table->long_way != NULL)
@@ -229,6 +317,7 @@ es_table_end(EsTable *table)
 {
 	LongWay    *way = table->long_way;
 
+	es_table_write(table);
 	/* what an index keeps over the inserts of one command, such as pinned buffers, belongs to the command's owner */
 	for (int i = 0; i < table->nindexes; i++)
 		es_index_insert_cleanup(table->indexes[i], table->infos[i]);
@@ -397,10 +486,51 @@ close_table(EsTable *table)
 	table->rel = NULL;
 }
 
+/* columns that are not ours are NULL, until the long way gives them their defaults */
 static void
-insert_index_entries(EsTable *table)
+store(TupleTableSlot *slot, int own_natts, const Datum *values, const bool *nulls)
 {
-	TupleTableSlot *slot = table->slot;
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, own_natts * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, own_natts * sizeof(bool));
+	for (int i = own_natts; i < slot->tts_tupleDescriptor->natts; i++)
+	{
+		slot->tts_values[i] = (Datum) 0;
+		slot->tts_isnull[i] = true;
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+/* made anew when the table was opened anew, which does not happen while rows wait */
+static Rows *
+get_rows(EsTable *table)
+{
+	Rows	   *rows = &rows_of[table->which];
+	MemoryContext old_context;
+
+	if (rows->context != NULL && rows->generation == table->generation)
+		return rows;
+	if (rows->context != NULL)
+		MemoryContextDelete(rows->context);
+	memset(rows, 0, sizeof(Rows));
+	rows->context = AllocSetContextCreate(TopMemoryContext, "evtstore rows", ALLOCSET_DEFAULT_SIZES);
+	rows->row_context = AllocSetContextCreate(rows->context, "evtstore rows being written", ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(rows->context);
+	rows->desc = CreateTupleDescCopy(RelationGetDescr(table->rel));
+	rows->values = palloc(ES_TABLE_MAX_ROWS * table->own_natts * sizeof(Datum));
+	rows->nulls = palloc(ES_TABLE_MAX_ROWS * table->own_natts * sizeof(bool));
+	rows->wide = palloc(table->own_natts * sizeof(AttrNumber));
+	for (int i = 0; i < table->own_natts; i++)
+		if (es_attr(rows->desc, i)->attlen == -1)
+			rows->wide[rows->nwide++] = i;
+	MemoryContextSwitchTo(old_context);
+	rows->generation = table->generation;
+	return rows;
+}
+
+static void
+insert_index_entries(EsTable *table, const Datum *row, const bool *row_nulls, ItemPointer tid)
+{
 	Datum		values[INDEX_MAX_KEYS];
 	bool		nulls[INDEX_MAX_KEYS];
 
@@ -408,17 +538,18 @@ insert_index_entries(EsTable *table)
 	{
 		Relation	index = table->indexes[i];
 		IndexInfo  *info = table->infos[i];
-		if (!info->ii_ReadyForInserts || (table->not_null[i] > 0 && slot->tts_isnull[table->not_null[i] - 1]))
+
+		if (!info->ii_ReadyForInserts || (table->not_null[i] > 0 && row_nulls[table->not_null[i] - 1]))
 			continue;
 		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
 		{
 			int			attno = info->ii_IndexAttrNumbers[k] - 1;
 
-			values[k] = slot->tts_values[attno];
-			nulls[k] = slot->tts_isnull[attno];
+			values[k] = row[attno];
+			nulls[k] = row_nulls[attno];
 		}
-		index_insert(index, values, nulls, &slot->tts_tid, table->rel,
-					 index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
+		index_insert(index, values, nulls, tid, table->rel, index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+					 false, info);
 	}
 }
 
@@ -519,7 +650,7 @@ xact_callback(XactEvent event, void *arg)
 
 /*
  * Relations outlive a savepoint, unless they were opened in it: then they may have been made in it.  A batch that failed
- * in it is over.  Pins of a scan or of an index that failed in it are released by its resource owner: they are forgotten
+ * in it is over; none is open around it, where rows wait.  Pins of a scan or of an index that failed in it are released by its resource owner: they are forgotten
  * here.
  */
 static void
@@ -531,6 +662,7 @@ subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId pa
 	{
 		if (tables[t].rel == NULL)
 			continue;
+		tables[t].nrows = 0;
 		if (tables[t].long_way != NULL && tables[t].long_way->subid >= subid)
 			tables[t].long_way = NULL;
 		if (!TTS_EMPTY(tables[t].scan_slot) && TTS_IS_BUFFERTUPLE(tables[t].scan_slot))

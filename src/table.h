@@ -9,6 +9,8 @@
 #include "utils/relcache.h"
 
 #define ES_TABLE_MAX_INDEXES 16
+/* rows that are written together; some pages of usual ones */
+#define ES_TABLE_MAX_ROWS 128
 
 typedef struct EsTable EsTable;
 
@@ -40,6 +42,13 @@ extern Relation es_table_index(EsTable *table, Oid indexoid);
  * would: constraints, defaults of columns that somebody added, user triggers.
  */
 extern void es_table_insert(EsTable *table, const Datum *values, const bool *nulls);
+/*
+ * Inserts one row, together with others that are added before the batch ends: what values point to must be there until
+ * then, and *tid (or NULL), where the row is, is known only then.  Errors of the row come then, too.
+ */
+extern void es_table_add(EsTable *table, const Datum *values, const bool *nulls, ItemPointer tid);
+/* writes what was added, before the batch ends */
+extern void es_table_write(EsTable *table);
 /* where the row just inserted is */
 extern ItemPointerData es_table_inserted(EsTable *table);
 /*

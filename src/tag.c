@@ -145,5 +145,5 @@ insert_posting(EsTable *table, uint64 tag_hash, const EsEvent *event)
 	values[TAG_TAG_HASH] = Int64GetDatum((int64) tag_hash);
 	values[TAG_POSITION] = Int64GetDatum(event->position);
 	values[TAG_PAIR_HASH] = Int64GetDatum((int64) es_tag_pair_hash(tag_hash, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)));
-	es_table_insert(table, values, nulls);
+	es_table_add(table, values, nulls, NULL);
 }

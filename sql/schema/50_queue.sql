@@ -1,7 +1,8 @@
 -- Messages of all queues (send.c, claim.c, settle.c).  A claim writes nothing here: who holds what is in shared memory
 -- (queue_state.c), and an acknowledgement deletes the row.  share keeps the messages of tenants, and of whatever else a
 -- queue is fair to, apart.  One index serves order and look-up; those of keys and of times have only the rows that need them.
-CREATE SEQUENCE evtstore_internal.message_id_seq AS bigint CACHE 1;
+-- in blocks (message_id.c)
+CREATE SEQUENCE evtstore_internal.message_id_seq AS bigint INCREMENT BY 1024 CACHE 1;
 CREATE SEQUENCE evtstore_internal.dead_letter_id_seq AS bigint CACHE 1;
 
 CREATE TABLE evtstore_internal.message (

@@ -118,3 +118,8 @@ SELECT fails($$SELECT evtstore.append_events('big-3',
     (SELECT jsonb_agg(CASE n WHEN 1000 THEN '{"type": "T"}' ELSE jsonb_build_object('type', 'T', 'data', n) END ORDER BY n)
      FROM generate_series(1, 1000) n))$$);
 SELECT evtstore.stream_version('big-3');
+-- some with ids of their own, in between: order and versions are those of the array
+SELECT version FROM evtstore.append_events('big-4',
+    (SELECT jsonb_agg(jsonb_build_object('type', 'T', 'data', n) || CASE WHEN n % 7 = 0
+        THEN jsonb_build_object('id', format('00000000-0000-4000-8000-%s', lpad(n::text, 12, '0'))) ELSE '{}' END ORDER BY n) FROM generate_series(1, 300) n));
+SELECT count(*), bool_and(data = to_jsonb(version)) AS in_order, count(*) FILTER (WHERE id::text LIKE '00000000-%') AS with_ids FROM evtstore.read_stream('big-4');

@@ -305,5 +305,23 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT fails($$SELECT evtstore.purge_queue('work')$$);
 ROLLBACK;
 
+--
+-- big batches: rows that are written together, wide ones among them, after a batch that was rolled back
+--
+SELECT evtstore.create_queue('bulk');
+BEGIN;
+SAVEPOINT s;
+SELECT count(*) FROM unnest(evtstore.send_batch('bulk', array_fill('0'::jsonb, ARRAY[300])));
+ROLLBACK TO s;
+SELECT count(*) AS sent, bool_and(id > before) AS ids_in_order
+FROM (SELECT id, lag(id) OVER (ORDER BY n) AS before FROM unnest(evtstore.send_batch('bulk',
+        (SELECT array_agg(to_jsonb(n || CASE WHEN n % 100 = 0 THEN repeat(md5(n::text), 10000) ELSE '' END) ORDER BY n) FROM generate_series(1, 500) n)))
+        WITH ORDINALITY AS s(id, n)) i;
+COMMIT;
+SELECT count(*), bool_and((body #>> '{}') = n || CASE WHEN n % 100 = 0 THEN repeat(md5(n::text), 10000) ELSE '' END) AS bodies_in_order
+FROM (SELECT body, row_number() OVER (ORDER BY message_id) AS n FROM take('bulk', 1000)) r;
+SELECT evtstore.ack(array_agg(receipt_of(id))) IS NOT NULL AS acked FROM (SELECT id FROM noted ORDER BY n DESC LIMIT 500) n;
+SELECT count(*) FROM evtstore_internal.message m JOIN evtstore_internal.definition d ON d.id = m.queue_id WHERE d.name = 'bulk';
+
 DROP TABLE noted, polled;
 DROP FUNCTION take, receipt_of, fails_shown;

@@ -15,6 +15,7 @@ use POSIX      ();
 use Time::HiRes qw(time);
 
 my ($bin, $scratch, $stop_on_exit, $huge_pages_held);
+my @clusters;
 my $missed = 0;
 
 # start(setting => value, ...): a new cluster with the extension in database bench; ends with the process
@@ -41,9 +42,23 @@ sub start
 	$SIG{$_} = sub { exit 130 }
 	  foreach qw(INT TERM HUP);
 
-	run("$bin/initdb", '-D', "$scratch/data", qw(-A trust -U bench -E UTF8 --locale=C -N));
+	$stop_on_exit = $$;
+	cluster($ENV{PGPORT}, %settings);
+	printf "PostgreSQL %s, %s, fsync on, %s, data in %s\n\n", sql('SHOW server_version'), cores(), pages(), $scratch;
+	return;
+}
+
+# cluster(port, setting => value, ...): one more, for who speaks to that port (local $ENV{PGPORT}); start() makes the first
+sub cluster
+{
+	my ($port, %settings) = @_;
+	my $data = "$scratch/data.$port";
+
+	local $ENV{PGPORT} = $port;
+	run("$bin/initdb", '-D', $data, qw(-A trust -U bench -E UTF8 --locale=C -N));
 	# no autovacuum and no checkpoint in the middle: they would hit one side of a comparison and not the other
 	%settings = (
+		port                     => $port,
 		listen_addresses         => '',
 		unix_socket_directories  => $scratch,
 		shared_preload_libraries => 'evtstore',
@@ -53,14 +68,13 @@ sub start
 		checkpoint_timeout       => '1h',
 		autovacuum               => 'off',
 		%settings);
-	open my $conf, '>>', "$scratch/data/postgresql.conf" or die "postgresql.conf: $!\n";
+	open my $conf, '>>', "$data/postgresql.conf" or die "postgresql.conf: $!\n";
 	print $conf map { "$_ = '$settings{$_}'\n" } sort keys %settings;
 	close $conf or die "postgresql.conf: $!\n";
-	$stop_on_exit = $$;
-	run("$bin/pg_ctl", qw(-w -s -D), "$scratch/data", '-l', "$scratch/server.log", 'start');
+	push @clusters, $data;
+	run("$bin/pg_ctl", qw(-w -s -D), $data, '-l', "$scratch/server.$port.log", 'start');
 	run("$bin/createdb", '--maintenance-db=postgres', 'bench');
 	sql('CREATE EXTENSION evtstore');
-	printf "PostgreSQL %s, %s, fsync on, %s, data in %s\n\n", sql('SHOW server_version'), cores(), pages(), $scratch;
 	return;
 }
 
@@ -147,7 +161,7 @@ END
 	{
 		my $status = $?;
 
-		system "$bin/pg_ctl", qw(-s -m immediate -D), "$scratch/data", 'stop';
+		system "$bin/pg_ctl", qw(-s -m immediate -D), $_, 'stop' foreach @clusters;
 		chdir '/';
 		$? = $status;
 	}

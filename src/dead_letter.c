@@ -116,7 +116,7 @@ evtstore_redrive(PG_FUNCTION_ARGS)
 	{
 		const EsSubscription *subscription;
 
-		if (es_definition_find("subscription", name) == NULL)
+		if (es_definition_find("subscription", name) == NULL && es_definition_find("projection", name) == NULL)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_NOT_FOUND),
 					 errmsg("there is no queue or subscription \"%s\"", name),

@@ -15,6 +15,8 @@
 #include "definition_cache.h"
 
 static void refresh(EsDefinitionCache *cache);
+static List *list_definitions(EsDefinitionCache *cache);
+static int	compare_ids(const ListCell *a, const ListCell *b);
 static EsCachedDefinition *entry_at(EsDefinitionCache *cache, int i);
 
 void *
@@ -70,15 +72,18 @@ refresh(EsDefinitionCache *cache)
 
 	if (cache->context != NULL && cache->generation == generation)
 		return;
-	definitions = es_definition_list(cache->kind);
+	definitions = list_definitions(cache);
 	context = AllocSetContextCreate(CurrentMemoryContext, "evtstore definitions", ALLOCSET_SMALL_SIZES);
 	old_context = MemoryContextSwitchTo(context);
 	entries = palloc0(Max(list_length(definitions), 1) * cache->size);
 	foreach(lc, definitions)
 	{
 		EsDefinition *definition = lfirst(lc);
-		EsCachedDefinition *entry = (EsCachedDefinition *) (entries + cache->size * n++);
+		EsCachedDefinition *entry;
 
+		if (cache->wants != NULL && !cache->wants(definition))
+			continue;
+		entry = (EsCachedDefinition *) (entries + cache->size * n++);
 		entry->id = definition->id;
 		entry->name = pstrdup(definition->name);
 		cache->fill(entry, definition);
@@ -92,6 +97,28 @@ refresh(EsDefinitionCache *cache)
 	cache->entries = entries;
 	cache->n = n;
 	cache->generation = generation;
+}
+
+/* in order of id, which look-ups count on */
+static List *
+list_definitions(EsDefinitionCache *cache)
+{
+	List	   *list = es_definition_list(cache->kind);
+
+	if (cache->other_kind == NULL)
+		return list;
+	list = list_concat(list, es_definition_list(cache->other_kind));
+	list_sort(list, compare_ids);
+	return list;
+}
+
+static int
+compare_ids(const ListCell *a, const ListCell *b)
+{
+	int32		x = ((const EsDefinition *) lfirst(a))->id;
+	int32		y = ((const EsDefinition *) lfirst(b))->id;
+
+	return x < y ? -1 : x > y;
 }
 
 static EsCachedDefinition *

@@ -1,6 +1,6 @@
 /*
  * definition_cache.h
- *		Definitions of a kind as their module knows them, by name and by id.
+ *		Definitions of a kind, or two, as their module knows them, by name and by id.
  */
 #ifndef ES_DEFINITION_CACHE_H
 #define ES_DEFINITION_CACHE_H
@@ -17,6 +17,9 @@ typedef struct EsCachedDefinition
 typedef struct EsDefinitionCache
 {
 	const char *kind;
+	const char *other_kind; /* NULL: one is all */
+	/* which definitions are entries; NULL: all */
+	bool (*wants)(const EsDefinition *definition);
 	Size size; /* of an entry */
 	/* all but what it begins with, in the current context; the entry is zeroed */
 	void (*fill)(void *entry, const EsDefinition *definition);

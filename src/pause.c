@@ -1,6 +1,6 @@
 /*
  * pause.c
- *		Pausing and resuming what hands something out: queues and subscriptions.
+ *		Pausing and resuming what hands something out: queues, subscriptions, async projections.
  *
  * Runs in backends.  The state is the definition's (definition.c) and transactional.  What is handed out already can be
  * settled; what is claimed or polled after the commit of a pause is nothing.
@@ -15,15 +15,20 @@
 #include "definition.h"
 #include "error.h"
 #include "evtstore.h"
+#include "options.h"
 #include "queue.h"
 #include "subscription.h"
 #include "waiter.h"
 #include "wakeup.h"
 
+static void set_paused(const char *kind, const char *name, bool paused);
 static const char *kind_of(const char *name);
+static void require_async(const char *name);
 
 PG_FUNCTION_INFO_V1(evtstore_pause);
 PG_FUNCTION_INFO_V1(evtstore_resume);
+PG_FUNCTION_INFO_V1(evtstore_pause_projection);
+PG_FUNCTION_INFO_V1(evtstore_resume_projection);
 
 /* pause(name text) -> void; evtstore_admin */
 Datum
@@ -32,7 +37,7 @@ evtstore_pause(PG_FUNCTION_ARGS)
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 
 	es_catalog_require_writable("pause");
-	es_definition_set_state(kind_of(name), name, ES_DEFINITION_PAUSED);
+	set_paused(kind_of(name), name, true);
 	PG_RETURN_VOID();
 }
 
@@ -41,15 +46,58 @@ Datum
 evtstore_resume(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
-	const char *kind;
 
 	es_catalog_require_writable("resume");
-	kind = kind_of(name);
-	es_definition_set_state(kind, name, ES_DEFINITION_ACTIVE);
+	set_paused(kind_of(name), name, false);
+	PG_RETURN_VOID();
+}
+
+/* pause_projection(name text) -> void; evtstore_admin */
+Datum
+evtstore_pause_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+
+	es_catalog_require_writable("pause_projection");
+	require_async(name);
+	set_paused("projection", name, true);
+	PG_RETURN_VOID();
+}
+
+/* resume_projection(name text) -> void; evtstore_admin */
+Datum
+evtstore_resume_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+
+	es_catalog_require_writable("resume_projection");
+	require_async(name);
+	set_paused("projection", name, false);
+	PG_RETURN_VOID();
+}
+
+static void
+set_paused(const char *kind, const char *name, bool paused)
+{
+	es_definition_set_state(kind, name, paused ? ES_DEFINITION_PAUSED : ES_DEFINITION_ACTIVE);
+	if (paused)
+		return;
 	/* workers may find something to deliver, consumers something to receive */
 	es_wakeup_at_commit(1);
 	es_waiter_wake_at_commit(es_definition_get(kind, name)->id, INT_MAX);
-	PG_RETURN_VOID();
+}
+
+/* an append cannot leave out a handler and come back to it */
+static void
+require_async(const char *name)
+{
+	es_definition_lock("projection", name);
+	if (strcmp(es_options_string(es_definition_get("projection", name)->spec, "mode", ""), "sync") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is a sync one", name),
+				 errdetail("What is appended while it pauses would never reach it."),
+				 errhint("Switch it to 'async' first, with evtstore.switch_projection().")));
 }
 
 /* ST008 where it is neither */
@@ -60,6 +108,11 @@ kind_of(const char *name)
 		return "queue";
 	if (es_definition_find("subscription", name) != NULL)
 		return es_subscription_get(name) != NULL ? "subscription" : NULL;
+	if (es_definition_find("projection", name) != NULL)
+	{
+		require_async(name);
+		return "projection";
+	}
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_NOT_FOUND),
 			 errmsg("there is no queue or subscription \"%s\"", name),

@@ -2,7 +2,7 @@
  * poll.c
  *		Handing out the events of subscriptions: which lanes a consumer gets, and what is next in them.
  *
- * Runs in consumers' backends.  docs/architecture-subscriptions.md, section 4, has the steps (P1 to P9, named below) and
+ * Runs in consumers' backends (poll_call.c) and, for projections, in workers.  docs/architecture-subscriptions.md, section 4, has the steps (P1 to P9, named below) and
  * why they stand where they stand, section 7 what becomes of lanes that end.  Locks: the subscription's, shared; those of the lanes, tried and not waited for; both
  * to the end of the transaction.  In shared memory: the lanes' entries (lane.c).  On the way of success nothing is
  * written to a table, but how far a lane came that had nothing to hand out (PASSED_OVER); a rollback or a crash gives back what was handed out.
@@ -12,7 +12,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -20,9 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 
-#include "arg.h"
 #include "catalog.h"
 #include "checkpoint.h"
 #include "clock.h"
@@ -38,16 +35,12 @@
 #include "read.h"
 #include "subscription.h"
 #include "subscription_look.h"
-#include "subscription_settle.h"
+#include "subscription_poll.h"
 #include "subscription_source.h"
 #include "waiter.h"
 
-#define MAX_POLL 10000
-
 /* what was passed over without an event to settle is written down once it is so much */
 #define PASSED_OVER 1000
-
-#define DELIVERY_NATTS 15
 
 /* the error of an event whose consumers said nothing */
 #define LOST "rolled back or lease expired"
@@ -75,7 +68,6 @@ typedef struct Poll
 	int			consumer;
 	int			max_count;
 	TimestampTz now;
-	int64		lease_ms;
 	int64		head;
 	int64		upto;			/* the walk goes no further: the head, or where all of ours end */
 	EsLaneFlags is_over;		/* for this transaction */
@@ -88,10 +80,9 @@ typedef struct Poll
 	List	   *failed;			/* EsFailedEvent *: of our lanes, in front of their keys */
 	HTAB	   *waiting_keys;	/* hashes of tenant and key; NULL: none */
 	int			count;			/* handed out */
-	ReturnSetInfo *result;
+	const EsPollRequest *request;
 } Poll;
 
-static const EsSubscription *get_subscription(const char *name);
 static void poll_round(Poll *poll, const char *consumer, TimestampTz until);
 static void take_lanes(Poll *poll, const int *numbers, int n, int give_up);
 static void open_reader(EsReader *reader, void *arg);
@@ -108,40 +99,18 @@ static bool key_waits(Poll *poll, const char *tenant, const char *key);
 static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const char *key);
 static void add_waiting_key(Poll *poll, const char *tenant, const char *key);
 static bool all_full(Poll *poll);
-static void put_delivery(Poll *poll, EsReader *reader, const char *receipt, int attempt, const char *key);
-static Datum without_toast(Datum value, bool isnull);
+static void hand_out(Poll *poll, EsReader *reader, const EsPolled *event);
 static void put_lanes(Poll *poll, int64 passed);
 
-PG_FUNCTION_INFO_V1(evtstore_poll);
-PG_FUNCTION_INFO_V1(evtstore_leave);
-
-/* poll(subscription text, consumer text, max_count int, lease interval) -> setof delivery; evtstore_writer */
-Datum
-evtstore_poll(PG_FUNCTION_ARGS)
+int
+es_subscription_poll(int32 id, const EsPollRequest *request)
 {
 	Poll	   *poll = palloc0(sizeof(Poll));
-	char	   *name;
-	char	   *consumer;
 	TimestampTz until;
 	int			nover;
+	int			room = 0;
 	TimestampTz next;
 
-	es_catalog_require_writable("poll");
-	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
-	consumer = es_arg_optional_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
-	es_arg_required(fcinfo, 2, "max_count");
-	poll->max_count = PG_GETARG_INT32(2);
-	if (poll->max_count < 1 || poll->max_count > MAX_POLL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_count is out of range: %d", poll->max_count),
-				 errhint("It lies between 1 and %d.", MAX_POLL)));
-	poll->lease_ms = es_arg_interval(fcinfo, 3, "lease") / 1000;
-	if (poll->lease_ms < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("lease must be at least one millisecond"),
-				 errhint("Give the time that the work may take, such as '30s'.")));
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -149,43 +118,33 @@ evtstore_poll(PG_FUNCTION_ARGS)
 				 errdetail("Its snapshot does not show what others settled since it began."),
 				 errhint("Use READ COMMITTED, the default isolation level.")));
 
-	InitMaterializedSRF(fcinfo, 0);
-	poll->result = (ReturnSetInfo *) fcinfo->resultinfo;
-	poll->id = get_subscription(name)->definition.id;
-	poll->subscription = es_subscription_lock(poll->id, AccessShareLock);
+	poll->id = id;
+	poll->request = request;
+	poll->max_count = request->max_count;
+	poll->subscription = es_subscription_lock(id, AccessShareLock);
 	if (poll->subscription == NULL || poll->subscription->is_paused)
-		PG_RETURN_NULL();
+		return 0;
 
 	poll->now = es_clock_now();
-	until = es_queue_deadline(poll->now, poll->lease_ms, "lease");
-	poll->lanes = es_lanes_open(poll->id);
+	until = es_queue_deadline(poll->now, request->lease_ms, "lease");
+	poll->lanes = es_lanes_open(id);
 	if (poll->subscription->rate > 0)
 	{
-		poll->max_count = es_lanes_take_rate(poll->lanes, poll->subscription->rate, poll->max_count, poll->now, &next);
-		if (poll->max_count == 0)
-			PG_RETURN_NULL();
+		poll->max_count = room = es_lanes_take_rate(poll->lanes, poll->subscription->rate, poll->max_count, poll->now, &next);
+		if (room == 0)
+			return 0;
 	}
 	/* where lanes came to their end, those that come after them begin */
 	do
 	{
 		nover = poll->nover;
-		poll_round(poll, consumer, until);
+		poll_round(poll, request->consumer, until);
 	} while (poll->nover > nover && poll->count < poll->max_count);
 	if (poll->subscription->rate > 0)
-		es_lanes_give_rate(poll->lanes, poll->max_count - poll->count);
+		es_lanes_give_rate(poll->lanes, room - poll->count);
 	if (poll->count > 0)
-		es_subscription_look_anew(poll->id);
-	PG_RETURN_NULL();
-}
-
-/* one that the current user may consume */
-static const EsSubscription *
-get_subscription(const char *name)
-{
-	const EsSubscription *subscription = es_subscription_get(name);
-
-	es_use_require(&subscription->use, ES_USE_CONSUME, "subscription", subscription->definition.name);
-	return subscription;
+		es_subscription_look_anew(id);
+	return poll->count;
 }
 
 /* P2 to P9 */
@@ -215,23 +174,6 @@ poll_round(Poll *poll, const char *consumer, TimestampTz until)
 	passed = hand_out_next(poll, reader);
 	put_lanes(poll, passed);
 	es_reader_close(reader);
-}
-
-/* leave(subscription text, consumer text) -> void; evtstore_writer.  At once, whatever becomes of the transaction */
-Datum
-evtstore_leave(PG_FUNCTION_ARGS)
-{
-	char	   *name;
-	char	   *consumer;
-	int32		id;
-
-	es_catalog_require_writable("leave");
-	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
-	consumer = es_arg_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
-	id = get_subscription(name)->definition.id;
-	if (es_subscription_lock(id, AccessShareLock) != NULL)
-		(void) es_subscription_end_consumer(id, consumer);
-	PG_RETURN_VOID();
 }
 
 bool
@@ -487,9 +429,8 @@ hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed)
 	reader = es_reader_open_with(open_one, &one, CurrentMemoryContext);
 	if (es_reader_next(reader) != NULL)
 	{
-		put_delivery(poll, reader,
-					 es_subscription_receipt(poll->id, held->number, held->lane.epoch, failed->position, failed->position),
-					 failed->attempt + 1, failed->key);
+		hand_out(poll, reader, &(EsPolled) {.lane = held->number, .epoch = held->lane.epoch, .before = failed->position,
+				 .position = failed->position, .attempt = failed->attempt + 1, .tenant = failed->tenant, .key = failed->key});
 		held->lane.in_flight++;
 		held->taken++;
 	}
@@ -551,9 +492,8 @@ hand_out_next(Poll *poll, EsReader *reader)
 		}
 		else
 		{
-			put_delivery(poll, reader,
-						 es_subscription_receipt(poll->id, held->number, held->lane.epoch, held->lane.delivered, position),
-						 es_lane_attempt(&held->lane, position), key);
+			hand_out(poll, reader, &(EsPolled) {.lane = held->number, .epoch = held->lane.epoch, .before = held->lane.delivered,
+					 .position = position, .attempt = es_lane_attempt(&held->lane, position), .tenant = tenant, .key = key});
 			held->lane.delivered = position;
 			held->lane.in_flight++;
 			held->taken++;
@@ -636,44 +576,18 @@ all_full(Poll *poll)
 }
 
 static void
-put_delivery(Poll *poll, EsReader *reader, const char *receipt, int attempt, const char *key)
+hand_out(Poll *poll, EsReader *reader, const EsPolled *event)
 {
-	/* the attributes of evtstore.event that the rest of evtstore.delivery is, from its fifth on; 0: not from the event */
-	static const int source[DELIVERY_NATTS] = {0, 0, 0, 0, ES_EVENT_ROW_DATA, ES_EVENT_ROW_METADATA, ES_EVENT_ROW_RECORDED_AT,
-		ES_EVENT_ROW_POSITION, ES_EVENT_ROW_STREAM, ES_EVENT_ROW_VERSION, ES_EVENT_ROW_ID, ES_EVENT_ROW_TYPE,
-		ES_EVENT_ROW_SCHEMA_VERSION, ES_EVENT_ROW_TAGS, ES_EVENT_ROW_RECORDED_AT};
-	Datum		values[DELIVERY_NATTS];
-	bool		nulls[DELIVERY_NATTS] = {0};
-	TupleDesc	desc = poll->result->setDesc;
-
-	values[0] = CStringGetTextDatum(receipt);
-	values[1] = Int32GetDatum(attempt);
-	nulls[2] = key == NULL;
-	values[2] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
-	nulls[3] = true;
-	values[3] = (Datum) 0;
-	for (int i = 4; i < DELIVERY_NATTS; i++)
-	{
-		values[i] = es_reader_value(reader, source[i], &nulls[i]);
-		if (TupleDescAttr(desc, i)->attlen == -1)
-			values[i] = without_toast(values[i], nulls[i]);
-	}
-	tuplestore_putvalues(poll->result->setResult, desc, values, nulls);
 	poll->count++;
-}
-
-/* what is handed out may be put into another row, which must not point into our TOAST table */
-static Datum
-without_toast(Datum value, bool isnull)
-{
-	return isnull || !VARATT_IS_EXTERNAL(DatumGetPointer(value)) ? value : PointerGetDatum(PG_DETOAST_DATUM(value));
+	if (!poll->request->put(reader, event, poll->request->arg))
+		poll->max_count = poll->count;
 }
 
 /* P9.  The lease begins now: the walk may have been long */
 static void
 put_lanes(Poll *poll, int64 passed)
 {
-	TimestampTz until = es_queue_deadline(es_clock_now(), poll->lease_ms, "lease");
+	TimestampTz until = es_queue_deadline(es_clock_now(), poll->request->lease_ms, "lease");
 
 	for (int i = 0; i < poll->nheld; i++)
 	{

@@ -1,16 +1,12 @@
 /*
  * projection.c
- *		Read models kept by SQL handlers: sync projections, in the append's transaction.
+ *		The definitions of projections: create, alter, switch, drop.
  *
- * Runs in the appender's backend, as the projection's owner under the search_path of its creator.  Each backend caches
- * the definitions with the plans of their handlers; the cache is built when the first append finds it stale, from the
- * latest snapshot, because an append must know each projection that is committed by then, even if its own transaction
- * began earlier.  A cache given up while handlers further up the stack use it lives to the end of the transaction.
- *
- * create_projection writes the definition, locks the event table against writers (ShareRowExclusiveLock) and applies
- * the history, all in its own transaction: every event is either in that history, or appended by a transaction that
- * waits for the lock and then reads the invalidation.  None is missed, none applied twice.  An equal definition that
- * exists takes no lock on the table.  A crash takes the definition and its effects together.
+ * Runs in backends.  projection_sync.c applies in the append's transaction, projection_work.c in workers;
+ * docs/architecture-projections.md has the argument for the changes from one to the other.  Locks: the definition's name; for an
+ * async projection its subscription's, exclusive, which waits for the worker that is at it; then the event table against
+ * writers, for a moment, where a sync one begins or ends.  All of it is in the caller's transaction: a rollback or a crash takes
+ * definition, place and effects together.
  */
 #include "postgres.h"
 
@@ -18,16 +14,16 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
-#include "append.h"
 #include "arg.h"
 #include "catalog.h"
 #include "compat.h"
@@ -35,68 +31,64 @@
 #include "error.h"
 #include "event.h"
 #include "evtstore.h"
+#include "feed.h"
 #include "filter.h"
 #include "identity.h"
+#include "lane.h"
 #include "lock.h"
 #include "options.h"
 #include "projection.h"
-#include "read.h"
+#include "projection_apply.h"
+#include "retry.h"
 #include "spi.h"
+#include "subscription.h"
+#include "wakeup.h"
+
+/* of an async projection; a sync one has none */
+static const EsOption options_allowed[] = {
+	{"lanes", ES_OPTION_INT, 1, ES_MAX_LANES},
+	{"key", ES_OPTION_STRING},
+	{"on_failure", ES_OPTION_STRING},
+	{"retry", ES_OPTION_OBJECT},
+	{NULL}
+};
+
+/* the key decides which lane an event is in: to change it is to begin anew */
+static const EsOption changes_allowed[] = {
+	{"lanes", ES_OPTION_INT, 1, ES_MAX_LANES},
+	{"on_failure", ES_OPTION_STRING},
+	{"retry", ES_OPTION_OBJECT},
+	{NULL}
+};
+
+static EsPlan failed_plan = {
+	.sql = "SELECT (SELECT count(*) FROM evtstore_internal.failed_event WHERE subscription_id = $1),"
+	" (SELECT count(*) FROM evtstore_internal.dead_letter WHERE source_id = $1 AND kind = 'subscription')",
+	.nargs = 1,
+	.args = {INT4OID},
+};
 
 PG_FUNCTION_INFO_V1(evtstore_create_projection);
+PG_FUNCTION_INFO_V1(evtstore_alter_projection);
+PG_FUNCTION_INFO_V1(evtstore_switch_projection);
 PG_FUNCTION_INFO_V1(evtstore_drop_projection);
 
-/* one handler: SQL with $1 of type evtstore.event; a function is called by such a statement too */
-typedef struct Handler
-{
-	char	   *type;			/* NULL: every type without a handler of its own */
-	char	   *sql;
-	SPIPlanPtr	plan;			/* saved; NULL before first use */
-	struct Projection *projection;
-	struct Handler *next;
-} Handler;
-
-typedef struct Projection
-{
-	char	   *name;
-	char	   *owner;
-	char	   *search_path;
-	EsFilter   *filter;
-	Handler    *handlers;
-} Projection;
-
-typedef struct Cache
-{
-	MemoryContext context;
-	uint64		generation;
-	List	   *projections;	/* sync ones, in order of creation */
-	struct Cache *retired;		/* next in the list of those given up */
-} Cache;
-
-static Cache *cache = NULL;
-static Cache *retired = NULL;
-
-static void on_append(const EsAppendPart *parts, int nparts, int nevents);
-static void apply(Projection *projection, EsStream *stream, EsEvent *events, Datum *datums, int n);
-static Handler *find_handler(Projection *projection, const EsEvent *event);
-static void run_handler(Handler *handler, EsEvent *event, Datum *datum);
-static void refresh_cache(void);
-static Projection *load_projection(const EsDefinition *definition);
-static Handler *load_handlers(Projection *projection, Jsonb *handlers);
-static char *handler_sql(JsonbValue *value);
-static void free_cache(Cache *old);
-static void xact_callback(XactEvent event, void *arg);
 static Jsonb *build_spec(FunctionCallInfo fcinfo);
+static bool parse_mode(const char *mode);
+static void append_options(StringInfo json, Jsonb *options, bool is_sync);
 static void check_handlers(Jsonb *handlers);
 static char *handler_fault(JsonbValue *value);
-static void apply_history(const char *name);
-static void describe_place(void *arg);
+static bool is_sync(const EsDefinition *definition);
+static void become_sync(const EsDefinition *definition);
+static void become_async(const EsDefinition *definition);
+static Jsonb *with_changes(Jsonb *spec, const char *changes);
+static void refuse_failed(int32 id, const char *name);
 
 void
 es_projection_init(void)
 {
-	es_append_register_hook(on_append);
-	RegisterXactCallback(xact_callback, NULL);
+	es_projection_apply_init();
+	es_projection_sync_init();
 }
 
 /* evtstore.create_projection(name, handlers, mode, filter, tables, options) */
@@ -111,10 +103,64 @@ evtstore_create_projection(PG_FUNCTION_ARGS)
 	check_handlers(es_options_object(spec, "handlers"));
 	if (es_definition_create("projection", name, spec, &id))
 	{
-		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
 		es_identity_establish();
-		apply_history(name);
+		if (strcmp(es_options_string(spec, "mode", ""), "sync") == 0)
+			es_projection_apply_history(name);
+		else
+		{
+			es_subscription_begin(id, 0, es_options_int(spec, "lanes", 1));
+			es_wakeup_at_commit(1);
+		}
 	}
+	PG_RETURN_VOID();
+}
+
+/* evtstore.alter_projection(name, changes): the options of an async one */
+Datum
+evtstore_alter_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	EsDefinition *definition;
+
+	es_catalog_require_writable("alter_projection");
+	es_arg_required(fcinfo, 1, "changes");
+	es_options_check_changes(PG_GETARG_JSONB_P(1), changes_allowed, "changes of a projection");
+	es_definition_lock("projection", name);
+	AcceptInvalidationMessages();
+	definition = es_definition_get("projection", name);
+	if (is_sync(definition))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is a sync one and has no options", name),
+				 errdetail("Its handlers run in the append's transaction, which fails with them."),
+				 errhint("Switch it to 'async' first.")));
+	es_subscription_alter("projection", name, PG_GETARG_JSONB_P(1), 1);
+	PG_RETURN_VOID();
+}
+
+/* evtstore.switch_projection(name, mode) */
+Datum
+evtstore_switch_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	bool		to_sync = parse_mode(es_arg_name(fcinfo, 1, "mode", 16));
+	EsDefinition *definition;
+
+	es_catalog_require_writable("switch_projection");
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a projection cannot be switched in a REPEATABLE READ or SERIALIZABLE transaction"),
+				 errhint("Use READ COMMITTED, the default isolation level.")));
+	es_definition_lock("projection", name);
+	AcceptInvalidationMessages();
+	definition = es_definition_get("projection", name);
+	if (is_sync(definition) == to_sync)
+		PG_RETURN_VOID();
+	if (to_sync)
+		become_sync(definition);
+	else
+		become_async(definition);
 	PG_RETURN_VOID();
 }
 
@@ -123,223 +169,42 @@ Datum
 evtstore_drop_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	EsDefinition *definition;
 
 	es_catalog_require_writable("drop_projection");
+	es_definition_lock("projection", name);
+	AcceptInvalidationMessages();
+	definition = es_definition_get("projection", name);
+	if (!is_sync(definition))
+		es_subscription_end(definition->id);
 	es_definition_drop("projection", name);
 	PG_RETURN_VOID();
 }
 
-static void
-on_append(const EsAppendPart *parts, int nparts, int nevents)
+static bool
+is_sync(const EsDefinition *definition)
 {
-	Datum	   *datums;
-	ListCell   *lc;
-
-	if (cache == NULL || cache->generation != es_catalog_generation())
-		refresh_cache();
-	if (cache->projections == NIL)
-		return;
-
-	/* rows are built when the first handler wants them; projections one after the other, each event in order */
-	datums = MemoryContextAllocExtended(CurrentMemoryContext, nevents * sizeof(Datum), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	foreach(lc, cache->projections)
-	{
-		Datum	   *next = datums;
-
-		for (int p = 0; p < nparts; p++)
-		{
-			apply(lfirst(lc), parts[p].handle, parts[p].events, next, parts[p].n);
-			next += parts[p].n;
-		}
-	}
-	pfree(datums);
+	return strcmp(es_options_string(definition->spec, "mode", ""), "sync") == 0;
 }
 
-static void
-apply(Projection *projection, EsStream *stream, EsEvent *events, Datum *datums, int n)
+static bool
+parse_mode(const char *mode)
 {
-	EsSpiState	state;
-	bool		entered = false;
-
-	for (int i = 0; i < n; i++)
-	{
-		Handler    *handler = find_handler(projection, &events[i]);
-
-		if (handler == NULL || !es_filter_matches(projection->filter, stream, &events[i]))
-			continue;
-		if (!entered)
-			es_spi_become(&state, projection->owner, projection->search_path);
-		entered = true;
-		run_handler(handler, &events[i], &datums[i]);
-	}
-	if (entered)
-		es_spi_unbecome(&state);
-}
-
-static Handler *
-find_handler(Projection *projection, const EsEvent *event)
-{
-	struct varlena *type = (struct varlena *) DatumGetPointer(event->type);
-	Handler    *any = NULL;
-
-	for (Handler *h = projection->handlers; h != NULL; h = h->next)
-	{
-		if (h->type == NULL)
-			any = h;
-		else if (strlen(h->type) == VARSIZE_ANY_EXHDR(type) && memcmp(h->type, VARDATA_ANY(type), strlen(h->type)) == 0)
-			return h;
-	}
-	return any;
-}
-
-typedef struct Place
-{
-	Handler    *handler;
-	EsEvent    *event;
-} Place;
-
-static void
-run_handler(Handler *handler, EsEvent *event, Datum *datum)
-{
-	ErrorContextCallback context;
-	Place		place = {handler, event};
-
-	context.callback = describe_place;
-	context.arg = &place;
-	context.previous = error_context_stack;
-	error_context_stack = &context;
-
-	if (handler->plan == NULL)
-		handler->plan = es_spi_prepare_foreign(handler->sql, 1, (Oid *) &es_catalog()->event_type);
-	if (*datum == (Datum) 0)
-		*datum = es_event_datum(event);
-	es_spi_run_foreign(handler->plan, datum, handler->sql);
-
-	error_context_stack = context.previous;
-}
-
-static void
-describe_place(void *arg)
-{
-	Place	   *place = arg;
-
-	errcontext("projection \"%s\" at position " INT64_FORMAT " of type \"%s\"", place->handler->projection->name,
-			   place->event->position, TextDatumGetCString(place->event->type));
-}
-
-static void
-refresh_cache(void)
-{
-	uint64		generation = es_catalog_generation();
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore projections", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	Cache	   *fresh = palloc0(sizeof(Cache));
-	ListCell   *lc;
-
-	fresh->context = context;
-	fresh->generation = generation;
-	foreach(lc, es_definition_list("projection"))
-	{
-		EsDefinition *definition = lfirst(lc);
-
-		if (strcmp(es_options_string(definition->spec, "mode", "async"), "sync") == 0)
-			fresh->projections = lappend(fresh->projections, load_projection(definition));
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(context, CacheMemoryContext);
-
-	if (cache != NULL)
-	{
-		cache->retired = retired;
-		retired = cache;
-	}
-	cache = fresh;
-}
-
-static Projection *
-load_projection(const EsDefinition *definition)
-{
-	Projection *projection = palloc0(sizeof(Projection));
-
-	projection->name = definition->name;
-	projection->owner = definition->owner;
-	projection->search_path = definition->search_path;
-	projection->filter = es_filter_parse(es_options_object(definition->spec, "filter"), "filter");
-	projection->handlers = load_handlers(projection, es_options_object(definition->spec, "handlers"));
-	return projection;
-}
-
-static Handler *
-load_handlers(Projection *projection, Jsonb *handlers)
-{
-	JsonbIterator *it = JsonbIteratorInit(&handlers->root);
-	JsonbIteratorToken token;
-	JsonbValue	v;
-	Handler    *list = NULL;
-
-	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-		{
-			Handler    *handler = palloc0(sizeof(Handler));
-			char	   *type = pnstrdup(v.val.string.val, v.val.string.len);
-
-			handler->type = strcmp(type, "*") == 0 ? NULL : type;
-			handler->projection = projection;
-			handler->next = list;
-			list = handler;
-		}
-		else if (token == WJB_VALUE)
-			list->sql = handler_sql(&v);
-	}
-	return list;
-}
-
-/* the statement of a handler that check_handlers accepted */
-static char *
-handler_sql(JsonbValue *value)
-{
-	Jsonb	   *object;
-
-	if (value->type == jbvString)
-		return pnstrdup(value->val.string.val, value->val.string.len);
-	object = JsonbValueToJsonb(value);
-	return psprintf("SELECT %s($1)", NameListToQuotedString(es_qualified_name(es_options_string(object, "fn", NULL))));
-}
-
-static void
-free_cache(Cache *old)
-{
-	ListCell   *lc;
-
-	foreach(lc, old->projections)
-		for (Handler *h = ((Projection *) lfirst(lc))->handlers; h != NULL; h = h->next)
-			if (h->plan != NULL)
-				es_spi_free_plan(h->plan);
-	MemoryContextDelete(old->context);
-}
-
-static void
-xact_callback(XactEvent event, void *arg)
-{
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
-		return;
-	while (retired != NULL)
-	{
-		Cache	   *old = retired;
-
-		retired = old->retired;
-		free_cache(old);
-	}
+	if (strcmp(mode, "sync") != 0 && strcmp(mode, "async") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown mode \"%s\"", mode),
+				 errhint("Known modes: 'sync', 'async'.")));
+	return strcmp(mode, "sync") == 0;
 }
 
 /* {"handlers", "mode", "filter", "tables", "options"}, every part checked but the handlers' SQL */
 static Jsonb *
 build_spec(FunctionCallInfo fcinfo)
 {
-	static const EsOption no_options[] = {{NULL}};
 	Jsonb	   *handlers;
 	Jsonb	   *filter;
+	Jsonb	   *options;
 	char	   *mode;
 	StringInfoData json;
 	Datum		tables;
@@ -347,23 +212,14 @@ build_spec(FunctionCallInfo fcinfo)
 	es_arg_required(fcinfo, 1, "handlers");
 	handlers = PG_GETARG_JSONB_P(1);
 	mode = es_arg_name(fcinfo, 2, "mode", 16);
-	if (strcmp(mode, "sync") != 0 && strcmp(mode, "async") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown mode \"%s\"", mode),
-				 errhint("Known modes: 'sync', 'async'.")));
-	if (strcmp(mode, "async") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("mode 'async' is not supported by evtstore %s", ES_VERSION),
-				 errhint("Use mode => 'sync'.")));
+	(void) parse_mode(mode);
 	es_arg_required(fcinfo, 3, "filter");
 	filter = PG_GETARG_JSONB_P(3);
 	es_filter_parse(filter, "filter");
 	es_arg_required(fcinfo, 4, "tables");
 	tables = OidFunctionCall1(F_ARRAY_TO_JSON_ANYARRAY, PG_GETARG_DATUM(4));
 	es_arg_required(fcinfo, 5, "options");
-	es_options_check(PG_GETARG_JSONB_P(5), no_options, "options");
+	options = PG_GETARG_JSONB_P(5);
 	if (!JB_ROOT_IS_OBJECT(handlers) || JB_ROOT_COUNT(handlers) == 0)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_DEFINITION),
@@ -373,8 +229,39 @@ build_spec(FunctionCallInfo fcinfo)
 	initStringInfo(&json);
 	appendStringInfo(&json, "{\"mode\":\"%s\",\"filter\":%s,\"tables\":%s,\"handlers\":", mode, es_options_text(filter),
 					 TextDatumGetCString(tables));
-	appendStringInfo(&json, "%s}", es_options_text(handlers));
+	appendStringInfoString(&json, es_options_text(handlers));
+	append_options(&json, options, parse_mode(mode));
+	appendStringInfoChar(&json, '}');
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+}
+
+/* in one form, defaults included; a sync projection has no place, no lanes and no failures of its own */
+static void
+append_options(StringInfo json, Jsonb *options, bool is_sync)
+{
+	static const EsOption none[] = {{NULL}};
+	char	   *key;
+	char	   *on_failure;
+
+	es_options_check(options, is_sync ? none : options_allowed, is_sync ? "options of a sync projection" : "options of a projection");
+	if (is_sync)
+		return;
+	on_failure = es_options_string(options, "on_failure", "block");
+	es_subscription_check_on_failure(on_failure);
+	appendStringInfo(json, ", \"lanes\": %d, \"on_failure\": \"%s\"", es_options_int(options, "lanes", 1), on_failure);
+	key = es_options_string(options, "key", NULL);
+	if (key != NULL)
+	{
+		es_subscription_check_key(key);
+		appendStringInfoString(json, ", \"key\": ");
+		escape_json(json, key);
+	}
+	if (es_options_has(options, "retry"))
+	{
+		es_retry_check(es_options_object(options, "retry"));
+		appendStringInfoString(json, ", \"retry\": ");
+		es_retry_append(json, es_options_object(options, "retry"));
+	}
 }
 
 /* every fault is reported, not only the first; each handler is parsed and planned as it will run */
@@ -405,14 +292,15 @@ check_handlers(Jsonb *handlers)
 				(errcode(ES_ERRCODE_INVALID_DEFINITION),
 				 errmsg("the projection has invalid handlers"),
 				 errdetail("%s", faults.data),
-				 errhint("A handler is one SQL statement with $1 of type evtstore.event, or {\"fn\": \"schema.function\"}.")));
+				 errhint("A handler is one SQL statement with $1 of type evtstore.event, {\"fn\": \"schema.function\"}, or {\"batch\": "
+						 "\"schema.function\"} of evtstore.event[].")));
 }
 
 /* NULL where the handler is good; its plan is thrown away with the subtransaction that made it */
 static char *
 handler_fault(JsonbValue *value)
 {
-	static const EsOption allowed[] = {{"fn", ES_OPTION_STRING}, {NULL}};
+	static const EsOption allowed[] = {{"fn", ES_OPTION_STRING}, {"batch", ES_OPTION_STRING}, {NULL}};
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	char	   *volatile fault = NULL;
@@ -423,20 +311,24 @@ handler_fault(JsonbValue *value)
 	{
 		char	   *sql;
 		SPIPlanPtr	plan;
+		bool		is_batch;
+		Oid			type;
 
 		if (value->type != jbvString)
 		{
 			Jsonb	   *object = JsonbValueToJsonb(value);
 
 			es_options_check(object, allowed, "handler");
-			if (!es_options_has(object, "fn"))
+			if (es_options_has(object, "fn") == es_options_has(object, "batch"))
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("\"fn\" is missing")));
-			(void) es_definition_function(es_options_string(object, "fn", NULL), es_catalog()->event_type);
+						 errmsg(es_options_has(object, "fn") ? "\"fn\" and \"batch\" exclude each other" : "\"fn\" or \"batch\" is missing")));
+			is_batch = es_options_has(object, "batch");
+			(void) es_definition_function(es_options_string(object, is_batch ? "batch" : "fn", NULL), es_projection_handler_type(is_batch));
 		}
-		sql = handler_sql(value);
-		plan = es_spi_prepare_foreign(sql, 1, (Oid *) &es_catalog()->event_type);
+		sql = es_projection_handler_sql(value, &is_batch);
+		type = es_projection_handler_type(is_batch);
+		plan = es_spi_prepare_foreign(sql, 1, &type);
 		if (!es_spi_plan_is_single(plan))
 			fault = pstrdup("more than one statement");
 		es_spi_free_plan(plan);
@@ -462,30 +354,71 @@ handler_fault(JsonbValue *value)
 	return fault;
 }
 
+/*
+ * The worker's turn is over when the lock is there, and what it left is applied here; then, with nobody appending, the rest.
+ * Whoever appends next waits for that lock and then knows the projection as a sync one.
+ */
 static void
-apply_event(EsEvent *event, void *arg)
+become_sync(const EsDefinition *definition)
 {
-	Datum		datum = (Datum) 0;
-	EsStream	stream = *es_stream_none();
+	int32		id = definition->id;
+	const EsSubscription *subscription = es_subscription_lock(id, AccessExclusiveLock);
 
-	if (DatumGetPointer(event->stream) != NULL)
-		stream.name = TextDatumGetCString(event->stream);
-	stream.tenant = TextDatumGetCString(event->tenant);
-	apply(arg, &stream, event, &datum, 1);
+	if (subscription != NULL && subscription->is_paused)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is paused", definition->name),
+				 errhint("Resume it with evtstore.resume_projection().")));
+	refuse_failed(id, definition->name);
+	es_projection_catch_up(id);
+	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
+	if (es_feed_head(ES_FEED_ALL_CATEGORIES) < es_feed_last_allocated())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this transaction has appended"),
+				 errdetail("The projection would miss the events of its own transaction."),
+				 errhint("Switch the projection in a transaction of its own.")));
+	es_projection_catch_up(id);
+	es_subscription_end(id);
+	es_definition_alter("projection", definition->name, with_changes(definition->spec, "{\"mode\": \"sync\", \"lanes\": null,"
+																		" \"on_failure\": null, \"key\": null, \"retry\": null}"));
 }
 
-/* Locks: the event table against writers, held */
+/* with nobody appending, what is allocated is applied; whoever appends next knows that he need not */
 static void
-apply_history(const char *name)
+become_async(const EsDefinition *definition)
 {
-	ListCell   *lc;
+	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
+	es_subscription_begin(definition->id, es_feed_last_allocated(), 1);
+	es_definition_alter("projection", definition->name, with_changes(definition->spec, "{\"mode\": \"async\", \"lanes\": 1,"
+																		" \"on_failure\": \"block\"}"));
+	es_wakeup_at_commit(1);
+}
 
-	refresh_cache();
-	foreach(lc, cache->projections)
-	{
-		Projection *projection = lfirst(lc);
+static Jsonb *
+with_changes(Jsonb *spec, const char *changes)
+{
+	return es_options_merge(spec, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(changes))));
+}
 
-		if (strcmp(projection->name, name) == 0)
-			es_read_history(apply_event, projection);
-	}
+/* nobody would come back to them */
+static void
+refuse_failed(int32 id, const char *name)
+{
+	EsSpiState	state;
+	Datum		values[1] = {Int32GetDatum(id)};
+	int64		failed;
+	int64		dead;
+
+	es_spi_begin(&state);
+	es_spi_run_latest(&failed_plan, values, NULL);
+	failed = es_spi_int64(0, 0);
+	dead = es_spi_int64(0, 1);
+	es_spi_end(&state);
+	if (failed > 0 || dead > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" has events that it did not apply", name),
+				 errdetail(INT64_FORMAT " failed or wait behind one that did, " INT64_FORMAT " are dead letters.", failed, dead),
+				 errhint("evtstore.blocked_keys and evtstore.dead_letters show them; redrive, skip or discard them first.")));
 }

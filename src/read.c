@@ -55,7 +55,9 @@ static void search_restart(void *state);
 static void search_close(void *state);
 static void open_event(EsReader *reader, FunctionCallInfo fcinfo);
 static void open_version(EsReader *reader, FunctionCallInfo fcinfo);
-static void open_history(EsReader *reader, FunctionCallInfo fcinfo);
+struct History;
+static void read_history(struct History *history, EsReadCallback callback, void *arg);
+static void open_history(EsReader *reader, void *arg);
 static Datum next_row(FunctionCallInfo fcinfo, const EsReadFunction *function);
 static void stop_reading(Datum arg);
 
@@ -75,7 +77,6 @@ static const EsReadSource search_source = {
 /* these return no set */
 static const EsReadFunction event_by_id = {.open = open_event};
 static const EsReadFunction last_version = {.open = open_version};
-static const EsReadFunction history = {.open = open_history};
 
 /* evtstore.read_stream(stream, after_version, max_count, backwards, as_of) */
 Datum
@@ -307,10 +308,34 @@ open_version(EsReader *reader, FunctionCallInfo fcinfo)
 	es_walk_add_range(walk, 2, &range);
 }
 
-void
-es_read_history(EsReadCallback callback, void *arg)
+typedef struct History
 {
-	EsReader   *reader = es_reader_open(&history, NULL, CurrentMemoryContext);
+	bool		to_head;
+	int64		after;
+	int64		head;
+} History;
+
+int64
+es_read_history_to_head(EsReadCallback callback, void *arg)
+{
+	History		history = {.to_head = true};
+
+	read_history(&history, callback, arg);
+	return history.head;
+}
+
+void
+es_read_history(int64 after, EsReadCallback callback, void *arg)
+{
+	History		history = {.after = after};
+
+	read_history(&history, callback, arg);
+}
+
+static void
+read_history(History *history, EsReadCallback callback, void *arg)
+{
+	EsReader   *reader = es_reader_open_with(open_history, history, CurrentMemoryContext);
 	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "evtstore history", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(event_context);
 	TupleTableSlot *slot;
@@ -331,10 +356,20 @@ es_read_history(EsReadCallback callback, void *arg)
 }
 
 static void
-open_history(EsReader *reader, FunctionCallInfo fcinfo)
+open_history(EsReader *reader, void *arg)
 {
-	es_reader_begin_latest(reader);
-	es_reader_walk(reader, es_catalog()->event_pkey);
+	History    *history = arg;
+	EsReadRange range = {.has_after = true, .after = history->after};
+	EsWalk	   *walk;
+
+	if (history->to_head)
+		history->head = es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES);
+	else
+		es_reader_begin_latest(reader);
+	walk = es_reader_walk(reader, es_catalog()->event_pkey);
+	if (history->to_head)
+		es_walk_add_key(walk, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(history->head));
+	es_walk_add_range(walk, 1, &range);
 }
 
 EsReadRange

@@ -97,11 +97,12 @@ extern void es_walk_add_key(EsWalk *walk, int attno, StrategyNumber strategy, Re
 extern void es_walk_add_range(EsWalk *walk, int attno, const EsReadRange *range);
 
 /*
- * Every committed event in order of position, for a projection that catches up.  Locks: the event table, against
- * writers, held.
+ * Every event in order of position, for a projection that catches up: those up to the head, which is returned; and those after a
+ * position, whatever the isolation level.  Locks: for the latter the event table, against writers, held
  */
 typedef void (*EsReadCallback)(EsEvent *event, void *arg);
-extern void es_read_history(EsReadCallback callback, void *arg);
+extern int64 es_read_history_to_head(EsReadCallback callback, void *arg);
+extern void es_read_history(int64 after, EsReadCallback callback, void *arg);
 
 /* read_plan.c: puts the plan node of read_scan.c where a read function stands in FROM */
 extern void es_read_init(void);

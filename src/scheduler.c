@@ -6,7 +6,7 @@
  * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
  * First it looks: where the extension is absent or switched off it reports that and ends.  Then, where this database is
  * the place that delivers (identity.c), it gives back the leases of workers that did not survive the last server, and
- * only then starts delivery workers, as long as there is a queue with an endpoint.  In a copy it starts none.
+ * only then starts delivery workers, as long as there is a queue with an endpoint or an async projection.  In a copy it starts none.
  *
  * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
  * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end.  A
@@ -36,6 +36,7 @@
 #include "janitor.h"
 #include "ledger.h"
 #include "process.h"
+#include "projection.h"
 #include "queue.h"
 #include "registry.h"
 #include "scheduler.h"
@@ -51,6 +52,7 @@ typedef struct Store
 	Oid extension;
 	EsIdentity identity;
 	bool has_pushed_queues;
+	bool has_projections; /* async ones */
 	TimestampTz next_due;	 /* by es_clock_now(); 0: no message waits for time */
 	TimestampTz next_ledger; /* not before then */
 	TimestampTz next_janitor; /* the next turn; 0: not in this store yet */
@@ -146,6 +148,7 @@ look(Store *store)
 			es_identity_follow_promotion();
 		store->identity = es_identity_check(&detail);
 		store->has_pushed_queues = es_queue_list_pushed() != NIL;
+		store->has_projections = es_projection_has_work();
 		if (store->identity == ES_IDENTITY_ELSEWHERE && before != ES_IDENTITY_ELSEWHERE)
 			say_copy(detail);
 	}
@@ -206,7 +209,7 @@ look_at_time(Store *store)
 	}
 }
 
-/* workers end by themselves when there is no queue left, a while later */
+/* workers end by themselves when nothing is left to serve, a while later */
 static void
 start_workers(Store *store)
 {
@@ -217,7 +220,7 @@ start_workers(Store *store)
 	int			missing;
 
 	store->next_start = 0;
-	if (store->identity == ES_IDENTITY_HERE && !store->has_pushed_queues)
+	if (store->identity == ES_IDENTITY_HERE && !store->has_pushed_queues && !store->has_projections)
 		return;
 	missing = es_registry_missing_workers(store->identity == ES_IDENTITY_HERE ? es_guc_delivery_workers : 0, &next);
 	next = Max(next, not_before);

@@ -81,7 +81,9 @@ static EsPlan delete_dead_letters_plan = {
 	.args = {INT4OID},
 };
 
+static bool wants(const EsDefinition *definition);
 static void fill(void *entry, const EsDefinition *definition);
+static List *types_handled(Jsonb *handlers);
 static Jsonb *make_spec(FunctionCallInfo fcinfo);
 static void append_start(StringInfo buf, FunctionCallInfo fcinfo);
 static int64 start_position(Jsonb *spec);
@@ -93,6 +95,8 @@ static void refuse_snapshot(const char *what);
 
 static EsDefinitionCache cache = {
 	.kind = "subscription",
+	.other_kind = "projection",
+	.wants = wants,
 	.size = sizeof(EsSubscription),
 	.fill = fill,
 };
@@ -117,12 +121,7 @@ evtstore_create_subscription(PG_FUNCTION_ARGS)
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	spec = make_spec(fcinfo);
 	if (es_definition_create("subscription", name, spec, &id))
-	{
-		EsCheckpoint begin = {.position = start_position(spec)};
-
-		es_checkpoint_write(id, ES_CHECKPOINT_BEGIN, &begin);
-		es_lane_change_begin(id, es_options_int(spec, "lanes", DEFAULT_LANES));
-	}
+		es_subscription_begin(id, start_position(spec), es_options_int(spec, "lanes", DEFAULT_LANES));
 	PG_RETURN_VOID();
 }
 
@@ -131,53 +130,15 @@ Datum
 evtstore_alter_subscription(PG_FUNCTION_ARGS)
 {
 	char	   *name;
-	Jsonb	   *changes;
-	int32		id;
-	int			lanes = 0;
-	Jsonb	   *old;
-	Jsonb	   *spec;
 
 	es_catalog_require_writable("alter_subscription");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 1, "changes");
-	changes = PG_GETARG_JSONB_P(1);
-	es_options_check_changes(changes, changes_allowed, "changes of a subscription");
+	es_options_check_changes(PG_GETARG_JSONB_P(1), changes_allowed, "changes of a subscription");
 	es_definition_lock("subscription", name);
 	AcceptInvalidationMessages();
-	id = es_subscription_get(name)->definition.id;
-	if (es_options_has(changes, "lanes"))
-	{
-		lanes = es_options_is_null(changes, "lanes") ? DEFAULT_LANES : es_options_int(changes, "lanes", 0);
-		change_lanes(id, lanes);
-	}
-	/* what is handed out was chosen by the old filter: it comes again, chosen by the new one */
-	if (es_options_has(changes, "filter"))
-	{
-		(void) es_subscription_lock(id, AccessExclusiveLock);
-		es_lanes_forget(id);
-	}
-	old = es_definition_get("subscription", name)->spec;
-	spec = es_options_merge(old, changes);
-	if (lanes > 0)
-		spec = es_options_merge(spec, es_options_of_int("lanes", lanes));
-	if (es_options_has(changes, "filter") && es_options_has(spec, "filter"))
-		(void) es_filter_parse(es_options_object(spec, "filter"), "filter");
-	(void) parse_on_failure(es_options_string(spec, "on_failure", "block"));
-	if (es_options_has(changes, "retry") && es_options_has(spec, "retry"))
-	{
-		StringInfoData buf;
-
-		initStringInfo(&buf);
-		appendStringInfoString(&buf, "{\"retry\": ");
-		es_retry_append(&buf, es_retry_change(es_options_object(old, "retry"), es_options_object(changes, "retry")));
-		appendStringInfoChar(&buf, '}');
-		spec = es_options_merge(spec, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
-	}
-	/* another policy gives up no keys, and one that comes back begins anew */
-	if (es_options_has(changes, "on_failure"))
-		es_dead_key_forget(id);
-	es_definition_alter("subscription", name, spec);
-	es_waiter_wake_at_commit(id, INT_MAX);
+	(void) es_subscription_get_own(name);
+	es_subscription_alter("subscription", name, PG_GETARG_JSONB_P(1), DEFAULT_LANES);
 	PG_RETURN_VOID();
 }
 
@@ -187,27 +148,15 @@ evtstore_drop_subscription(PG_FUNCTION_ARGS)
 {
 	char	   *name;
 	int32		id;
-	EsSpiState	state;
-	Datum		values[2];
 
 	es_catalog_require_writable("drop_subscription");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	refuse_snapshot("a subscription cannot be dropped");
 	es_definition_lock("subscription", name);
 	AcceptInvalidationMessages();
-	id = es_subscription_get(name)->definition.id;
-	(void) es_subscription_lock(id, AccessExclusiveLock);
-
-	values[0] = Int32GetDatum(id);
-	values[1] = Int64GetDatum(0);
-	es_spi_begin(&state);
-	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
-	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
-	es_spi_end(&state);
-	es_dead_key_forget(id);
-	es_lane_change_end(id);
+	id = es_subscription_get_own(name)->definition.id;
+	es_subscription_end(id);
 	(void) es_definition_drop("subscription", name);
-	es_lanes_forget(id);
 	PG_RETURN_VOID();
 }
 
@@ -228,7 +177,7 @@ evtstore_seek(PG_FUNCTION_ARGS)
 				(errcode(PG_ARGISNULL(1) ? ERRCODE_NULL_VALUE_NOT_ALLOWED : ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("seek takes to_position or to_time, one of the two"),
 				 errhint("to_position => 0 is the beginning.")));
-	id = es_subscription_get(name)->definition.id;
+	id = es_subscription_get_own(name)->definition.id;
 	if (PG_ARGISNULL(1))
 		position = es_ledger_position_at(es_ledger_moment(fcinfo, 2, "to_time"));
 	else
@@ -264,6 +213,95 @@ es_subscription_get(const char *name)
 				 errmsg("subscription \"%s\" does not exist", name),
 				 errhint("Create it with evtstore.create_subscription().")));
 	return subscription;
+}
+
+const EsSubscription *
+es_subscription_get_own(const char *name)
+{
+	const EsSubscription *subscription = es_subscription_get(name);
+
+	if (subscription->is_projection)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a projection", name),
+				 errdetail("Its events are for the workers, which keep its place together with its tables."),
+				 errhint("There are alter_projection(), switch_projection(), pause_projection() and drop_projection(); to consume the same "
+						 "events create a subscription.")));
+	return subscription;
+}
+
+void
+es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int default_lanes)
+{
+	int32		id = es_subscription_get(name)->definition.id;
+	int			lanes = 0;
+	Jsonb	   *old;
+	Jsonb	   *spec;
+
+	if (es_options_has(changes, "lanes"))
+	{
+		lanes = es_options_is_null(changes, "lanes") ? default_lanes : es_options_int(changes, "lanes", 0);
+		change_lanes(id, lanes);
+	}
+	/* what is handed out was chosen by the old filter: it comes again, chosen by the new one */
+	if (es_options_has(changes, "filter"))
+	{
+		(void) es_subscription_lock(id, AccessExclusiveLock);
+		es_lanes_forget(id);
+	}
+	old = es_definition_get(kind, name)->spec;
+	spec = es_options_merge(old, changes);
+	if (lanes > 0)
+		spec = es_options_merge(spec, es_options_of_int("lanes", lanes));
+	if (es_options_has(changes, "filter") && es_options_has(spec, "filter"))
+		(void) es_filter_parse(es_options_object(spec, "filter"), "filter");
+	(void) parse_on_failure(es_options_string(spec, "on_failure", "block"));
+	if (es_options_has(changes, "retry") && es_options_has(spec, "retry"))
+	{
+		StringInfoData buf;
+
+		initStringInfo(&buf);
+		appendStringInfoString(&buf, "{\"retry\": ");
+		es_retry_append(&buf, es_retry_change(es_options_object(old, "retry"), es_options_object(changes, "retry")));
+		appendStringInfoChar(&buf, '}');
+		spec = es_options_merge(spec, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
+	}
+	/* another policy gives up no keys, and one that comes back begins anew */
+	if (es_options_has(changes, "on_failure"))
+		es_dead_key_forget(id);
+	es_definition_alter(kind, name, spec);
+	es_waiter_wake_at_commit(id, INT_MAX);
+}
+
+const EsSubscription *
+es_subscription_all(int *n)
+{
+	return es_definition_cache_all(&cache, n);
+}
+
+void
+es_subscription_begin(int32 id, int64 position, int lanes)
+{
+	EsCheckpoint begin = {.position = position};
+
+	es_checkpoint_write(id, ES_CHECKPOINT_BEGIN, &begin);
+	es_lane_change_begin(id, lanes);
+}
+
+void
+es_subscription_end(int32 id)
+{
+	EsSpiState	state;
+	Datum		values[2] = {Int32GetDatum(id), Int64GetDatum(0)};
+
+	(void) es_subscription_lock(id, AccessExclusiveLock);
+	es_spi_begin(&state);
+	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
+	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+	es_dead_key_forget(id);
+	es_lane_change_end(id);
+	es_lanes_forget(id);
 }
 
 const EsSubscription *
@@ -381,22 +419,53 @@ es_subscription_retire_lanes(void)
 	return removed;
 }
 
+static bool
+wants(const EsDefinition *definition)
+{
+	return strcmp(definition->kind, "subscription") == 0 ||
+		strcmp(es_options_string(definition->spec, "mode", ""), "async") == 0;
+}
+
 static void
 fill(void *entry, const EsDefinition *definition)
 {
 	EsSubscription *subscription = entry;
 	Jsonb	   *filter = es_options_object(definition->spec, "filter");
 
+	subscription->is_projection = strcmp(definition->kind, "projection") == 0;
 	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
 	subscription->tenant = es_options_string(definition->spec, "tenant", "");
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
+	if (subscription->is_projection && subscription->filter->query == NULL && subscription->filter->types == NIL)
+		subscription->filter->types = types_handled(es_options_object(definition->spec, "handlers"));
 	subscription->layout = es_lane_layout_read(definition->id, es_options_int(definition->spec, "lanes", DEFAULT_LANES));
 	subscription->on_failure = parse_on_failure(es_options_string(definition->spec, "on_failure", "block"));
 	subscription->key = parse_key(es_options_string(definition->spec, "key", "${stream}"));
 	subscription->use = es_use_read(definition->grants);
 	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
-	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight", DEFAULT_MAX_IN_FLIGHT);
+	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight",
+												 subscription->is_projection ? MAX_IN_FLIGHT : DEFAULT_MAX_IN_FLIGHT);
 	subscription->rate = es_options_number(definition->spec, "rate", 0);
+}
+
+/*
+ * A projection wants no type that it has no handler for: those are left to the index of types, where the filter itself names
+ * none.
+ */
+static List *
+types_handled(Jsonb *handlers)
+{
+	JsonbIterator *it = JsonbIteratorInit(&handlers->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	List	   *types = NIL;
+
+	if (es_options_has(handlers, "*"))
+		return NIL;
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+		if (token == WJB_KEY)
+			types = lappend(types, pnstrdup(v.val.string.val, v.val.string.len));
+	return types;
 }
 
 /* the arguments of create_subscription, checked, in one form */
@@ -521,6 +590,18 @@ parse_on_failure(const char *text)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown on_failure \"%s\"", text),
 			 errhint("It is 'block', 'dead_letter' or 'dead_letter_key'.")));
+}
+
+void
+es_subscription_check_on_failure(const char *text)
+{
+	(void) parse_on_failure(text);
+}
+
+void
+es_subscription_check_key(const char *text)
+{
+	(void) parse_key(text);
 }
 
 static EsPlaceholder *

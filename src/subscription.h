@@ -33,6 +33,7 @@ typedef enum EsKeySource
 typedef struct EsSubscription
 {
 	EsCachedDefinition definition; /* must be first */
+	bool is_projection; /* of a projection that workers keep: nobody polls it or sets it elsewhere by hand */
 	bool is_paused;
 	char *tenant; /* '': of the events of every tenant, or of none */
 	EsFilter *filter;
@@ -45,8 +46,21 @@ typedef struct EsSubscription
 	double rate;	   /* events a second; 0: any */
 } EsSubscription;
 
-/* ST008 when unknown, or another tenant's.  Valid until the next look-up */
+/*
+ * ST008 when unknown, or another tenant's.  Valid until the next look-up.  An async projection has a subscription of its
+ * name: get finds it, for who operates on failures; get_own refuses it with 42809, for who consumes or defines.
+ */
 extern const EsSubscription *es_subscription_get(const char *name);
+extern const EsSubscription *es_subscription_get_own(const char *name);
+/* alters the definition, checked but for what needs the other parts of it.  Locks: the name's, held */
+extern void es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int default_lanes);
+/* all there are, in order of id.  Valid until the next look-up */
+extern const EsSubscription *es_subscription_all(int *n);
+
+/* the rows of a new subscription: it begins behind the position */
+extern void es_subscription_begin(int32 id, int64 position, int lanes);
+/* removes them again, waiting for who polls or settles.  Locks: the name's, held */
+extern void es_subscription_end(int32 id);
 /*
  * Locks the subscription to the end of the transaction and returns it as it is then; NULL when it was dropped.
  * AccessShareLock for who polls or settles, AccessExclusiveLock for who drops it, sets it elsewhere or changes its lanes.
@@ -63,6 +77,10 @@ extern char *es_subscription_key(const EsSubscription *subscription, const char 
 extern uint32 es_subscription_hash(const char *tenant, const char *key, int64 position);
 /* where that event belongs */
 extern int es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position);
+
+/* 22023 where they are none */
+extern void es_subscription_check_on_failure(const char *text);
+extern void es_subscription_check_key(const char *text);
 
 /* the lock of a lane; false: somebody has it */
 extern bool es_subscription_try_lane(int32 id, int lane);

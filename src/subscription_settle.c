@@ -187,6 +187,8 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 	if (how != ES_SETTLE_ACK || settlement.lane.consumer == ES_LANE_ANONYMOUS || receipts[0].before == receipts[0].position ||
 		es_lane_layout_end(settlement.subscription->layout, number) != ES_LANE_NO_END)
 		es_waiter_wake_at_commit(id, 1);
+	/* who waits for what is settled (subscription_settled.c) */
+	es_waiter_wake_at_commit(-id, INT_MAX);
 	settlement.checkpoint = read_checkpoint(id, number);
 	if (how == ES_SETTLE_RELEASE && release_all(&settlement, receipts, n))
 		return;

@@ -12,8 +12,8 @@
 
 #include "clock.h"
 #include "compat.h"
-#include "definition.h"
 #include "lane.h"
+#include "subscription.h"
 
 typedef void (*Show) (ReturnSetInfo *rsi, int32 id, EsLanes *lanes, TimestampTz now);
 
@@ -46,16 +46,16 @@ show_each(FunctionCallInfo fcinfo, Show show)
 {
 	ReturnSetInfo *rsi = (ReturnSetInfo *) fcinfo->resultinfo;
 	TimestampTz now = es_clock_now();
-	ListCell   *lc;
+	int			n;
+	const EsSubscription *all = es_subscription_all(&n);
 
 	InitMaterializedSRF(fcinfo, 0);
-	foreach(lc, es_definition_list("subscription"))
+	for (int i = 0; i < n; i++)
 	{
-		int32		id = ((EsDefinition *) lfirst(lc))->id;
-		EsLanes    *lanes = es_lanes_find(id);
+		EsLanes    *lanes = es_lanes_find(all[i].definition.id);
 
 		if (lanes != NULL)
-			show(rsi, id, lanes, now);
+			show(rsi, all[i].definition.id, lanes, now);
 	}
 }
 

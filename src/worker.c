@@ -3,17 +3,18 @@
  *		The main loop of a delivery worker.
  *
  * Dynamic background workers, evtstore.delivery_workers per database, started by the scheduler, connected as the
- * bootstrap superuser.  Each serves every queue that has an endpoint, round-robin, one batch a turn (deliver.c), so a
- * long queue does not starve the others, and a slow endpoint keeps one worker busy while the others go on.
+ * bootstrap superuser.  Each serves every queue that has an endpoint and every async projection, round-robin, one batch a
+ * turn (deliver.c, projection_work.c), so a long queue does not starve the others, and a slow endpoint keeps one worker busy
+ * while the others go on.
  *
  * When a pass finds nothing the worker says that it is idle, looks once more, and sleeps on its latch (wakeup.c has the
  * argument why no message is missed), evtstore.poll_interval at most.  Asleep it has no transaction and no snapshot.
  *
- * An error of one queue rolls back that batch, is logged, and keeps this worker off that queue for 1 s, 2 s, … 60 s;
- * the others are served meanwhile.  An error outside of any queue counts for all of them.
+ * An error of one queue or projection rolls back that batch, is logged, and keeps this worker off it for 1 s, 2 s, … 60 s;
+ * the others are served meanwhile.  An error outside of any counts for all of them.
  *
  * The worker ends by itself when it is told to (registry.c), when evtstore.enabled is off, the extension gone, the
- * database found to be a copy, or when there has been no queue to serve for a while.  What it held when it was killed
+ * database found to be a copy, or when there has been nothing to serve for a while.  What it held when it was killed
  * comes back with the recovery of leases by the next scheduler, or when the lease ends.
  */
 #include "postgres.h"
@@ -27,28 +28,42 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "clock.h"
 #include "compat.h"
 #include "deliver.h"
 #include "guc.h"
 #include "identity.h"
 #include "process.h"
+#include "projection.h"
 #include "queue.h"
 #include "registry.h"
+#include "subscription.h"
+#include "subscription_poll.h"
+#include "subscription_source.h"
+#include "waiter.h"
 #include "wakeup.h"
 #include "worker.h"
 
-/* a worker without any queue ends after this time */
+/* a worker without anything to serve ends after this time */
 #define LONELY_TIME (10 * USECS_PER_SEC)
 #define MAX_BACKOFF (60 * USECS_PER_SEC)
 /* how often the scheduler is asked to look when the next message becomes ready */
 #define NUDGE_INTERVAL (100 * 1000) /* µs */
 
-/* how a queue fares in this worker; outlives a reload of the definitions */
+/* so many events of a projection at first; more while a turn takes less than the one time, fewer when it takes the other */
+#define FIRST_EVENTS 100
+#define SHORT_TURN (100 * 1000) /* µs */
+#define LONG_TURN (500 * 1000)
+
+/* how a queue or a projection fares in this worker; outlives a reload of the definitions */
 typedef struct Turn
 {
-	const EsQueue *queue; /* in the definitions' context */
-	int32 queue_id;
+	const EsQueue *queue; /* in the definitions' context; NULL: a projection */
+	const char *name;
+	int32 id;
 	bool had_work; /* in the last pass */
+	int events;		 /* of a projection: of the next turn */
+	TimestampTz due; /* of a projection: when an event that failed is due again; DT_NOEND: none */
 	int failures;  /* in a row */
 	TimestampTz not_before;
 } Turn;
@@ -56,25 +71,31 @@ typedef struct Turn
 typedef struct Worker
 {
 	MemoryContext iteration;   /* emptied after each pass */
-	MemoryContext definitions; /* queues and turns, emptied when the catalog changed */
+	MemoryContext definitions; /* queues, projections and turns, emptied when the catalog changed */
+	EsWaitFor wait_for;		   /* the events and ids of the projections */
 	uint64 generation;		   /* of the catalog, when they were read; 0: never */
 	Turn *turns;
 	int nturns;
 	bool done;				   /* nothing is to be done here any more */
-	TimestampTz lonely_since;  /* 0: there are queues */
+	TimestampTz lonely_since;  /* 0: there are queues or projections */
 	bool nudge_owed;
 	TimestampTz next_nudge;
-	Turn general; /* errors outside of any queue */
+	Turn general; /* errors outside of any turn */
 } Worker;
 
 static bool may_go_on(Worker *worker);
 static void refresh(Worker *worker);
-static void read_queues(Worker *worker);
+static void read_definitions(Worker *worker);
+static Turn *add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbefore);
+static void add_projections(Worker *worker, const Turn *before, int nbefore);
 static bool definitions_changed(const Worker *worker);
 static int serve(Worker *worker, bool only_busy);
 static int take_turn(Worker *worker, Turn *turn);
+static int project(Turn *turn);
 static void failed(Worker *worker, Turn *turn);
 static void nap(Worker *worker);
+static void doze(Worker *worker);
+static void stop_waiting(int code, Datum arg);
 static void nudge(Worker *worker);
 static long nap_ms(const Worker *worker);
 
@@ -125,11 +146,11 @@ refresh(Worker *worker)
 	PG_TRY();
 	{
 		/* starting a transaction reads invalidation messages, so the generation is up to date */
-		es_process_start_transaction("looking for queues");
+		es_process_start_transaction("looking for work");
 		if (!es_catalog_installed())
 			worker->done = true;
 		else if (worker->generation != es_catalog_generation())
-			read_queues(worker);
+			read_definitions(worker);
 		es_process_commit();
 		worker->general.failures = 0;
 	}
@@ -145,11 +166,12 @@ refresh(Worker *worker)
 }
 
 static void
-read_queues(Worker *worker)
+read_definitions(Worker *worker)
 {
 	uint64		generation = es_catalog_generation();
 	Turn	   *before = NULL;
 	int			nbefore = worker->nturns;
+	int			nsubscriptions;
 	List	   *queues;
 	ListCell   *lc;
 	MemoryContext old;
@@ -169,21 +191,15 @@ read_queues(Worker *worker)
 	MemoryContextReset(worker->definitions);
 	old = MemoryContextSwitchTo(worker->definitions);
 	queues = es_queue_list_pushed();
-	worker->turns = palloc0(sizeof(Turn) * Max(list_length(queues), 1));
+	(void) es_subscription_all(&nsubscriptions);
+	worker->turns = palloc0(sizeof(Turn) * Max(list_length(queues) + nsubscriptions, 1));
 	foreach(lc, queues)
 	{
-		Turn	   *turn = &worker->turns[worker->nturns++];
+		const EsQueue *queue = lfirst(lc);
 
-		turn->queue = lfirst(lc);
-		turn->queue_id = turn->queue->id;
-		for (int i = 0; i < nbefore; i++)
-		{
-			if (before[i].queue_id != turn->queue_id)
-				continue;
-			turn->failures = before[i].failures;
-			turn->not_before = before[i].not_before;
-		}
+		add_turn(worker, queue->name, queue->id, before, nbefore)->queue = queue;
 	}
+	add_projections(worker, before, nbefore);
 	MemoryContextSwitchTo(old);
 
 	if (worker->nturns > 0)
@@ -193,13 +209,53 @@ read_queues(Worker *worker)
 	worker->generation = generation;
 }
 
+static Turn *
+add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbefore)
+{
+	Turn	   *turn = &worker->turns[worker->nturns++];
+
+	turn->name = name;
+	turn->id = id;
+	turn->events = FIRST_EVENTS;
+	turn->due = DT_NOEND;
+	for (int i = 0; i < nbefore; i++)
+	{
+		if (before[i].id != id)
+			continue;
+		turn->failures = before[i].failures;
+		turn->not_before = before[i].not_before;
+		turn->events = before[i].events;
+	}
+	return turn;
+}
+
+/* in the definitions' context */
+static void
+add_projections(Worker *worker, const Turn *before, int nbefore)
+{
+	int			n;
+	const EsSubscription *all = es_subscription_all(&n);
+
+	worker->wait_for = (EsWaitFor) {0};
+	for (int i = 0; i < n; i++)
+	{
+		if (!all[i].is_projection || all[i].is_paused)
+			continue;
+		(void) add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore);
+		worker->wait_for.categories |= es_subscription_categories(&all[i]);
+		/* those beyond are found at the next poll, when something else than an event makes work for them */
+		if (worker->wait_for.n < ES_WAITER_MAX_NAMES)
+			worker->wait_for.ids[worker->wait_for.n++] = all[i].definition.id;
+	}
+}
+
 static bool
 definitions_changed(const Worker *worker)
 {
 	return worker->generation != es_catalog_generation() && worker->general.not_before <= GetCurrentTimestamp();
 }
 
-/* one turn for each queue (or those that had work in the last pass); returns how many messages were handled */
+/* one turn for each (or those that had work in the last pass); returns how many messages and events were handled */
 static int
 serve(Worker *worker, bool only_busy)
 {
@@ -230,8 +286,8 @@ take_turn(Worker *worker, Turn *turn)
 	PG_TRY();
 	{
 		SetCurrentStatementStartTimestamp();
-		es_process_show(turn->queue->name);
-		handled = es_deliver_queue(turn->queue, es_registry_slot(), &es_process_stop);
+		es_process_show(turn->name);
+		handled = turn->queue == NULL ? project(turn) : es_deliver_queue(turn->queue, es_registry_slot(), &es_process_stop);
 		pgstat_report_stat(false);
 		turn->failures = 0;
 	}
@@ -243,6 +299,22 @@ take_turn(Worker *worker, Turn *turn)
 	MemoryContextSwitchTo(worker->iteration);
 	MemoryContextReset(worker->iteration);
 	return handled;
+}
+
+static int
+project(Turn *turn)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	EsProjectionTurn result = es_projection_work(turn->id, turn->events);
+	TimestampTz took = GetCurrentTimestamp() - start;
+
+	turn->due = result.due;
+	if (took > LONG_TURN)
+		turn->events = Max(turn->events / 2, 1);
+	else if (took < SHORT_TURN && result.handled == turn->events)
+		turn->events = Min(turn->events * 2, ES_MAX_POLL);
+	es_registry_count(result.handled - result.failed, result.failed);
+	return result.handled;
 }
 
 /* in PG_CATCH */
@@ -261,14 +333,38 @@ failed(Worker *worker, Turn *turn)
 	/* what goes wrong because we are to go anyway is nobody's concern */
 	if (es_process_stop || es_registry_told_to_leave())
 		return;
-	es_process_log_error(error, turn->queue != NULL
-						 ? psprintf("delivery of queue \"%s\" in database \"%s\" failed", turn->queue->name,
-									es_process_database())
+	es_process_log_error(error, turn->name != NULL
+						 ? psprintf(turn->queue != NULL ? "delivery of queue \"%s\" in database \"%s\" failed"
+									: "projection \"%s\" in database \"%s\" failed", turn->name, es_process_database())
 						 : psprintf("delivery worker of database \"%s\" failed", es_process_database()));
 }
 
+/* with a projection it waits for events, too, like a consumer in wait_for_work */
 static void
 nap(Worker *worker)
+{
+	if (worker->wait_for.categories == 0)
+	{
+		doze(worker);
+		return;
+	}
+	es_waiter_begin(&worker->wait_for);
+	PG_ENSURE_ERROR_CLEANUP(stop_waiting, (Datum) 0);
+	{
+		doze(worker);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, (Datum) 0);
+	es_waiter_end();
+}
+
+static void
+stop_waiting(int code, Datum arg)
+{
+	es_waiter_end();
+}
+
+static void
+doze(Worker *worker)
 {
 	es_wakeup_idle();
 	if (worker->nturns == 0)
@@ -321,6 +417,8 @@ nap_ms(const Worker *worker)
 	{
 		if (worker->turns[i].not_before > now)
 			ms = Min(ms, es_process_ms_until(now, worker->turns[i].not_before));
+		if (worker->turns[i].due != DT_NOEND)
+			ms = Min(ms, es_process_ms_until(es_clock_now(), worker->turns[i].due));
 	}
 	return ms;
 }

@@ -3,20 +3,40 @@ CREATE OR REPLACE FUNCTION evtstore.create_projection(
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_projection';
 COMMENT ON FUNCTION evtstore.create_projection IS
-'Defines a read model. handlers: {"Type": "one SQL statement with $1 of type evtstore.event" | {"fn": "schema.function"}}, "*" for every
-other type. mode ''sync'': a projection trigger, in the append''s transaction, able to refuse it; events that exist already are applied
-first. mode ''async'' is not in this version (0A000). Errors: ST009 invalid handler, 42710 another definition of that name.';
+'Defines a read model. handlers: {"Type": "one SQL statement with $1 of type evtstore.event" | {"fn": "schema.function"} of one event |
+{"batch": "schema.function"} of evtstore.event[]}, "*" for every other type; they run as the caller, under the present search_path. mode ''async'':
+workers apply, each event exactly once, in one transaction with the projection''s place. mode ''sync'': in the append''s transaction, able to refuse
+it. Events that exist are applied first. options, of async ones: {"lanes": how many workers at once, 1; "key": whose events stay in order, ${stream};
+"on_failure": ''block'', ''dead_letter'' or ''dead_letter_key''; "retry"}. With more than one lane only the order within a key is kept.
+Errors: ST009 invalid handler, 42710 another definition of that name, 22023.';
+
+CREATE OR REPLACE FUNCTION evtstore.alter_projection(name text, changes jsonb)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_alter_projection';
+COMMENT ON FUNCTION evtstore.alter_projection IS
+'Changes options of an async projection: "lanes", "on_failure", "retry"; null: the default. Errors: ST008, 22023, 55000 a sync one.';
+
+CREATE OR REPLACE FUNCTION evtstore.switch_projection(name text, mode text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_switch_projection';
+COMMENT ON FUNCTION evtstore.switch_projection IS
+'Makes a projection ''sync'' or ''async'', with no event missed or applied twice, while others append. To ''sync'': what the workers have not applied
+is applied here first; then appends wait while the last of it is. Its options are forgotten. Errors: ST008; 22023; 55000 paused, or with events that
+failed, or after an append in the same transaction; 25001 in REPEATABLE READ.';
+
+CREATE OR REPLACE FUNCTION evtstore.pause_projection(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_pause_projection';
+COMMENT ON FUNCTION evtstore.pause_projection IS
+'Workers leave an async projection alone from the commit on, until it is resumed. Errors: ST008, 55000 a sync one.';
+
+CREATE OR REPLACE FUNCTION evtstore.resume_projection(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_resume_projection';
+COMMENT ON FUNCTION evtstore.resume_projection IS 'Ends a pause. Errors: ST008, 55000 a sync one.';
 
 CREATE OR REPLACE FUNCTION evtstore.drop_projection(name text)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_drop_projection';
-COMMENT ON FUNCTION evtstore.drop_projection IS 'Forgets a projection; its tables stay. Errors: ST008.';
-
-CREATE OR REPLACE VIEW evtstore.projection_status AS
-    SELECT d.name, d.spec->>'mode' AS mode, d.state,
-           evtstore.head_position() AS "position", 0::bigint AS lag_events, 0::double precision AS lag_seconds,
-           NULL::text AS last_error, NULL::uuid AS failed_event, NULL::double precision AS rebuild_progress, NULL::interval AS rebuild_eta
-    FROM evtstore_internal.definition d
-    WHERE d.kind = 'projection';
-COMMENT ON VIEW evtstore.projection_status IS
-    'one row per projection; a sync projection is never behind: its effects commit with the events';
+COMMENT ON FUNCTION evtstore.drop_projection IS
+'Forgets a projection, its place and what failed; its tables stay. Waits for the worker that is at it. Errors: ST008.';

@@ -141,7 +141,7 @@ COMMENT ON VIEW evtstore.queue_status IS
 (leased), dead; age of the oldest one not dead';
 
 CREATE OR REPLACE VIEW evtstore.dead_letters AS
-    SELECT l.id, l.kind, d.name, l.key, l.event_id, l.message_id, l.type, l.attempt AS attempts, l.first_error, l.last_error,
+    SELECT l.id, coalesce(d.kind, l.kind) AS kind, d.name, l.key, l.event_id, l.message_id, l.type, l.attempt AS attempts, l.first_error, l.last_error,
            l.failed_at, l.history, l.body, l.headers, l.stream, l.version, l.position, l.cause
     FROM evtstore_internal.dead_letter l
     LEFT JOIN evtstore_internal.definition d ON d.id = l.source_id

@@ -60,8 +60,8 @@ RETURNS TABLE (subscription_id int, consumer text, last_seen timestamptz)
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_consumer_status';
 COMMENT ON FUNCTION evtstore_internal.consumer_status IS 'the consumers that gave a name, from shared memory';
 
-CREATE OR REPLACE VIEW evtstore.subscription_status AS
-    SELECT d.name, d.state, l.lanes, c."position", greatest(h.head - c.reached, 0) AS lag_events, a.lag_seconds, s.in_flight, f.blocked, f.retrying, f.waiting, x.dead, c.closing AS closing_lanes
+CREATE OR REPLACE VIEW evtstore_internal.subscription_status AS
+    SELECT d.id, d.kind, d.name, d.state, l.lanes, c."position", c.reached, greatest(h.head - c.reached, 0) AS lag_events, a.lag_seconds, s.in_flight, f.blocked, f.retrying, f.waiting, x.dead, c.closing AS closing_lanes
     FROM evtstore_internal.definition d
     CROSS JOIN (SELECT evtstore.head_position() AS head) h
     CROSS JOIN LATERAL (SELECT (d.spec->>'lanes')::int AS lanes) l
@@ -98,8 +98,14 @@ CREATE OR REPLACE VIEW evtstore.subscription_status AS
         FROM evtstore_internal.failed_event e WHERE e.subscription_id = d.id) f
     CROSS JOIN LATERAL (
         SELECT count(*) AS dead FROM evtstore_internal.dead_letter t WHERE t.source_id = d.id AND t.kind = 'subscription') x
-    WHERE d.kind = 'subscription'
+    WHERE (d.kind = 'subscription' OR (d.kind = 'projection' AND d.spec->>'mode' = 'async'))
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
+COMMENT ON VIEW evtstore_internal.subscription_status IS 'subscriptions, and async projections, which have one of their name';
+
+CREATE OR REPLACE VIEW evtstore.subscription_status AS
+    SELECT name, state, lanes, "position", lag_events, lag_seconds, in_flight, blocked, retrying, waiting, dead, closing_lanes
+    FROM evtstore_internal.subscription_status
+    WHERE kind = 'subscription';
 COMMENT ON VIEW evtstore.subscription_status IS
     'one row per subscription: position (everything at or below is settled in each lane, or failed),
 lag_events (positions from there to the head, those that the filter does not select and gaps too, but what lanes passed over), lag_seconds (the age of

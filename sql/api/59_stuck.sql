@@ -1,9 +1,10 @@
 CREATE OR REPLACE VIEW evtstore.stuck AS
-    SELECT 'subscription'::text AS kind, b.name, b.key, b.since, coalesce(b.error, 'failed') AS cause, e.id::text AS blocked_by,
+    SELECT d.kind, b.name, b.key, b.since, coalesce(b.error, 'failed') AS cause, e.id::text AS blocked_by,
            CASE WHEN b.key IS NULL
                 THEN format('SELECT evtstore.skip_event(%L, %L, %L)', b.name, e.id, 'reason')
                 ELSE format('SELECT evtstore.unblock_key(%L, %L)', b.name, b.key) END AS fix
     FROM evtstore.blocked_keys b
+    JOIN evtstore_internal.definition d ON d.namespace = 'feed' AND d.name = b.name
     LEFT JOIN evtstore_internal.event e ON e."position" = b."position"
     WHERE b.state IN ('blocked', 'dead')
     UNION ALL
@@ -14,7 +15,7 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
     UNION ALL
     SELECT d.kind, d.name, NULL, NULL, 'paused', NULL, format('SELECT evtstore.resume(%L)', d.name)
     FROM evtstore_internal.definition d
-    WHERE d.kind IN ('queue', 'subscription') AND d.state = 'paused'
+    WHERE d.kind IN ('queue', 'subscription', 'projection') AND d.state = 'paused'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
     SELECT 'feed', 'head', NULL, w.xact_start, 'an appending transaction is open', format('pid %s', w.pid),

@@ -9,7 +9,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.head_position, evtstore.why_behind, evtstore.hot_keys, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
     evtstore.merge_data, evtstore.merge_patch, evtstore.message_status
 TO evtstore_reader;
-GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head TO evtstore_reader;
+GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head, evtstore.wait_for TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
 GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant TO PUBLIC;
 GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.consumer_status,
@@ -29,7 +29,8 @@ TO evtstore_writer;
 GRANT EXECUTE ON FUNCTION
     evtstore.delete_stream, evtstore.truncate_stream, evtstore.set_stream_policy, evtstore.set_category_policy,
     evtstore.scavenge,
-    evtstore.create_projection, evtstore.drop_projection,
+    evtstore.create_projection, evtstore.alter_projection, evtstore.switch_projection, evtstore.pause_projection, evtstore.resume_projection,
+    evtstore.drop_projection,
     evtstore.create_reducer, evtstore.alter_reducer, evtstore.drop_reducer,
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue, evtstore.purge_queue,
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,

@@ -250,7 +250,6 @@ SELECT fails($$SELECT evtstore.create_projection('p', '[]', 'sync')$$);
 SELECT fails($$SELECT evtstore.create_projection('p', '"SELECT 1"', 'sync')$$);
 SELECT fails($$SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', NULL)$$);
 SELECT fails($$SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'often')$$);
-SELECT fails($$SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}')$$) ~ 'not supported' AS async;
 SELECT fails($$SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'sync', NULL)$$);
 SELECT fails($$SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'sync', '[]')$$);
 SELECT fails($$SELECT evtstore.create_projection('p', '{"*": "SELECT 1"}', 'sync', '{"category": ["a"]}')$$);

@@ -1,0 +1,124 @@
+/*
+ * projection_sync.c
+ *		Sync projections: handlers in the append's transaction, and what a new one gets of the events before it.
+ *
+ * Runs in the appender's backend, and in that of who creates a projection or switches one.  docs/architecture-projections.md has
+ * the argument why no event is missed or doubled.  Locks: for the history the event table against writers, but only for its
+ * last events.  A crash takes events and effects together.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "append.h"
+#include "catalog.h"
+#include "compat.h"
+#include "event.h"
+#include "lock.h"
+#include "projection_apply.h"
+#include "read.h"
+
+static void on_append(const EsAppendPart *parts, int nparts, int nevents);
+static void apply_parts(EsProjection *projection, const EsAppendPart *parts, int nparts, Datum *datums);
+static void apply_event(EsEvent *event, void *arg);
+
+void
+es_projection_sync_init(void)
+{
+	es_append_register_hook(on_append);
+}
+
+/* rows are built when the first handler wants them; projections one after the other, each event in order */
+static void
+on_append(const EsAppendPart *parts, int nparts, int nevents)
+{
+	Datum	   *datums = NULL;
+	ListCell   *lc;
+
+	foreach(lc, es_projections())
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (!projection->is_sync)
+			continue;
+		if (datums == NULL)
+			datums = MemoryContextAllocExtended(CurrentMemoryContext, nevents * sizeof(Datum), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+		apply_parts(projection, parts, nparts, datums);
+	}
+	if (datums != NULL)
+		pfree(datums);
+}
+
+static void
+apply_parts(EsProjection *projection, const EsAppendPart *parts, int nparts, Datum *datums)
+{
+	EsApply		apply;
+	bool		begun = false;
+	int			next = 0;
+
+	for (int p = 0; p < nparts; p++)
+		for (int i = 0; i < parts[p].n; i++, next++)
+		{
+			EsEvent    *event = &parts[p].events[i];
+			EsHandler  *handler = es_projection_handler(projection, event->type);
+
+			if (handler == NULL || !es_filter_matches(projection->filter, parts[p].handle, event))
+				continue;
+			if (!begun)
+				es_apply_begin(&apply, projection);
+			begun = true;
+			if (datums[next] == (Datum) 0)
+				datums[next] = es_event_datum(event);
+			es_apply_add(&apply, handler, datums[next], event->position, event->type);
+		}
+	if (begun)
+		es_apply_end(&apply, false);
+}
+
+static void
+apply_event(EsEvent *event, void *arg)
+{
+	EsApply    *apply = arg;
+	EsProjection *projection = apply->projection;
+	EsHandler  *handler = es_projection_handler(projection, event->type);
+	EsStream	stream = *es_stream_none();
+	MemoryContext old_context;
+	Datum		row;
+
+	if (DatumGetPointer(event->stream) != NULL)
+		stream.name = TextDatumGetCString(event->stream);
+	stream.tenant = TextDatumGetCString(event->tenant);
+	if (handler == NULL || !es_filter_matches(projection->filter, &stream, event))
+		return;
+	old_context = MemoryContextSwitchTo(apply->context);
+	row = es_event_datum(event);
+	MemoryContextSwitchTo(old_context);
+	es_apply_add(apply, handler, row, event->position, event->type);
+}
+
+void
+es_projection_apply_history(const char *name)
+{
+	ListCell   *lc;
+	EsApply		apply;
+	int64		head;
+
+	foreach(lc, es_projections())
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (strcmp(projection->name, name) != 0)
+			continue;
+		es_apply_begin(&apply, projection);
+		head = es_read_history_to_head(apply_event, &apply);
+		es_apply_end(&apply, false);
+		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
+		es_apply_begin(&apply, projection);
+		es_read_history(head, apply_event, &apply);
+		es_apply_end(&apply, false);
+		return;
+	}
+}

@@ -1,0 +1,253 @@
+/*
+ * projection_work.c
+ *		Async projections: what a worker does with one.
+ *
+ * Runs in delivery workers.  An async projection has a subscription of its name (subscription.c), which knows its place, its lanes
+ * and what failed; this polls it and applies what it gets in one transaction with the acknowledgement.  So tables and place
+ * commit together: every event is applied exactly once, whatever is killed when.  docs/architecture-projections.md has the argument.
+ *
+ * Locks: those of the poll, to the end of the transaction; then whatever the handlers take.  Nothing is kept between two turns; a
+ * crash leaves what was committed.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "attempt.h"
+#include "catalog.h"
+#include "clock.h"
+#include "compat.h"
+#include "event.h"
+#include "projection.h"
+#include "projection_apply.h"
+#include "subscription.h"
+#include "subscription_look.h"
+#include "subscription_poll.h"
+#include "subscription_settle.h"
+
+/* the lanes are held by the transaction; a lease is only for what is out after it, which is nothing */
+#define LEASE_MS 60000
+/* rows of a turn: where they are so large a smaller turn will do */
+#define MAX_ROW_BYTES (16 * 1024 * 1024)
+
+typedef struct WorkItem
+{
+	EsEventReceipt receipt;
+	EsHandler  *handler;		/* NULL: nothing is done for it */
+	Datum		row;
+	Datum		type;
+	uint64		key;			/* hash of tenant and key; 0: it has none */
+	bool		is_applied;
+} WorkItem;
+
+typedef struct Work
+{
+	EsProjection *projection;
+	MemoryContext context;		/* of the turn */
+	int			n;
+	WorkItem	   *items;
+	Size		bytes;
+	WorkItem	   *one;			/* for apply_one */
+} Work;
+
+static MemoryContext turn_context = NULL;
+
+static bool put(EsReader *reader, const EsPolled *event, void *arg);
+static void apply_all(void *arg);
+static void apply_one(void *arg);
+static int	apply_each(Work *work);
+static bool has_failed(const uint64 *keys, int nkeys, uint64 key);
+static void acknowledge(Work *work);
+
+bool
+es_projection_has_work(void)
+{
+	int			n;
+	const EsSubscription *all = es_subscription_all(&n);
+
+	for (int i = 0; i < n; i++)
+		if (all[i].is_projection && !all[i].is_paused)
+			return true;
+	return false;
+}
+
+EsProjectionTurn
+es_projection_work(int32 id, int max_count)
+{
+	EsProjectionTurn turn = {.due = DT_NOEND};
+	MemoryContext caller = CurrentMemoryContext;
+	Work		work = {0};
+	EsPollRequest request = {.max_count = max_count, .lease_ms = LEASE_MS, .put = put, .arg = &work};
+
+	if (turn_context == NULL)
+		turn_context = AllocSetContextCreate(TopMemoryContext, "evtstore projection turn", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(turn_context);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(turn_context);
+
+	work.context = turn_context;
+	work.items = palloc(max_count * sizeof(WorkItem));
+	work.projection = es_projection_by_id(id);
+	if (work.projection != NULL && !work.projection->is_sync)
+		turn.handled = es_subscription_poll(id, &request);
+	if (turn.handled > 0)
+	{
+		if (es_attempt(apply_all, &work) != NULL)
+			turn.failed = apply_each(&work);
+		acknowledge(&work);
+	}
+	else if (work.projection != NULL)
+	{
+		const EsSubscription *subscription = es_subscription_lock(id, AccessShareLock);
+
+		if (subscription != NULL && !subscription->is_paused)
+			(void) es_subscription_look(subscription, es_clock_now(), true, &turn.due);
+	}
+
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return turn;
+}
+
+void
+es_projection_catch_up(int32 id)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore projection catching up", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	int			n;
+
+	do
+	{
+		Work		work = {.context = context};
+		EsPollRequest request = {.max_count = ES_MAX_POLL, .lease_ms = LEASE_MS, .put = put, .arg = &work};
+
+		CHECK_FOR_INTERRUPTS();
+		work.items = palloc(ES_MAX_POLL * sizeof(WorkItem));
+		work.projection = es_projection_by_id(id);
+		n = es_subscription_poll(id, &request);
+		apply_all(&work);
+		acknowledge(&work);
+		CommandCounterIncrement();
+		MemoryContextReset(context);
+	} while (n > 0);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+}
+
+static bool
+put(EsReader *reader, const EsPolled *event, void *arg)
+{
+	Work	   *work = arg;
+	WorkItem	   *item = &work->items[work->n++];
+	MemoryContext old_context;
+	bool		isnull;
+	Datum		type = es_reader_value(reader, ES_EVENT_ROW_TYPE, &isnull);
+
+	memset(item, 0, sizeof(WorkItem));
+	item->receipt = (EsEventReceipt) {.subscription = work->projection->id, .lane = event->lane, .epoch = event->epoch,
+		.before = event->before, .position = event->position};
+	item->key = event->key == NULL ? 0 : es_stream_hash(event->tenant, event->key, strlen(event->key));
+	item->handler = es_projection_handler(work->projection, type);
+	if (item->handler == NULL)
+		return true;
+	old_context = MemoryContextSwitchTo(work->context);
+	item->row = es_reader_value(reader, 0, &isnull);
+	item->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(type));
+	MemoryContextSwitchTo(old_context);
+	work->bytes += VARSIZE_ANY(DatumGetPointer(item->row));
+	return work->bytes < MAX_ROW_BYTES;
+}
+
+/* in a subtransaction */
+static void
+apply_all(void *arg)
+{
+	Work	   *work = arg;
+	EsApply		apply;
+
+	es_apply_begin(&apply, work->projection);
+	for (int i = 0; i < work->n; i++)
+		if (work->items[i].handler != NULL)
+			es_apply_add(&apply, work->items[i].handler, work->items[i].row, work->items[i].receipt.position, work->items[i].type);
+	es_apply_end(&apply, true);
+	for (int i = 0; i < work->n; i++)
+		work->items[i].is_applied = true;
+}
+
+static void
+apply_one(void *arg)
+{
+	Work	   *work = arg;
+	WorkItem	   *item = work->one;
+	EsApply		apply;
+
+	es_apply_begin(&apply, work->projection);
+	es_apply_add(&apply, item->handler, item->row, item->receipt.position, item->type);
+	es_apply_end(&apply, true);
+}
+
+/*
+ * One of them failed: each by itself, to see which.  What fails is given back with its error; the engine takes those of its key
+ * back that come after it, so they are left alone here.  How many failed.
+ */
+static int
+apply_each(Work *work)
+{
+	int			failed = 0;
+	uint64	   *keys = palloc(work->n * sizeof(uint64));
+	int			nkeys = 0;
+
+	for (int i = 0; i < work->n; i++)
+	{
+		WorkItem	   *item = &work->items[i];
+		char	   *error;
+
+		CHECK_FOR_INTERRUPTS();
+		if (item->key != 0 && has_failed(keys, nkeys, item->key))
+			continue;
+		work->one = item;
+		error = item->handler == NULL ? NULL : es_attempt(apply_one, work);
+		item->is_applied = error == NULL;
+		if (error == NULL)
+			continue;
+		failed++;
+		es_subscription_settle(&item->receipt, 1, ES_SETTLE_NACK, error, -1);
+		if (item->key != 0)
+			keys[nkeys++] = item->key;
+	}
+	return failed;
+}
+
+static bool
+has_failed(const uint64 *keys, int nkeys, uint64 key)
+{
+	for (int i = 0; i < nkeys; i++)
+		if (keys[i] == key)
+			return true;
+	return false;
+}
+
+/* all that was applied, in the transaction of its effects */
+static void
+acknowledge(Work *work)
+{
+	EsEventReceipt *receipts = palloc(work->n * sizeof(EsEventReceipt));
+	int			n = 0;
+
+	for (int i = 0; i < work->n; i++)
+		if (work->items[i].is_applied)
+			receipts[n++] = work->items[i].receipt;
+	qsort(receipts, n, sizeof(EsEventReceipt), es_subscription_compare_receipts);
+	es_subscription_settle(receipts, n, ES_SETTLE_ACK, NULL, -1);
+	for (int i = 0; i < n; i++)
+		if (receipts[i].stale != NULL)
+			elog(ERROR, "event at position " INT64_FORMAT " of projection \"%s\" was applied, but cannot be acknowledged: %s",
+				 receipts[i].position, work->projection->name, receipts[i].stale);
+}

@@ -1,0 +1,159 @@
+--
+-- Async projections: workers apply, wait_for() waits for them; batch handlers, lanes, failures, pause, alter, switch.
+--
+\set QUIET on
+\pset format unaligned
+\pset null '(null)'
+
+CREATE TABLE applied (n bigserial, stream text, version bigint, data jsonb, UNIQUE (stream, version));
+CREATE TABLE total (stream text PRIMARY KEY, n bigint, sum numeric);
+CREATE SCHEMA shop;
+CREATE FUNCTION shop.add_up(events evtstore.event[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO public.total SELECT stream, count(*), sum((data->>'v')::numeric) FROM unnest(events) GROUP BY stream
+    ON CONFLICT (stream) DO UPDATE SET n = total.n + EXCLUDED.n, sum = total.sum + EXCLUDED.sum $$;
+-- sizes of the batches, and what was in them
+CREATE TABLE batch (id serial, versions text);
+CREATE FUNCTION shop.note(events evtstore.event[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO public.batch (versions) SELECT string_agg(type || version, ' ' ORDER BY n) FROM unnest(events) WITH ORDINALITY AS e(a, b, c, version, d, type, f, g, h, i, j, k, n) $$;
+CREATE FUNCTION state(projection text) RETURNS TABLE (mode text, state text, "position" bigint, last_error text, failed text) LANGUAGE sql AS $$
+    SELECT s.mode, s.state, s."position", s.last_error,
+           (SELECT e.stream || '@' || e.version FROM evtstore.read_all() e WHERE e.id = s.failed_event)
+    FROM evtstore.projection_status s WHERE s.name = projection $$;
+
+-- events from before it are applied, too
+SELECT version FROM evtstore.append_events('order-1', '[{"type": "Placed", "data": {"v": 1}}, {"type": "Paid", "data": {"v": 2}}]');
+SELECT evtstore.create_projection('log', '{"Placed": "INSERT INTO applied (stream, version, data) SELECT ($1).stream, ($1).version, ($1).data"}');
+SELECT evtstore.create_projection('totals', '{"*": {"batch": "shop.add_up"}}', 'async');
+CALL evtstore.wait_for('log', 2);
+CALL evtstore.wait_for('totals', 2);
+SELECT stream, version, data FROM applied;
+SELECT * FROM total;
+-- the same once more is nothing, another definition is refused
+SELECT evtstore.create_projection('log', '{"Placed": "INSERT INTO applied (stream, version, data) SELECT ($1).stream, ($1).version, ($1).data"}', options => '{"lanes": 1}');
+SELECT fails($$SELECT evtstore.create_projection('log', '{"Placed": "SELECT 1"}')$$);
+-- what comes
+SELECT version FROM evtstore.append_events('order-2', '[{"type": "Placed", "data": {"v": 10}}, {"type": "Paid", "data": {"v": 20}}, {"type": "Placed", "data": {"v": 30}}]');
+CALL evtstore.wait_for('log', 5);
+CALL evtstore.wait_for('totals', 5);
+SELECT stream, version, data FROM applied ORDER BY n;
+SELECT * FROM total ORDER BY stream;
+SELECT * FROM state('totals');
+
+--
+-- neighbours go to a batch handler together, and everything in order
+--
+SELECT evtstore.create_projection('batches', '{"A": {"batch": "shop.note"}, "B": "INSERT INTO batch (versions) VALUES (''B'' || ($1).version)"}', filter => '{"categories": ["mixed"]}');
+SELECT evtstore.pause_projection('batches');
+SELECT state FROM state('batches');
+SELECT version FROM evtstore.append_events('mixed-1', '[{"type": "A", "data": 1}, {"type": "A", "data": 1}, {"type": "B", "data": 1}, {"type": "C", "data": 1}, {"type": "A", "data": 1}]');
+SELECT fails($$CALL evtstore.wait_for('batches', 10)$$) ~ 'transaction block' AS in_a_block;
+CALL evtstore.wait_for('batches', 10);
+SELECT evtstore.resume_projection('batches');
+CALL evtstore.wait_for('batches', 10);
+SELECT versions FROM batch ORDER BY id;
+
+--
+-- wait_for: positions that the filter does not select count as passed; what is not there is waited for
+--
+CALL evtstore.wait_for('log', 10);
+CALL evtstore.wait_for('log', 11, '100ms');
+CALL evtstore.wait_for('nobody', 1);
+CALL evtstore.wait_for('log', NULL);
+CALL evtstore.wait_for('log', 1, '-1s');
+SELECT evtstore.create_subscription('sub', lanes => 3);
+CALL evtstore.wait_for('sub', 10, '50ms');
+SELECT evtstore.ack(array_agg(receipt)) FROM evtstore.poll('sub', max_count => 100) WHERE position <> 7;
+CALL evtstore.wait_for('sub', 6);
+CALL evtstore.wait_for('sub', 10, '50ms');
+SELECT evtstore.drop_subscription('sub');
+
+--
+-- an event that fails: its key waits, others go on; the error is told
+--
+SELECT evtstore.create_projection('fussy', '{"Try": "INSERT INTO applied (stream, version, data) SELECT ($1).stream, ($1).version, to_jsonb(1 / (($1).data->>''v'')::int)"}',
+    options => '{"retry": {"max_attempts": 1}}');
+SELECT version FROM evtstore.append_events('try-1', '[{"type": "Try", "data": {"v": 1}}, {"type": "Try", "data": {"v": 0}}, {"type": "Try", "data": {"v": 1}}]');
+SELECT version FROM evtstore.append_events('try-2', '[{"type": "Try", "data": {"v": 1}}]');
+CALL evtstore.wait_for('fussy', 11);
+CALL evtstore.wait_for('fussy', 14);
+SELECT stream, version FROM applied WHERE stream LIKE 'try%' ORDER BY n;
+SELECT state, last_error, failed FROM state('fussy');
+SELECT name, key, state FROM evtstore.blocked_keys;
+SELECT kind, name, key, cause FROM evtstore.stuck;
+SELECT evtstore.skip_event('fussy', id, 'a test') FROM evtstore.read_stream('try-1') WHERE version = 2;
+CALL evtstore.wait_for('fussy', 14);
+SELECT stream, version FROM applied WHERE stream LIKE 'try%' ORDER BY n;
+SELECT state, last_error, failed FROM state('fussy');
+SELECT kind, cause, last_error FROM evtstore.dead_letters;
+
+--
+-- nobody else consumes its events
+--
+SELECT fails($$SELECT evtstore.poll('log')$$);
+SELECT fails($$SELECT evtstore.seek('log', 0)$$);
+SELECT fails($$SELECT evtstore.alter_subscription('log', '{"lanes": 2}')$$);
+SELECT fails($$SELECT evtstore.drop_subscription('log')$$);
+SELECT count(*) FROM evtstore.subscription_status;
+
+--
+-- alter
+--
+SELECT evtstore.alter_projection('log', '{"lanes": 4, "on_failure": "dead_letter"}');
+SELECT version FROM generate_series(3, 4) n, evtstore.append_events('order-' || n, '[{"type": "Placed", "data": {"v": 1}}]');
+CALL evtstore.wait_for('log', 16);
+SELECT stream, version FROM applied WHERE stream IN ('order-3', 'order-4') ORDER BY stream;
+SELECT fails($$SELECT evtstore.alter_projection('log', '{"handlers": {}}')$$);
+SELECT fails($$SELECT evtstore.alter_projection('log', '{"lanes": 0}')$$);
+SELECT fails($$SELECT evtstore.alter_projection('nobody', '{"lanes": 1}')$$);
+
+--
+-- switch
+--
+SELECT evtstore.switch_projection('totals', 'sync');
+SELECT mode, state FROM state('totals');
+BEGIN;
+SELECT version FROM evtstore.append('order-5', 'Paid', '{"v": 7}');
+SELECT * FROM total WHERE stream = 'order-5';
+ROLLBACK;
+SELECT version FROM evtstore.append('order-5', 'Paid', '{"v": 8}');
+SELECT * FROM total WHERE stream = 'order-5';
+-- once more is nothing
+SELECT evtstore.switch_projection('totals', 'sync');
+SELECT evtstore.switch_projection('totals', 'async');
+SELECT version FROM evtstore.append('order-5', 'Paid', '{"v": 9}');
+CALL evtstore.wait_for('totals', evtstore.head_position());
+SELECT * FROM total WHERE stream = 'order-5';
+SELECT (SELECT sum(sum) FROM total) = sum((data->>'v')::int) AS all_of_it FROM evtstore.read_all() WHERE jsonb_typeof(data) = 'object';
+SELECT fails($$SELECT evtstore.switch_projection('totals', 'later')$$);
+SELECT fails($$SELECT evtstore.switch_projection('nobody', 'sync')$$);
+-- dead letters would be forgotten
+SELECT fails($$SELECT evtstore.switch_projection('fussy', 'sync')$$);
+SELECT evtstore.discard(id, 'a test') FROM evtstore.dead_letters WHERE name = 'fussy';
+SELECT evtstore.switch_projection('fussy', 'sync');
+SELECT fails($$SELECT evtstore.append('try-3', 'Try', '{"v": 0}')$$);
+SELECT fails($$SELECT evtstore.pause_projection('fussy')$$);
+SELECT fails($$SELECT evtstore.pause('fussy')$$);
+SELECT fails($$SELECT evtstore.alter_projection('fussy', '{"lanes": 2}')$$);
+-- its own events would be missed
+BEGIN;
+SELECT version FROM evtstore.append('order-6', 'Paid', '{"v": 1}');
+SAVEPOINT s;
+SELECT fails($$SELECT evtstore.switch_projection('totals', 'sync')$$);
+ROLLBACK;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT fails($$SELECT evtstore.switch_projection('totals', 'sync')$$);
+ROLLBACK;
+
+--
+-- definitions
+--
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": {"batch": "shop.missing"}}')$$);
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": {"batch": "shop.note", "fn": "shop.note"}}')$$);
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', options => '{"lanes": 0}')$$);
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', options => '{"key": "${nothing}"}')$$);
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', options => '{"on_failure": "cry"}')$$);
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', options => '{"retry": {"max_attempts": -1}}')$$);
+SELECT evtstore.drop_projection('log'), evtstore.drop_projection('totals'), evtstore.drop_projection('batches'), evtstore.drop_projection('fussy');
+SELECT fails($$SELECT evtstore.drop_projection('log')$$);
+SELECT count(*) FROM evtstore_internal.checkpoint;
+SELECT count(*) FROM evtstore_internal.lane_generation;

@@ -15,11 +15,13 @@
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "catalog.h"
 #include "compat.h"
+#include "guc.h"
 #include "options.h"
 #include "projection_apply.h"
 #include "spi.h"
@@ -120,16 +122,22 @@ es_apply_begin(EsApply *apply, EsProjection *projection)
 }
 
 void
-es_apply_add(EsApply *apply, EsHandler *handler, Datum row, int64 position, Datum type)
+es_apply_add(EsApply *apply, const EsApplied *event)
 {
+	EsHandler  *handler = event->handler;
+
 	if (!apply->entered)
 		es_spi_become(&apply->state, apply->projection->owner, apply->projection->search_path);
 	apply->entered = true;
-	if (apply->pending != NULL && (apply->pending != handler || apply->n == MAX_PENDING))
+	if (apply->pending != NULL &&
+		(apply->pending != handler || apply->n == MAX_PENDING || strcmp(event->tenant, es_guc_tenant) != 0))
 		run_pending(apply);
+	/* what the handler appends is the tenant's; undone with the rest when we are ourselves again */
+	if (strcmp(event->tenant, es_guc_tenant) != 0)
+		(void) set_config_option("evtstore.tenant", event->tenant, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (!handler->is_batch)
 	{
-		run(handler, row, position, position, TextDatumGetCString(type));
+		run(handler, event->row, event->position, event->position, TextDatumGetCString(event->type));
 		MemoryContextReset(apply->context);
 		return;
 	}
@@ -140,10 +148,10 @@ es_apply_add(EsApply *apply, EsHandler *handler, Datum row, int64 position, Datu
 			repalloc(apply->rows, apply->size * sizeof(Datum));
 	}
 	if (apply->n == 0)
-		apply->first = position;
+		apply->first = event->position;
 	apply->pending = handler;
-	apply->last = position;
-	apply->rows[apply->n++] = row;
+	apply->last = event->position;
+	apply->rows[apply->n++] = event->row;
 }
 
 void

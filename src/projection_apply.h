@@ -51,8 +51,8 @@ extern char *es_projection_handler_sql(JsonbValue *value, bool *is_batch);
 extern Oid es_projection_handler_type(bool is_batch);
 
 /*
- * Runs handlers for events, one after the other, as the projection's owner.  Neighbours that one batch handler is for go to it
- * together; so every handler sees what those before it did.  begin, add ..., end; an error undoes nothing by itself.
+ * Runs handlers for events, one after the other, as the projection's owner and under the event's tenant.  Neighbours of a tenant
+ * that one batch handler is for go to it together; so every handler sees what those before it did.  begin, add ..., end; an error undoes nothing by itself.
  */
 typedef struct EsApply
 {
@@ -69,8 +69,17 @@ typedef struct EsApply
 } EsApply;
 
 extern void es_apply_begin(EsApply *apply, EsProjection *projection);
-/* row: an evtstore.event that is good to the end, or made in apply->context.  type: text, for the error's context */
-extern void es_apply_add(EsApply *apply, EsHandler *handler, Datum row, int64 position, Datum type);
+/* row: an evtstore.event that is good to the end, or made in apply->context; type: text */
+typedef struct EsApplied
+{
+	EsHandler *handler;
+	Datum row;
+	int64 position;
+	Datum type;
+	const char *tenant;
+} EsApplied;
+
+extern void es_apply_add(EsApply *apply, const EsApplied *event);
 /* check: what its effects deferred to the commit is checked now, so that its error is theirs */
 extern void es_apply_end(EsApply *apply, bool check);
 

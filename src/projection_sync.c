@@ -72,7 +72,7 @@ apply_parts(EsProjection *projection, const EsAppendPart *parts, int nparts, Dat
 			begun = true;
 			if (datums[next] == (Datum) 0)
 				datums[next] = es_event_datum(event);
-			es_apply_add(&apply, handler, datums[next], event->position, event->type);
+			es_apply_add(&apply, &(EsApplied) {handler, datums[next], event->position, event->type, TextDatumGetCString(event->tenant)});
 		}
 	if (begun)
 		es_apply_end(&apply, false);
@@ -96,7 +96,7 @@ apply_event(EsEvent *event, void *arg)
 	old_context = MemoryContextSwitchTo(apply->context);
 	row = es_event_datum(event);
 	MemoryContextSwitchTo(old_context);
-	es_apply_add(apply, handler, row, event->position, event->type);
+	es_apply_add(apply, &(EsApplied) {handler, row, event->position, event->type, stream.tenant});
 }
 
 void

@@ -40,6 +40,7 @@ typedef struct WorkItem
 	EsHandler  *handler;		/* NULL: nothing is done for it */
 	Datum		row;
 	Datum		type;
+	const char *tenant;
 	uint64		key;			/* hash of tenant and key; 0: it has none */
 	bool		is_applied;
 } WorkItem;
@@ -49,7 +50,7 @@ typedef struct Work
 	EsProjection *projection;
 	MemoryContext context;		/* of the turn */
 	int			n;
-	WorkItem	   *items;
+	WorkItem   *items;
 	Size		bytes;
 	WorkItem	   *one;			/* for apply_one */
 } Work;
@@ -57,6 +58,7 @@ typedef struct Work
 static MemoryContext turn_context = NULL;
 
 static bool put(EsReader *reader, const EsPolled *event, void *arg);
+static void add(EsApply *apply, const WorkItem *item);
 static void apply_all(void *arg);
 static void apply_one(void *arg);
 static int	apply_each(Work *work);
@@ -145,7 +147,7 @@ static bool
 put(EsReader *reader, const EsPolled *event, void *arg)
 {
 	Work	   *work = arg;
-	WorkItem	   *item = &work->items[work->n++];
+	WorkItem   *item = &work->items[work->n++];
 	MemoryContext old_context;
 	bool		isnull;
 	Datum		type = es_reader_value(reader, ES_EVENT_ROW_TYPE, &isnull);
@@ -160,9 +162,16 @@ put(EsReader *reader, const EsPolled *event, void *arg)
 	old_context = MemoryContextSwitchTo(work->context);
 	item->row = es_reader_value(reader, 0, &isnull);
 	item->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(type));
+	item->tenant = event->tenant[0] == '\0' ? "" : pstrdup(event->tenant);
 	MemoryContextSwitchTo(old_context);
 	work->bytes += VARSIZE_ANY(DatumGetPointer(item->row));
 	return work->bytes < MAX_ROW_BYTES;
+}
+
+static void
+add(EsApply *apply, const WorkItem *item)
+{
+	es_apply_add(apply, &(EsApplied) {item->handler, item->row, item->receipt.position, item->type, item->tenant});
 }
 
 /* in a subtransaction */
@@ -175,7 +184,7 @@ apply_all(void *arg)
 	es_apply_begin(&apply, work->projection);
 	for (int i = 0; i < work->n; i++)
 		if (work->items[i].handler != NULL)
-			es_apply_add(&apply, work->items[i].handler, work->items[i].row, work->items[i].receipt.position, work->items[i].type);
+			add(&apply, &work->items[i]);
 	es_apply_end(&apply, true);
 	for (int i = 0; i < work->n; i++)
 		work->items[i].is_applied = true;
@@ -185,11 +194,10 @@ static void
 apply_one(void *arg)
 {
 	Work	   *work = arg;
-	WorkItem	   *item = work->one;
 	EsApply		apply;
 
 	es_apply_begin(&apply, work->projection);
-	es_apply_add(&apply, item->handler, item->row, item->receipt.position, item->type);
+	add(&apply, work->one);
 	es_apply_end(&apply, true);
 }
 
@@ -206,7 +214,7 @@ apply_each(Work *work)
 
 	for (int i = 0; i < work->n; i++)
 	{
-		WorkItem	   *item = &work->items[i];
+		WorkItem   *item = &work->items[i];
 		char	   *error;
 
 		CHECK_FOR_INTERRUPTS();

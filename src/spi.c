@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -31,6 +32,7 @@
 #define OWN_SEARCH_PATH "pg_catalog, pg_temp"
 
 static void enter(EsSpiState *state, Oid role, const char *search_path, int extra_context);
+static bool is_already(Oid role, const char *search_path);
 static char *temporary_last(const char *search_path);
 static void leave(EsSpiState *state);
 static void prepare(EsPlan *plan);
@@ -168,6 +170,13 @@ es_spi_become(EsSpiState *state, const char *role, const char *search_path)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("owner \"%s\" of the handler does not exist", role),
 				 errhint("Create the role again, or drop the definition and create it as another role.")));
+	if (is_already(roleid, search_path))
+	{
+		/* what the handler sets is undone, and nothing else */
+		GetUserIdAndSecContext(&state->userid, &state->sec_context);
+		state->guc_level = NewGUCNestLevel();
+		return;
+	}
 	enter(state, roleid, temporary_last(search_path), roleid != GetUserId() ? SECURITY_RESTRICTED_OPERATION : 0);
 }
 
@@ -268,6 +277,20 @@ temporary_last(const char *search_path)
 	if (search_path[strspn(search_path, " \t\n\r\f\v")] == '\0')
 		return pstrdup("pg_temp");
 	return psprintf("%s, pg_temp", search_path);
+}
+
+/*
+ * The session is the role's, with his search_path, and has no temporary table that could come first: there is nothing to
+ * change.  To set search_path and set it back costs more than a small statement.
+ */
+static bool
+is_already(Oid role, const char *search_path)
+{
+	Oid			temporary;
+	Oid			toast;
+
+	GetTempNamespaceState(&temporary, &toast);
+	return role == GetUserId() && !OidIsValid(temporary) && strcmp(namespace_search_path, search_path) == 0;
 }
 
 static void

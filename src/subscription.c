@@ -316,7 +316,7 @@ es_subscription_lock(int32 id, LOCKMODE mode)
 bool
 es_subscription_is_visible(const EsSubscription *subscription)
 {
-	return es_guc_tenant[0] == '\0' || strcmp(es_guc_tenant, subscription->tenant) == 0;
+	return subscription->is_projection || es_guc_tenant[0] == '\0' || strcmp(es_guc_tenant, subscription->tenant) == 0;
 }
 
 char *

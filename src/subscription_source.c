@@ -7,13 +7,17 @@
  *	query, types, tags		the postings of tags, the index of types (search.c)
  *	categories, streams		the index of categories, several of them merged
  *	none					the positions; for a tenant, the postings that each of its events has
+ *	of a projection			types: the index of types, several of them merged; else the positions
  *
- * As with the read functions a category means streams without a tenant, where the subscription has none.
+ * As with the read functions a category means streams without a tenant, where the subscription has none; and so do types and
+ * tags.  A projection is the store's and has the events of every tenant, which postings and categories do not give.
  */
 #include "postgres.h"
 
 #include "access/stratnum.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/rel.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -24,11 +28,13 @@
 #include "search.h"
 #include "subscription_source.h"
 
-/* events of several categories: each walk stands on its next one */
+/* events of several categories or types: each walk, of an index of those and positions, stands on its next one */
 typedef struct Merge
 {
+	Oid			index;
+	RegProcedure equal;
 	int			n;
-	int32	   *hashes;
+	Datum	   *keys;
 	EsIndexScan *scans;
 	bool	   *has_row;
 	bool		is_started;
@@ -40,6 +46,7 @@ static List *categories_of(const EsFilter *filter);
 static EsQuery *query_of(const EsFilter *filter);
 static char **strings_of(List *list, int *n);
 static bool merge_next(EsReader *reader, void *state, TupleTableSlot *slot);
+static Merge *make_merge(Oid index, RegProcedure equal, int n, int64 after, int64 head);
 static void merge_start(EsReader *reader, Merge *merge);
 static void merge_restart(void *state);
 static void merge_close(void *state);
@@ -53,7 +60,7 @@ static const EsReadSource merge_source = {
 uint64
 es_subscription_categories(const EsSubscription *subscription)
 {
-	List	   *categories = categories_of(subscription->filter);
+	List	   *categories = subscription->is_projection ? NIL : categories_of(subscription->filter);
 	uint64		bits = 0;
 	ListCell   *lc;
 
@@ -65,11 +72,20 @@ es_subscription_categories(const EsSubscription *subscription)
 void
 es_subscription_set_source(EsReader *reader, const EsSubscription *subscription, int64 after, int64 head)
 {
-	EsQuery    *query = query_of(subscription->filter);
-	List	   *categories = categories_of(subscription->filter);
+	bool		is_projection = subscription->is_projection;
+	EsQuery    *query = is_projection ? NULL : query_of(subscription->filter);
+	List	   *categories = is_projection ? NIL : categories_of(subscription->filter);
 	EsReadRange range = {.has_after = true, .after = after};
+	Merge	   *merge = NULL;
+	ListCell   *lc;
 
-	if (query != NULL || (categories == NIL && subscription->tenant[0] != '\0'))
+	if (is_projection && subscription->filter->types != NIL)
+	{
+		merge = make_merge(es_catalog()->event_type_idx, F_TEXTEQ, list_length(subscription->filter->types), after, head);
+		foreach(lc, subscription->filter->types)
+			merge->keys[merge->n++] = CStringGetTextDatum(lfirst(lc));
+	}
+	else if (query != NULL || (categories == NIL && subscription->tenant[0] != '\0'))
 		es_reader_search(reader, query != NULL ? query : palloc0(sizeof(EsQuery)), subscription->tenant, head, &range);
 	else if (categories == NIL)
 	{
@@ -80,18 +96,27 @@ es_subscription_set_source(EsReader *reader, const EsSubscription *subscription,
 	}
 	else
 	{
-		Merge	   *merge = palloc0(sizeof(Merge));
-		ListCell   *lc;
-
-		merge->hashes = palloc(list_length(categories) * sizeof(int32));
+		merge = make_merge(es_catalog()->event_category, F_INT4EQ, list_length(categories), after, head);
 		foreach(lc, categories)
-			merge->hashes[merge->n++] = es_stream_category_hash(subscription->tenant, lfirst(lc), strlen(lfirst(lc)));
-		merge->scans = palloc0(merge->n * sizeof(EsIndexScan));
-		merge->has_row = palloc0(merge->n * sizeof(bool));
-		merge->after = after;
-		merge->head = head;
-		es_reader_set_source(reader, &merge_source, merge);
+			merge->keys[merge->n++] = Int32GetDatum(es_stream_category_hash(subscription->tenant, lfirst(lc), strlen(lfirst(lc))));
 	}
+	if (merge != NULL)
+		es_reader_set_source(reader, &merge_source, merge);
+}
+
+static Merge *
+make_merge(Oid index, RegProcedure equal, int n, int64 after, int64 head)
+{
+	Merge	   *merge = palloc0(sizeof(Merge));
+
+	merge->index = index;
+	merge->equal = equal;
+	merge->keys = palloc(n * sizeof(Datum));
+	merge->scans = palloc0(n * sizeof(EsIndexScan));
+	merge->has_row = palloc0(n * sizeof(bool));
+	merge->after = after;
+	merge->head = head;
+	return merge;
 }
 
 bool
@@ -229,11 +254,12 @@ merge_start(EsReader *reader, Merge *merge)
 	{
 		ScanKeyData keys[3];
 
-		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(merge->hashes[i]));
+		if (merge->scans[i].rel == NULL)
+			es_index_scan_open(&merge->scans[i], es_catalog()->event, merge->index, es_reader_snapshot(reader));
+		ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, merge->scans[i].index->rd_indcollation[0],
+							   merge->equal, merge->keys[i]);
 		ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(merge->after));
 		ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(merge->head));
-		if (merge->scans[i].rel == NULL)
-			es_index_scan_open(&merge->scans[i], es_catalog()->event, es_catalog()->event_category, es_reader_snapshot(reader));
 		es_index_scan_start(&merge->scans[i], keys, 3);
 		merge->has_row[i] = es_index_scan_next(&merge->scans[i], ForwardScanDirection);
 	}

@@ -72,8 +72,11 @@ SELECT evtstore.drop_subscription('sub');
 --
 SELECT evtstore.create_projection('fussy', '{"Try": "INSERT INTO applied (stream, version, data) SELECT ($1).stream, ($1).version, to_jsonb(1 / (($1).data->>''v'')::int)"}',
     options => '{"retry": {"max_attempts": 1}}');
+-- in one transaction: a worker gets all of them together
+BEGIN;
 SELECT version FROM evtstore.append_events('try-1', '[{"type": "Try", "data": {"v": 1}}, {"type": "Try", "data": {"v": 0}}, {"type": "Try", "data": {"v": 1}}]');
 SELECT version FROM evtstore.append_events('try-2', '[{"type": "Try", "data": {"v": 1}}]');
+COMMIT;
 CALL evtstore.wait_for('fussy', 11);
 CALL evtstore.wait_for('fussy', 14);
 SELECT stream, version FROM applied WHERE stream LIKE 'try%' ORDER BY n;
@@ -157,3 +160,40 @@ SELECT evtstore.drop_projection('log'), evtstore.drop_projection('totals'), evts
 SELECT fails($$SELECT evtstore.drop_projection('log')$$);
 SELECT count(*) FROM evtstore_internal.checkpoint;
 SELECT count(*) FROM evtstore_internal.lane_generation;
+
+--
+-- a projection is the store's: it has the events of every tenant, in either mode, whatever its filter
+--
+CREATE TABLE seen (projection text, tenant text, stream text, type text);
+SELECT evtstore.create_projection(name, jsonb_build_object(type, format('INSERT INTO seen SELECT %L, ($1).tenant, ($1).stream, ($1).type', name)), mode, filter)
+FROM (VALUES ('by type', 'Paid', 'async', '{}'::jsonb), ('by category', '*', 'async', '{"categories": ["shop"]}'), ('by tag', '*', 'async', '{"tags": ["x"]}'),
+    ('by query', '*', 'async', '{"items": [{"types": ["Paid"], "tags": ["x"]}]}'), ('at once', '*', 'sync', '{"categories": ["shop"], "tags": ["x"]}')) p (name, type, mode, filter);
+SET evtstore.tenant = 'acme';
+SELECT version FROM evtstore.append('shop-1', 'Paid', '{"v": 1}', tags => '{x}');
+SET evtstore.tenant = 'globex';
+SELECT version FROM evtstore.append('shop-1', 'Paid', '{"v": 1}', tags => '{x}');
+SELECT version FROM evtstore.append('other-1', 'Paid', '{"v": 1}');
+RESET evtstore.tenant;
+SELECT version FROM evtstore.append('shop-1', 'Other', '{"v": 1}');
+CALL evtstore.wait_for('by type', evtstore.head_position());
+CALL evtstore.wait_for('by category', evtstore.head_position());
+CALL evtstore.wait_for('by tag', evtstore.head_position());
+CALL evtstore.wait_for('by query', evtstore.head_position());
+SELECT projection, string_agg(concat_ws('/', nullif(tenant, ''), stream, type), ' ' ORDER BY tenant, stream, type) FROM seen WHERE stream LIKE 'shop%' OR stream = 'other-1'
+GROUP BY projection ORDER BY projection;
+
+--
+-- what a handler appends is of the tenant of its event; a tenant may wait for a projection
+--
+CREATE FUNCTION shop.answer_all(events evtstore.event[]) RETURNS void LANGUAGE sql AS $$
+    SELECT evtstore.append('answer-1', 'AnswerAll', to_jsonb(array_agg(data ORDER BY n))) FROM unnest(events) WITH ORDINALITY AS e(a, b, c, d, f, g, h, data, i, j, k, l, n) $$;
+SELECT evtstore.create_projection('answers', '{"Ask": "SELECT evtstore.append(''answer-1'', ''Answer'', ($1).data)", "AskAll": {"batch": "shop.answer_all"}}');
+SELECT evtstore.pause_projection('answers');
+SELECT version FROM evtstore.append_events('ask-1', '[{"type": "Ask", "data": 1}, {"type": "AskAll", "data": 2}]');
+SET evtstore.tenant = 'acme';
+SELECT version FROM evtstore.append_events('ask-1', '[{"type": "AskAll", "data": 3}, {"type": "AskAll", "data": 4}, {"type": "Ask", "data": 5}]');
+SELECT evtstore.resume_projection('answers');
+CALL evtstore.wait_for('answers', evtstore.head_position());
+SELECT type, data FROM evtstore.read_stream('answer-1');
+RESET evtstore.tenant;
+SELECT tenant, type, data FROM evtstore.events WHERE stream = 'answer-1' ORDER BY position;

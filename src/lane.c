@@ -10,8 +10,7 @@
  * others do: a lease that is extended, events whose settlement was committed, a lane without a name that is free with its
  * last event.
  *
- * What a poll puts is undone when its (sub)transaction is rolled back, in the callback, before the lane's heavyweight lock
- * is released; then what it handed out counts as lost.  What is settled counts when the transaction has committed.
+ * What a transaction puts is there at once, behind the lane's heavyweight lock; what its end makes of it is in lane_effect.c.
  *
  * A lane's number goes on growing over the generations (lane_layout.c), its place is the number modulo ES_LANE_SLOTS: a place
  * with another number in it is that of a lane that is over and gone.
@@ -20,18 +19,16 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
-#include "utils/memutils.h"
 
 #include "compat.h"
 #include "definition_slot.h"
 #include "guc.h"
 #include "lane.h"
+#include "lane_effect.h"
 #include "rate.h"
 #include "shmem.h"
-#include "waiter.h"
 
 #define MAX_CONSUMERS 128
 
@@ -43,63 +40,25 @@
 /* under an LWLock of its own */
 struct EsLanes
 {
-	EsLane		lanes[ES_LANE_SLOTS];	/* by number, see place_of */
+	EsLane		lanes[ES_LANE_SLOTS];	/* by number, see es_lanes_place */
 	EsConsumer	consumers[MAX_CONSUMERS];	/* with an empty name: free */
 	EsRate		rate;
 };
-
-/* what to do at the end of this transaction, or of the savepoint */
-typedef enum EffectKind
-{
-	EFFECT_PUT,					/* if it is rolled back: what was there before */
-	EFFECT_SETTLED,				/* if it is committed: fewer in flight */
-	EFFECT_RELEASED,			/* if it is committed: nobody's */
-	EFFECT_FORGET				/* if it is committed: the whole entry */
-} EffectKind;
-
-typedef struct Effect
-{
-	EffectKind	kind;
-	int			level;
-	EsLanes    *lanes;
-	int			number;
-	EsLane		before;			/* EFFECT_PUT */
-	uint64		epoch;			/* EFFECT_SETTLED, EFFECT_RELEASED */
-	int			n;
-	EsSlotKey	key;			/* EFFECT_FORGET */
-} Effect;
 
 /* the entries follow the keys, which are under KEYS_LOCK */
 static EsSlots *area = NULL;
 static LWLockPadded *locks = NULL;
 
-/* of this transaction, oldest first; in TopTransactionContext */
-static Effect *effects = NULL;
-static int	neffects = 0;
-static int	effects_size = 0;
-
 static Size area_size(void);
 static void area_init(void *ptr);
 static EsLanes *entry_at(int index);
-static LWLock *lock_of(EsLanes *lanes);
 static void begin_entry(int index, void *arg);
-static EsLane *place_of(EsLanes *lanes, int number);
 static EsLane get_lane(EsLanes *lanes, int number);
 static int	find_consumer(EsLanes *lanes, const char *name);
 static int	enter_consumer(EsLanes *lanes, const char *name, TimestampTz now);
 static int	share_of(EsLanes *lanes, int nlanes, TimestampTz now);
 static EsLaneState state_of(EsLanes *lanes, const EsLane *lane, bool is_closing, int consumer, TimestampTz now);
 static bool is_held(const EsLane *lane, TimestampTz now);
-static void note_loss(EsLane *lane, int64 until, bool alone);
-static int	settled_here(EsLanes *lanes, int number, uint64 epoch);
-static Effect *find_put(EsLanes *lanes, int number, int level);
-static Effect *add_effect(EffectKind kind, EsLanes *lanes, int number);
-static void undo_put(const Effect *effect);
-static void count_settled(const Effect *effect);
-static void pass_on(int level);
-static bool is_forgotten(EsLanes *lanes);
-static void xact_callback(XactEvent event, void *arg);
-static void subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg);
 
 void
 es_lane_init(void)
@@ -114,8 +73,7 @@ es_lane_init(void)
 	};
 
 	es_shmem_register(&part);
-	RegisterXactCallback(xact_callback, NULL);
-	RegisterSubXactCallback(subxact_callback, NULL);
+	es_lane_effect_init();
 }
 
 EsLanes *
@@ -149,13 +107,13 @@ es_lanes_enter(EsLanes *lanes, const EsOpenLanes *open, const char *consumer, Ti
 
 	*give_up = 0;
 	*index = ES_LANE_ANONYMOUS;
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	if (consumer != NULL)
 	{
 		*index = enter_consumer(lanes, consumer, now);
 		if (*index < 0)
 		{
-			LWLockRelease(lock_of(lanes));
+			LWLockRelease(es_lanes_lock(lanes));
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("the subscription has %d consumers already", MAX_CONSUMERS),
@@ -184,7 +142,7 @@ es_lanes_enter(EsLanes *lanes, const EsOpenLanes *open, const char *consumer, Ti
 		numbers[n++] = open->numbers[next];
 		room--;
 	}
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 	return n;
 }
 
@@ -192,7 +150,7 @@ EsLaneState
 es_lane_look(EsLanes *lanes, int number, bool is_closing, int consumer, TimestampTz now, EsLane *lane)
 {
 	*lane = es_lane_copy(lanes, number);
-	if (is_forgotten(lanes) && find_put(lanes, number, -1) == NULL)
+	if (es_lane_is_forgotten(lanes, number))
 	{
 		memset(lane, 0, sizeof(EsLane));
 		lane->number = number;
@@ -205,7 +163,7 @@ es_lane_begin(EsLane *lane, int consumer, int64 position)
 {
 	/* a lease that ran out over events that were handed out */
 	if (lane->epoch != 0 && lane->in_flight > 0)
-		note_loss(lane, lane->delivered, lane->in_flight == 1);
+		es_lane_note_loss(lane, lane->delivered, lane->in_flight == 1);
 	do
 	{
 		if (!pg_strong_random(&lane->epoch, sizeof(lane->epoch)))
@@ -223,18 +181,13 @@ es_lane_begin(EsLane *lane, int consumer, int64 position)
 void
 es_lane_put(EsLanes *lanes, int number, const EsLane *lane)
 {
-	/* made before anything is changed: it may fail */
-	if (find_put(lanes, number, GetCurrentTransactionNestLevel()) == NULL)
-	{
-		Effect	   *effect = add_effect(EFFECT_PUT, lanes, number);
-
-		effect->before = es_lane_copy(lanes, number);
-	}
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	/* before anything is changed: it may fail */
+	es_lane_effect_put(lanes, number);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	if (lane->consumer != ES_LANE_ANONYMOUS)
 		lanes->consumers[lane->consumer].until = Max(lanes->consumers[lane->consumer].until, lane->lease_until);
-	*place_of(lanes, number) = *lane;
-	LWLockRelease(lock_of(lanes));
+	*es_lanes_place(lanes, number) = *lane;
+	LWLockRelease(es_lanes_lock(lanes));
 }
 
 int
@@ -246,28 +199,28 @@ es_lane_attempt(const EsLane *lane, int64 position)
 void
 es_lane_give_up(EsLanes *lanes, int number)
 {
-	EsLane	   *lane = place_of(lanes, number);
+	EsLane	   *lane = es_lanes_place(lanes, number);
 
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	*lane = get_lane(lanes, number);
 	lane->epoch = 0;
 	lane->in_flight = 0;
 	lane->consumer = ES_LANE_ANONYMOUS;
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 }
 
 void
 es_lane_close(EsLanes *lanes, int number, int64 end)
 {
-	EsLane	   *lane = place_of(lanes, number);
+	EsLane	   *lane = es_lanes_place(lanes, number);
 
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	memset(lane, 0, sizeof(EsLane));
 	lane->consumer = ES_LANE_ANONYMOUS;
 	lane->number = number;
 	lane->is_over = true;
 	lane->over_at = end;
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 }
 
 bool
@@ -277,42 +230,14 @@ es_lane_is_held(EsLanes *lanes, int number, uint64 epoch, EsLane *lane)
 	return lane->epoch == epoch && epoch != 0;
 }
 
-void
-es_lane_settled(EsLanes *lanes, int number, uint64 epoch, int n)
-{
-	Effect	   *effect = NULL;
-
-	for (int i = neffects - 1; i >= 0 && effects[i].level == GetCurrentTransactionNestLevel() && effect == NULL; i--)
-		if (effects[i].kind == EFFECT_SETTLED && effects[i].lanes == lanes && effects[i].number == number && effects[i].epoch == epoch)
-			effect = &effects[i];
-	if (effect == NULL)
-		effect = add_effect(EFFECT_SETTLED, lanes, number);
-	effect->epoch = epoch;
-	effect->n += n;
-}
-
-void
-es_lane_released(EsLanes *lanes, int number, uint64 epoch)
-{
-	add_effect(EFFECT_RELEASED, lanes, number)->epoch = epoch;
-}
-
-int
-es_lane_in_flight(EsLanes *lanes, int number, uint64 epoch)
-{
-	EsLane		lane = es_lane_copy(lanes, number);
-
-	return lane.epoch != epoch ? 0 : Max(lane.in_flight - settled_here(lanes, number, epoch), 0);
-}
-
 bool
 es_lane_extend(EsLanes *lanes, int number, uint64 epoch, TimestampTz until)
 {
 	EsLane	   *lane;
 	bool		result;
 
-	lane = place_of(lanes, number);
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	lane = es_lanes_place(lanes, number);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	result = lane->number == number && lane->epoch == epoch && epoch != 0;
 	if (result)
 	{
@@ -320,7 +245,7 @@ es_lane_extend(EsLanes *lanes, int number, uint64 epoch, TimestampTz until)
 		if (lane->consumer != ES_LANE_ANONYMOUS)
 			lanes->consumers[lane->consumer].until = Max(lanes->consumers[lane->consumer].until, until);
 	}
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 	return result;
 }
 
@@ -330,12 +255,12 @@ es_lanes_of_consumer(EsLanes *lanes, const char *consumer, int *numbers)
 	int			index;
 	int			n = 0;
 
-	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	LWLockAcquire(es_lanes_lock(lanes), LW_SHARED);
 	index = find_consumer(lanes, consumer);
 	for (int i = 0; i < ES_LANE_SLOTS && index >= 0; i++)
 		if (lanes->lanes[i].epoch != 0 && lanes->lanes[i].consumer == index)
 			numbers[n++] = lanes->lanes[i].number;
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 	return index < 0 ? -1 : n;
 }
 
@@ -345,7 +270,7 @@ es_lanes_forget_consumer(EsLanes *lanes, const char *consumer)
 {
 	int			index;
 
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	index = find_consumer(lanes, consumer);
 	if (index >= 0)
 	{
@@ -354,13 +279,7 @@ es_lanes_forget_consumer(EsLanes *lanes, const char *consumer)
 				lanes->lanes[i].consumer = ES_LANE_ANONYMOUS;
 		memset(&lanes->consumers[index], 0, sizeof(EsConsumer));
 	}
-	LWLockRelease(lock_of(lanes));
-}
-
-void
-es_lanes_forget(int32 subscription)
-{
-	add_effect(EFFECT_FORGET, es_lanes_find(subscription), 0)->key = es_slot_key(subscription);
+	LWLockRelease(es_lanes_lock(lanes));
 }
 
 EsLane
@@ -368,9 +287,9 @@ es_lane_copy(EsLanes *lanes, int number)
 {
 	EsLane		lane;
 
-	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	LWLockAcquire(es_lanes_lock(lanes), LW_SHARED);
 	lane = get_lane(lanes, number);
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 	return lane;
 }
 
@@ -379,9 +298,9 @@ es_lane_is_known(EsLanes *lanes, int number)
 {
 	bool		result;
 
-	LWLockAcquire(lock_of(lanes), LW_SHARED);
-	result = place_of(lanes, number)->number == number;
-	LWLockRelease(lock_of(lanes));
+	LWLockAcquire(es_lanes_lock(lanes), LW_SHARED);
+	result = es_lanes_place(lanes, number)->number == number;
+	LWLockRelease(es_lanes_lock(lanes));
 	return result;
 }
 
@@ -390,11 +309,11 @@ es_lanes_numbers(EsLanes *lanes, int *numbers)
 {
 	int			n = 0;
 
-	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	LWLockAcquire(es_lanes_lock(lanes), LW_SHARED);
 	for (int i = 0; i < ES_LANE_SLOTS; i++)
 		if (lanes->lanes[i].lease_until != 0)
 			numbers[n++] = lanes->lanes[i].number;
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 	return n;
 }
 
@@ -403,9 +322,9 @@ es_lanes_consumers(EsLanes *lanes, int *n)
 {
 	EsConsumer *copies = palloc(sizeof(lanes->consumers));
 
-	LWLockAcquire(lock_of(lanes), LW_SHARED);
+	LWLockAcquire(es_lanes_lock(lanes), LW_SHARED);
 	memcpy(copies, lanes->consumers, sizeof(lanes->consumers));
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 	*n = MAX_CONSUMERS;
 	return copies;
 }
@@ -428,8 +347,8 @@ entry_at(int index)
 	return (EsLanes *) ((char *) area + es_slots_size(area->nslots)) + index;
 }
 
-static LWLock *
-lock_of(EsLanes *lanes)
+LWLock *
+es_lanes_lock(EsLanes *lanes)
 {
 	return &locks[(lanes - entry_at(0)) % ENTRY_LOCKS].lock;
 }
@@ -446,8 +365,8 @@ begin_entry(int index, void *arg)
 }
 
 /* whatever number a receipt may name */
-static EsLane *
-place_of(EsLanes *lanes, int number)
+EsLane *
+es_lanes_place(EsLanes *lanes, int number)
 {
 	return &lanes->lanes[(uint32) number % ES_LANE_SLOTS];
 }
@@ -456,7 +375,7 @@ place_of(EsLanes *lanes, int number)
 static EsLane
 get_lane(EsLanes *lanes, int number)
 {
-	EsLane		lane = *place_of(lanes, number);
+	EsLane		lane = *es_lanes_place(lanes, number);
 
 	if (lane.number == number)
 		return lane;
@@ -467,6 +386,18 @@ void
 es_lanes_forget_databases(List *existing)
 {
 	es_slots_forget_databases(area, KEYS_LOCK, existing, NULL);
+}
+
+void
+es_lanes_forget_key(const EsSlotKey *key)
+{
+	es_slots_forget(area, KEYS_LOCK, key, NULL);
+}
+
+int32
+es_lanes_subscription(EsLanes *lanes)
+{
+	return area->keys[lanes - entry_at(0)].id;
 }
 
 static int
@@ -522,7 +453,7 @@ state_of(EsLanes *lanes, const EsLane *lane, bool is_closing, int consumer, Time
 	if (lane->consumer != ES_LANE_ANONYMOUS && !is_closing)
 		return ES_LANE_TAKEN;
 	/* what this transaction settled is settled for itself */
-	return lane->in_flight <= settled_here(lanes, lane->number, lane->epoch) ? ES_LANE_FREE : ES_LANE_TAKEN;
+	return lane->in_flight <= es_lane_settled_here(lanes, lane->number, lane->epoch) ? ES_LANE_FREE : ES_LANE_TAKEN;
 }
 
 static bool
@@ -535,8 +466,8 @@ is_held(const EsLane *lane, TimestampTz now)
  * What was handed out up to that position came back unsettled.  One event alone that comes back is the suspect: its
  * losses are its own.
  */
-static void
-note_loss(EsLane *lane, int64 until, bool alone)
+void
+es_lane_note_loss(EsLane *lane, int64 until, bool alone)
 {
 	lane->lost_until = Max(lane->lost_until, until);
 	if (lane->lost < ES_LANE_MAX_LOST)
@@ -548,215 +479,23 @@ note_loss(EsLane *lane, int64 until, bool alone)
 	}
 }
 
-/* what this transaction settled in the lane */
-static int
-settled_here(EsLanes *lanes, int number, uint64 epoch)
-{
-	int			n = 0;
-
-	for (int i = 0; i < neffects; i++)
-		if (effects[i].kind == EFFECT_SETTLED && effects[i].lanes == lanes && effects[i].number == number &&
-			effects[i].epoch == epoch)
-			n += effects[i].n;
-	return n;
-}
-
-/* of that level; -1: of any, since the subscription was set elsewhere */
-static Effect *
-find_put(EsLanes *lanes, int number, int level)
-{
-	for (int i = neffects - 1; i >= 0; i--)
-		if (effects[i].kind == EFFECT_PUT && effects[i].lanes == lanes && effects[i].number == number &&
-			(level < 0 || effects[i].level == level))
-			return &effects[i];
-		else if (level < 0 && effects[i].kind == EFFECT_FORGET && effects[i].lanes == lanes)
-			return NULL;
-	return NULL;
-}
-
-static Effect *
-add_effect(EffectKind kind, EsLanes *lanes, int number)
-{
-	Effect	   *effect;
-
-	if (effects == NULL)
-	{
-		effects_size = 16;
-		effects = MemoryContextAlloc(TopTransactionContext, effects_size * sizeof(Effect));
-	}
-	if (neffects == effects_size)
-	{
-		effects = repalloc(effects, effects_size * 2 * sizeof(Effect));
-		effects_size *= 2;
-	}
-	effect = &effects[neffects++];
-	memset(effect, 0, sizeof(Effect));
-	effect->kind = kind;
-	effect->level = GetCurrentTransactionNestLevel();
-	effect->lanes = lanes;
-	effect->number = number;
-	return effect;
-}
-
-/* Locks: the lane's, held, so that it is still what we put, but for an extended lease */
-static void
-undo_put(const Effect *effect)
-{
-	EsLane	   *lane = place_of(effect->lanes, effect->number);
-	EsLane		after;
-	int			handed_out;
-
-	LWLockAcquire(lock_of(effect->lanes), LW_EXCLUSIVE);
-	after = *lane;
-	handed_out = after.in_flight;
-	*lane = effect->before;
-	if (after.epoch == lane->epoch)
-	{
-		lane->lease_until = Max(lane->lease_until, after.lease_until);
-		handed_out = after.in_flight - lane->in_flight;
-	}
-	/* what this transaction settled of it was not what broke it */
-	if (handed_out > 0)
-		note_loss(lane, after.delivered, handed_out - settled_here(effect->lanes, effect->number, after.epoch) <= 1);
-	LWLockRelease(lock_of(effect->lanes));
-	if (handed_out > 0)
-		es_waiter_wake(area->keys[effect->lanes - entry_at(0)].id, 1);
-}
-
-static void
-count_settled(const Effect *effect)
-{
-	EsLane	   *lane = place_of(effect->lanes, effect->number);
-
-	LWLockAcquire(lock_of(effect->lanes), LW_EXCLUSIVE);
-	if (lane->epoch == effect->epoch)
-	{
-		lane->in_flight -= Min(effect->n, lane->in_flight);
-		if (effect->kind == EFFECT_RELEASED || (lane->in_flight == 0 && lane->consumer == ES_LANE_ANONYMOUS))
-		{
-			lane->epoch = 0;
-			lane->in_flight = 0;
-			lane->consumer = ES_LANE_ANONYMOUS;
-		}
-	}
-	LWLockRelease(lock_of(effect->lanes));
-}
-
 int
 es_lanes_take_rate(EsLanes *lanes, double per_second, int want, TimestampTz now, TimestampTz *next)
 {
 	int			room;
 
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	room = Min(want, es_rate_room(&lanes->rate, per_second, now));
 	es_rate_spend(&lanes->rate, room);
 	*next = room > 0 ? now : es_rate_next(&lanes->rate, per_second, now);
-	LWLockRelease(lock_of(lanes));
+	LWLockRelease(es_lanes_lock(lanes));
 	return room;
 }
 
 void
 es_lanes_give_rate(EsLanes *lanes, int n)
 {
-	LWLockAcquire(lock_of(lanes), LW_EXCLUSIVE);
+	LWLockAcquire(es_lanes_lock(lanes), LW_EXCLUSIVE);
 	es_rate_spend(&lanes->rate, -n);
-	LWLockRelease(lock_of(lanes));
-}
-
-/* was it set elsewhere in this transaction?  Then what the entry says is over */
-static bool
-is_forgotten(EsLanes *lanes)
-{
-	for (int i = 0; i < neffects; i++)
-		if (effects[i].kind == EFFECT_FORGET && effects[i].lanes == lanes)
-			return true;
-	return false;
-}
-
-/*
- * The effects of a savepoint that is released are those of the level outside; where that has put the lane already, what was
- * there before that counts.
- */
-static void
-pass_on(int level)
-{
-	int			first = neffects;
-	int			kept;
-
-	while (first > 0 && effects[first - 1].level >= level)
-		first--;
-	kept = first;
-	for (int i = first; i < neffects; i++)
-	{
-		Effect		effect = effects[i];
-		bool		is_known = false;
-
-		effect.level = level - 1;
-		for (int j = 0; j < kept && effect.kind == EFFECT_PUT; j++)
-			is_known |= effects[j].kind == EFFECT_PUT && effects[j].level == level - 1 && effects[j].lanes == effect.lanes &&
-				effects[j].number == effect.number;
-		if (!is_known)
-			effects[kept++] = effect;
-	}
-	neffects = kept;
-}
-
-/* raises no error: the transaction is over */
-static void
-xact_callback(XactEvent event, void *arg)
-{
-	/* the list goes with the transaction, also one that savepoints have emptied */
-	if (effects == NULL)
-		return;
-	switch (event)
-	{
-		case XACT_EVENT_PRE_PREPARE:
-			if (neffects == 0)
-				return;
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot PREPARE a transaction that polled or settled events of a subscription"),
-					 errdetail("Lanes are held in shared memory, which a prepared transaction outlives."),
-					 errhint("Commit it in one phase.")));
-			break;
-		case XACT_EVENT_COMMIT:
-			for (int i = 0; i < neffects; i++)
-			{
-				if (effects[i].kind == EFFECT_SETTLED || effects[i].kind == EFFECT_RELEASED)
-					count_settled(&effects[i]);
-				else if (effects[i].kind == EFFECT_FORGET)
-					es_slots_forget(area, KEYS_LOCK, &effects[i].key, NULL);
-			}
-			break;
-		case XACT_EVENT_ABORT:
-			for (int i = neffects - 1; i >= 0; i--)
-				if (effects[i].kind == EFFECT_PUT)
-					undo_put(&effects[i]);
-			break;
-		case XACT_EVENT_PREPARE:
-			break;
-		default:
-			return;
-	}
-	effects = NULL;
-	neffects = effects_size = 0;
-}
-
-static void
-subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
-{
-	int			level = GetCurrentTransactionNestLevel();
-
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-	{
-		int			kept = neffects;
-
-		/* all of them are there until the last is undone: see settled_here */
-		for (; kept > 0 && effects[kept - 1].level >= level; kept--)
-			if (effects[kept - 1].kind == EFFECT_PUT)
-				undo_put(&effects[kept - 1]);
-		neffects = kept;
-	}
-	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		pass_on(level);
+	LWLockRelease(es_lanes_lock(lanes));
 }

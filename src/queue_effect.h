@@ -6,9 +6,10 @@
 #define ES_QUEUE_EFFECT_H
 
 #include "definition_slot.h"
+#include "effect.h"
 #include "queue_state.h"
 
-typedef enum EsEffectKind
+typedef enum EsQueueEffectKind
 {
 	ES_EFFECT_TAKEN,	  /* committed: its lease runs.  Rolled back: lost, and ready again */
 	ES_EFFECT_SETTLED,	  /* about to be one of the following; committed or not: held as before */
@@ -17,30 +18,30 @@ typedef enum EsEffectKind
 	ES_EFFECT_GIVEN_BACK, /* committed: ready again */
 	ES_EFFECT_READ_AGAIN, /* committed: rows were deleted past us */
 	ES_EFFECT_FORGET	  /* committed: the queue is dropped */
-} EsEffectKind;
+} EsQueueEffectKind;
 
-typedef struct EsEffect
+typedef struct EsQueueEffect
 {
-	EsEffectKind kind;
-	int level;
+	EsEffect base;
+	EsQueueEffectKind kind;
 	EsQueueState *state;
 	EsHold hold;
 	TimestampTz deliver_at; /* ES_EFFECT_AGAIN; its hold has the new tid */
 	EsSlotKey key;			/* ES_EFFECT_FORGET */
-} EsEffect;
+} EsQueueEffect;
 
 /* room for n more, so that adding them cannot fail */
-extern void es_effects_reserve(int n);
-extern EsEffect *es_effect_add(EsEffectKind kind, EsQueueState *state, const EsHold *hold);
+extern void es_queue_effects_reserve(int n);
+extern EsQueueEffect *es_queue_effect_add(EsQueueEffectKind kind, EsQueueState *state, const EsHold *hold);
 /* what comes of a hold that is ES_EFFECT_SETTLED in this transaction */
-extern EsEffect *es_effect_settle(const EsHold *hold, EsEffectKind kind);
-extern const EsEffect *es_effects(int *n);
-extern void es_effect_init(void);
+extern EsQueueEffect *es_queue_effect_settle(const EsHold *hold, EsQueueEffectKind kind);
+extern const EsQueueEffect *es_queue_effects(int *n);
+extern void es_queue_effect_init(void);
 
 /* of queue_state.c, called at the end of a (sub)transaction: raise no error */
 /* true: somebody may take something now */
-extern bool es_queue_effect_commit(const EsEffect *effect);
-extern bool es_queue_effect_abort(const EsEffect *effect);
+extern bool es_queue_effect_commit(const EsQueueEffect *effect);
+extern bool es_queue_effect_abort(const EsQueueEffect *effect);
 /* the queue of a state, while somebody uses it */
 extern int32 es_queue_state_id(EsQueueState *state);
 

@@ -67,7 +67,7 @@ es_queue_state_init(void)
 	};
 
 	es_shmem_register(&part);
-	es_effect_init();
+	es_queue_effect_init();
 }
 
 EsQueueState *

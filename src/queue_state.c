@@ -164,7 +164,7 @@ es_channel_take(EsQueueState *state, int32 number, const EsTake *take, EsHold *h
 	EsTaken		taken = {0};
 	int			room;
 
-	es_effects_reserve(take->want);
+	es_queue_effects_reserve(take->want);
 	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
 	expire(state, channel, take->now);
 	taken.walk[ES_WALK_TIME] = !take->ignore_due && channel->next_due <= take->now;
@@ -191,7 +191,7 @@ es_channel_take(EsQueueState *state, int32 number, const EsTake *take, EsHold *h
 		}
 		es_entry_hold(state, entry, take);
 		holds[taken.n++] = entry->hold;
-		(void) es_effect_add(ES_EFFECT_TAKEN, state, &entry->hold);
+		(void) es_queue_effect_add(ES_EFFECT_TAKEN, state, &entry->hold);
 		if (!entry->hold.is_key)
 			room--;
 		if (!entry->hold.is_key && take->rate > 0)
@@ -264,7 +264,7 @@ es_queue_take_own(EsQueueState *state, const EsReady *ready, const EsTake *take,
 	Entry	   *entry;
 	int32		channel;
 
-	es_effects_reserve(1);
+	es_queue_effects_reserve(1);
 	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
 	channel = es_channel_find(state, ready->share);
 	if (channel == ES_NONE)
@@ -280,7 +280,7 @@ es_queue_take_own(EsQueueState *state, const EsReady *ready, const EsTake *take,
 		*hold = entry->hold;
 		if (take->rate > 0)
 			es_rate_spend(&state->rate, 1);
-		(void) es_effect_add(ES_EFFECT_TAKEN, state, hold);
+		(void) es_queue_effect_add(ES_EFFECT_TAKEN, state, hold);
 	}
 	LWLockRelease(es_state_lock(state));
 	return entry != NULL;
@@ -326,7 +326,7 @@ es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, E
 {
 	TransactionId me = GetTopTransactionId();
 
-	es_effects_reserve(1);
+	es_queue_effects_reserve(1);
 	for (;;)
 	{
 		const char *stale = NULL;
@@ -348,7 +348,7 @@ es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, E
 			es_entry_hold_again(state, entry);
 			entry->settler = me;
 			*hold = entry->hold;
-			(void) es_effect_add(ES_EFFECT_SETTLED, state, hold);
+			(void) es_queue_effect_add(ES_EFFECT_SETTLED, state, hold);
 		}
 		LWLockRelease(es_state_lock(state));
 		if (!TransactionIdIsValid(other))
@@ -364,7 +364,7 @@ es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold)
 	Entry	   *entry;
 	bool		result;
 
-	es_effects_reserve(1);
+	es_queue_effects_reserve(1);
 	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
 	entry = es_entry_find(state, id);
 	result = entry != NULL && entry->state == ENTRY_HELD && !entry->untaken && !TransactionIdIsValid(entry->settler);
@@ -373,7 +373,7 @@ es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold)
 		es_entry_hold_again(state, entry);
 		entry->settler = me;
 		*hold = entry->hold;
-		(void) es_effect_add(ES_EFFECT_SETTLED, state, hold);
+		(void) es_queue_effect_add(ES_EFFECT_SETTLED, state, hold);
 	}
 	LWLockRelease(es_state_lock(state));
 	return result;
@@ -382,19 +382,19 @@ es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold)
 void
 es_queue_read_again(EsQueueState *state)
 {
-	(void) es_effect_add(ES_EFFECT_READ_AGAIN, state, NULL);
+	(void) es_queue_effect_add(ES_EFFECT_READ_AGAIN, state, NULL);
 }
 
 void
 es_queue_gone(const EsHold *hold)
 {
-	es_effect_settle(hold, ES_EFFECT_GONE);
+	es_queue_effect_settle(hold, ES_EFFECT_GONE);
 }
 
 void
 es_queue_again(const EsHold *hold, const ItemPointerData *tid, TimestampTz deliver_at)
 {
-	EsEffect   *effect = es_effect_settle(hold, ES_EFFECT_AGAIN);
+	EsQueueEffect *effect = es_queue_effect_settle(hold, ES_EFFECT_AGAIN);
 
 	effect->hold.tid = *tid;
 	effect->deliver_at = deliver_at;
@@ -403,7 +403,7 @@ es_queue_again(const EsHold *hold, const ItemPointerData *tid, TimestampTz deliv
 void
 es_queue_given_back(const EsHold *hold)
 {
-	es_effect_settle(hold, ES_EFFECT_GIVEN_BACK);
+	es_queue_effect_settle(hold, ES_EFFECT_GIVEN_BACK);
 }
 
 bool
@@ -455,7 +455,7 @@ EsHold *
 es_queue_settled_here(EsQueueState *state, int *n)
 {
 	int			neffects;
-	const EsEffect *effects = es_effects(&neffects);
+	const EsQueueEffect *effects = es_queue_effects(&neffects);
 	EsHold	   *holds = palloc(Max(neffects, 1) * sizeof(EsHold));
 
 	*n = 0;
@@ -471,7 +471,7 @@ es_queue_state_forget(int32 queue_id)
 	EsQueueState *state = es_queue_state_find(queue_id);
 
 	if (state != NULL)
-		es_effect_add(ES_EFFECT_FORGET, state, NULL)->key = es_slot_key(queue_id);
+		es_queue_effect_add(ES_EFFECT_FORGET, state, NULL)->key = es_slot_key(queue_id);
 }
 
 TimestampTz
@@ -521,7 +521,7 @@ es_queue_in_flight(EsQueueState *state, TimestampTz **until, int *n)
 }
 
 bool
-es_queue_effect_commit(const EsEffect *effect)
+es_queue_effect_commit(const EsQueueEffect *effect)
 {
 	EsQueueState *state = effect->state;
 	Entry	   *entry;
@@ -584,7 +584,7 @@ es_queue_effect_commit(const EsEffect *effect)
 
 /* in the reverse order of what was done */
 bool
-es_queue_effect_abort(const EsEffect *effect)
+es_queue_effect_abort(const EsQueueEffect *effect)
 {
 	EsQueueState *state = effect->state;
 	Entry	   *entry;

@@ -514,11 +514,8 @@ return [
 	# ---- lane.c, poll.c, subscription_settle.c, failed_event.c, checkpoint.c: subscriptions ----
 	{
 		name   => 'a poll that is rolled back keeps what it took',
-		file   => 'lane.c',
-		change => [
-			"\t\tcase XACT_EVENT_ABORT:\n\t\t\tfor (int i = neffects - 1; i >= 0; i--)\n\t\t\t\tif (effects[i].kind == EFFECT_PUT)",
-			"\t\tcase XACT_EVENT_ABORT:\n\t\t\tfor (int i = neffects - 1; i >= 0; i--)\n\t\t\t\tif (false)"
-		],
+		file   => 'lane_effect.c',
+		change => [ "\t\tif (effect_at(i)->kind == EFFECT_PUT)\n", "\t\tif (false)\n" ],
 		tests => 'subscription',
 	},
 	{
@@ -780,8 +777,8 @@ return [
 	# ---- queue_state.c, queue_entry.c, queue_effect.c, queue_walk.c, claim.c, settle.c: queues ----
 	{
 		name   => 'what a savepoint has taken stays taken when it is rolled back',
-		file   => 'queue_effect.c',
-		change => [ "\t\twhile (neffects > 0 && effects[neffects - 1].level >= level)\n\t\t\tes_queue_effect_abort(&effects[--neffects]);", "\t\tneffects = neffects;" ],
+		file   => 'effect.c',
+		change => [ "\t\t\teffects->finish(first, effects->n, false);\n", '' ],
 		tests  => 'queue',
 	},
 	{
@@ -872,8 +869,8 @@ return [
 	},
 	{
 		name   => 'who polled may prepare',
-		file   => 'lane.c',
-		change => [ "\t\t\tif (neffects == 0)\n\t\t\t\treturn;", "\t\t\tif (true)\n\t\t\t\treturn;" ],
+		file   => 'effect.c',
+		change => [ "\tif (effects->n > 0)\n\t\tereport", "\tif (false)\n\t\tereport" ],
 		tests  => '072_subscription_cases',
 	},
 	{

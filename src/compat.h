@@ -16,6 +16,13 @@
 #include "varatt.h"
 #endif
 
+/* 17 lets ask for a stronger lock in the same call (0cecc908e) */
+#if PG_VERSION_NUM >= 170000
+#define es_lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode), false)
+#else
+#define es_lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode))
+#endif
+
 /* 16 renamed relfilenode to relfilenumber (b0a55e432) */
 #if PG_VERSION_NUM >= 160000
 #define es_rel_filenumber(rel) ((Oid) (rel)->rd_locator.relNumber)

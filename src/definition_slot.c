@@ -18,6 +18,7 @@
 static int	find_key(EsSlots *slots, const EsSlotKey *key);
 static int	take_free(EsSlots *slots, LWLock *lock, const EsSlotKey *key, void (*begin) (int slot, void *arg), void *arg);
 static void free_slot(EsSlots *slots, int slot, void (*end) (int slot));
+static bool is_dropped_here(Oid table);
 static void free_dead_keys(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space, Oid definition);
 
 Size
@@ -102,6 +103,26 @@ es_slots_forget(EsSlots *slots, LWLock *lock, const EsSlotKey *key, void (*end) 
 	LWLockRelease(lock);
 }
 
+EsSlotKey *
+es_slots_lock_store(EsSlots *slots, LWLock *lock, EsLockSpace space, Oid definition, int *n)
+{
+	EsSlotKey  *keys = palloc(slots->nslots * sizeof(EsSlotKey));
+	int			found = 0;
+
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < slots->nslots; i++)
+		if (slots->keys[i].database == MyDatabaseId && slots->keys[i].definition == definition)
+			keys[found++] = slots->keys[i];
+	LWLockRelease(lock);
+	*n = 0;
+	/* it may be gone until its lock is ours */
+	for (int i = 0; i < found; i++)
+		if (es_lock_acquire(space, keys[i].id, AccessExclusiveLock, true) != LOCKACQUIRE_NOT_AVAIL &&
+			es_slots_find_key(slots, lock, &keys[i]) >= 0)
+			keys[(*n)++] = keys[i];
+	return keys;
+}
+
 void
 es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing, void (*end) (int slot))
 {
@@ -143,10 +164,21 @@ find_key(EsSlots *slots, const EsSlotKey *key)
 	return -1;
 }
 
+/* who drops a table, also with its extension, has its lock to the end of his transaction */
+static bool
+is_dropped_here(Oid table)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	return es_lock_held_by_me(&tag, AccessExclusiveLock);
+}
+
 /*
  * Those of this database whose store was dropped, or whose definition is not there: its making was rolled back.  Who uses a
  * definition, or makes it and uses it, holds its lock to the end of his transaction: one whose lock is to be had, and that is not
- * there then, is nobody's.
+ * there then, is nobody's.  But for what this transaction dropped itself, which holds that lock or that of the table: if it is
+ * rolled back all of it is there again, with what others hold of it.
  */
 static void
 free_dead_keys(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space, Oid definition)
@@ -154,14 +186,19 @@ free_dead_keys(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space
 	for (int i = 0; i < slots->nslots; i++)
 	{
 		EsSlotKey	key;
-		bool		is_alive = false;
+		LockAcquireResult lock_of_definition;
+		bool		is_alive;
 		ListCell   *lc;
 
 		LWLockAcquire(lock, LW_SHARED);
 		key = slots->keys[i];
 		LWLockRelease(lock);
-		if (key.database != MyDatabaseId || es_lock_acquire(space, key.id, AccessExclusiveLock, true) == LOCKACQUIRE_NOT_AVAIL)
+		if (key.database != MyDatabaseId)
 			continue;
+		lock_of_definition = es_lock_acquire(space, key.id, AccessExclusiveLock, true);
+		if (lock_of_definition == LOCKACQUIRE_NOT_AVAIL)
+			continue;
+		is_alive = lock_of_definition != LOCKACQUIRE_OK || (key.definition != definition && is_dropped_here(key.definition));
 		foreach(lc, es_definition_list(kind))
 			is_alive |= key.definition == definition && key.id == ((EsDefinition *) lfirst(lc))->id;
 		if (!is_alive)

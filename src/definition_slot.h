@@ -38,6 +38,11 @@ extern int es_slots_find_key(EsSlots *slots, LWLock *lock, const EsSlotKey *key)
 extern int es_slots_take(EsSlots *slots, LWLock *lock, const char *kind, EsLockSpace space, int32 id, void (*begin) (int slot, void *arg), void *arg);
 /* frees the slot of the key, if it has one, after end(slot), which may be NULL.  Raises no error */
 extern void es_slots_forget(EsSlots *slots, LWLock *lock, const EsSlotKey *key, void (*end) (int slot));
+/*
+ * Of who drops a store: the keys of those of its slots that nobody else uses right now, nor can before this (sub)transaction is over.
+ * Waits for nobody; palloc'd
+ */
+extern EsSlotKey *es_slots_lock_store(EsSlots *slots, LWLock *lock, EsLockSpace space, Oid definition, int *n);
 /* launcher: frees those whose database is missing for the second time */
 extern void es_slots_forget_databases(EsSlots *slots, LWLock *lock, List *existing, void (*end) (int slot));
 

@@ -17,7 +17,7 @@
  *
  * Events are immutable and are not dropped by accident: a statement trigger refuses direct writes below superuser,
  * and dropping the table (DROP EXTENSION, DROP OWNED, DROP SCHEMA ... CASCADE) is refused while it holds events and
- * evtstore.allow_drop is off.
+ * evtstore.allow_drop is off.  What shared memory has of the queues and subscriptions of a store that is dropped goes with the commit.
  */
 #include "postgres.h"
 
@@ -51,6 +51,8 @@
 #include "evtstore.h"
 #include "guard.h"
 #include "guc.h"
+#include "lane.h"
+#include "queue_state.h"
 #include "registry.h"
 #include "request.h"
 #include "stream_state.h"
@@ -73,6 +75,7 @@ static Oid dropped_extension(DropStmt *stmt);
 static void guard_object(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg);
 static void settings_changed(Oid database, Oid role);
 static bool is_our_extension(Oid extension);
+static void relation_dropped(Oid relid);
 static void refuse_drop_of_events(Oid relid);
 static bool holds_rows(Oid relid);
 
@@ -275,7 +278,7 @@ guard_object(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, v
 	{
 		case RelationRelationId:
 			if (access == OAT_DROP && sub_id == 0)
-				refuse_drop_of_events(object_id);
+				relation_dropped(object_id);
 			break;
 		case ExtensionRelationId:
 			if (is_our_extension(object_id))
@@ -323,16 +326,28 @@ is_our_extension(Oid extension)
 
 /* every relation that is dropped comes by here: look at the name first */
 static void
-refuse_drop_of_events(Oid relid)
+relation_dropped(Oid relid)
 {
 	char	   *name = get_rel_name(relid);
 	char	   *schema;
 
-	if (name == NULL || strcmp(name, "event") != 0)
+	if (name == NULL || (strcmp(name, "event") != 0 && strcmp(name, "definition") != 0))
 		return;
 	schema = get_namespace_name(get_rel_namespace(relid));
 	if (schema == NULL || strcmp(schema, ES_SCHEMA_INTERNAL) != 0 || get_rel_relkind(relid) != RELKIND_RELATION)
 		return;
+	if (strcmp(name, "event") == 0)
+		refuse_drop_of_events(relid);
+	else
+	{
+		es_queue_state_forget_store(relid);
+		es_lanes_forget_store(relid);
+	}
+}
+
+static void
+refuse_drop_of_events(Oid relid)
+{
 	if (!es_guc_allow_drop && holds_rows(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

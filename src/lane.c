@@ -389,6 +389,17 @@ es_lanes_forget_databases(List *existing)
 }
 
 void
+es_lanes_forget_store(Oid definition)
+{
+	int			n;
+	EsSlotKey  *keys = es_slots_lock_store(area, KEYS_LOCK, ES_LOCK_SUBSCRIPTION, definition, &n);
+
+	for (int i = 0; i < n; i++)
+		es_lane_effect_forget(entry_at(es_slots_find_key(area, KEYS_LOCK, &keys[i])), &keys[i]);
+	pfree(keys);
+}
+
+void
 es_lanes_forget_key(const EsSlotKey *key)
 {
 	es_slots_forget(area, KEYS_LOCK, key, NULL);

@@ -101,6 +101,8 @@ extern int es_lanes_of_consumer(EsLanes *lanes, const char *consumer, int *numbe
 extern void es_lanes_forget_consumer(EsLanes *lanes, const char *consumer);
 /* with the commit of this transaction, which drops the subscription or sets it elsewhere: its lanes are nobody's */
 extern void es_lanes_forget(int32 subscription);
+/* the same for all of a store, which has that table of definitions; one that somebody uses right now keeps its entry until they are short */
+extern void es_lanes_forget_store(Oid definition);
 
 /* launcher: forgets the entries of databases that are gone */
 extern void es_lanes_forget_databases(List *existing);

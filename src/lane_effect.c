@@ -99,7 +99,15 @@ es_lane_released(EsLanes *lanes, int number, uint64 epoch)
 void
 es_lanes_forget(int32 subscription)
 {
-	add_effect(EFFECT_FORGET, es_lanes_find(subscription), 0)->key = es_slot_key(subscription);
+	EsSlotKey	key = es_slot_key(subscription);
+
+	es_lane_effect_forget(es_lanes_find(subscription), &key);
+}
+
+void
+es_lane_effect_forget(EsLanes *lanes, const EsSlotKey *key)
+{
+	add_effect(EFFECT_FORGET, lanes, 0)->key = *key;
 }
 
 int

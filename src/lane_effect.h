@@ -12,6 +12,8 @@
 
 /* if it is rolled back: what is there now.  May fail */
 extern void es_lane_effect_put(EsLanes *lanes, int number);
+/* if it is committed: the whole entry is that of nobody */
+extern void es_lane_effect_forget(EsLanes *lanes, const EsSlotKey *key);
 /* what this transaction settled in the lane */
 extern int es_lane_settled_here(EsLanes *lanes, int number, uint64 epoch);
 /* was the subscription set elsewhere in this transaction, and the lane not put since?  Then what the entry says is over */

@@ -119,6 +119,19 @@ es_queue_state_forget_databases(List *existing)
 	es_slots_forget_databases(es_queue_slots, SLOTS_LOCK, existing, end_state);
 }
 
+void
+es_queue_state_forget_store(Oid definition)
+{
+	EsSlotKey  *keys;
+	int			n;
+
+	find_parts();
+	keys = es_slots_lock_store(es_queue_slots, SLOTS_LOCK, ES_LOCK_QUEUE, definition, &n);
+	for (int i = 0; i < n; i++)
+		es_queue_effect_add(ES_EFFECT_FORGET, es_queue_state_of(&keys[i]), NULL)->key = keys[i];
+	pfree(keys);
+}
+
 int32
 es_queue_state_id(EsQueueState *state)
 {

@@ -154,6 +154,8 @@ extern EsHold *es_queue_settled_here(EsQueueState *state, int *n);
 
 /* with the commit of this transaction, which drops the queue */
 extern void es_queue_state_forget(int32 queue_id);
+/* the same for all queues of a store, which has that table of definitions; one that somebody uses right now keeps its slot until they are short */
+extern void es_queue_state_forget_store(Oid definition);
 extern void es_queue_state_forget_databases(List *existing);
 
 /* when the next lease ends or the next delay is over; 0: none */

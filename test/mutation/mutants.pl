@@ -494,6 +494,32 @@ return [
 		tests  => 'privileges',
 	},
 
+	# ---- definition_slot.c, guard.c: slots of what is dropped ----
+	{
+		name   => 'a slot is free before its drop is committed',
+		file   => 'definition_slot.c',
+		change => [ 'is_alive = lock_of_definition != LOCKACQUIRE_OK || (', 'is_alive = false && (' ],
+		tests  => '074_drop',
+	},
+	{
+		name   => 'a store that is dropped keeps its queues in use',
+		file   => 'guard.c',
+		change => [ "\t\tes_queue_state_forget_store(relid);\n", '' ],
+		tests  => '074_drop',
+	},
+	{
+		name   => 'a store that is dropped keeps its subscriptions in use',
+		file   => 'guard.c',
+		change => [ "\t\tes_lanes_forget_store(relid);\n", '' ],
+		tests  => '074_drop',
+	},
+	{
+		name   => 'who drops a store forgets its queues at once',
+		file   => 'queue_entry.c',
+		change => [ "\t\tes_queue_effect_add(ES_EFFECT_FORGET, es_queue_state_of(&keys[i]), NULL)->key = keys[i];", "\t\tes_state_forget_key(&keys[i]);" ],
+		tests  => 'drop',
+	},
+
 	# ---- stream_name.c ----
 	{
 		name   => 'a name is not asked whose it is',
@@ -779,7 +805,7 @@ return [
 		name   => 'what a savepoint has taken stays taken when it is rolled back',
 		file   => 'effect.c',
 		change => [ "\t\t\teffects->finish(first, effects->n, false);\n", '' ],
-		tests  => 'queue',
+		tests  => 'subscription',
 	},
 	{
 		name   => 'the receipt of a message that somebody else took is good',

@@ -129,7 +129,10 @@ load_catalog(void)
 	c.checkpoint = find_relation("checkpoint", internal);
 	c.checkpoint_pkey = find_relation("checkpoint_pkey", internal);
 	c.failed_event = find_relation("failed_event", internal);
-	c.failed_event_head = find_relation("failed_event_head_idx", internal);
+	c.failed_event_due = find_relation("failed_event_due_idx", internal);
+	c.failed_event_key = find_relation("failed_event_key_idx", internal);
+	c.dead_key = find_relation("dead_key", internal);
+	c.dead_key_pkey = find_relation("dead_key_pkey", internal);
 	c.position_seq = find_relation("position_seq", internal);
 	c.stream_id_seq = find_relation("stream_id_seq", internal);
 	c.message_id_seq = find_relation("message_id_seq", internal);
@@ -216,6 +219,7 @@ relation_changed(Datum arg, Oid relid)
 	}
 	if (relid == InvalidOid || relid == catalog.definition || relid == catalog.event || relid == catalog.stream ||
 		relid == catalog.event_tag || relid == catalog.message || relid == catalog.checkpoint || relid == catalog.failed_event ||
+		relid == catalog.dead_key ||
 		relid == catalog.stream_state || relid == catalog.policy || relid == catalog.head || relid == catalog.closing ||
 		relid == catalog.position_seq)
 	{

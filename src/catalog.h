@@ -36,7 +36,10 @@ typedef struct EsCatalog
 	Oid checkpoint;
 	Oid checkpoint_pkey;
 	Oid failed_event;
-	Oid failed_event_head;
+	Oid failed_event_due;
+	Oid failed_event_key;
+	Oid dead_key;
+	Oid dead_key_pkey;
 	Oid position_seq;
 	Oid stream_id_seq;
 	Oid message_id_seq;

@@ -41,12 +41,6 @@ static EsPlan remove_plan = {
 	.args = {INT4OID, TEXTOID, TEXTOID},
 };
 
-static EsPlan list_plan = {
-	.sql = "SELECT tenant, key FROM evtstore_internal.dead_key WHERE subscription_id = $1",
-	.nargs = 1,
-	.args = {INT4OID},
-};
-
 static EsPlan forget_plan = {
 	.sql = "DELETE FROM evtstore_internal.dead_key WHERE subscription_id = $1",
 	.nargs = 1,
@@ -98,30 +92,6 @@ es_dead_key_remove(int32 subscription, const char *tenant, const char *key)
 	removed = es_spi_run(&remove_plan, values, NULL, false, 0) > 0;
 	es_spi_end(&state);
 	return removed;
-}
-
-List *
-es_dead_key_list(int32 subscription)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	EsSpiState	state;
-	Datum		values[1] = {Int32GetDatum(subscription)};
-	List	   *keys = NIL;
-	uint64		n;
-
-	es_queue_spi_begin(&state);
-	n = es_spi_run(&list_plan, values, NULL, false, 0);
-	for (uint64 i = 0; i < n; i++)
-		for (int column = 0; column < 2; column++)
-		{
-			char	   *text = es_spi_text(i, column);
-			MemoryContext spi = MemoryContextSwitchTo(caller);
-
-			keys = lappend(keys, pstrdup(text));
-			MemoryContextSwitchTo(spi);
-		}
-	es_spi_end(&state);
-	return keys;
 }
 
 void

@@ -16,8 +16,6 @@ extern bool es_dead_key_find(int32 subscription, const char *tenant, const char 
 /* false: it is none */
 extern bool es_dead_key_remove(int32 subscription, const char *tenant, const char *key);
 
-/* all of a subscription, as pairs of tenant and key in one list; palloc'd */
-extern List *es_dead_key_list(int32 subscription);
 /* Locks: the subscription's, exclusive, or its name's */
 extern void es_dead_key_forget(int32 subscription);
 

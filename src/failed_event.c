@@ -12,34 +12,16 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/timestamp.h"
 
-#include "catalog.h"
 #include "clock.h"
 #include "compat.h"
 #include "dead_key.h"
 #include "failed_event.h"
-#include "index_scan.h"
 #include "queue.h"
 #include "spi.h"
-
-/* columns of evtstore_internal.failed_event, from 1 */
-enum
-{
-	COLUMN_SUBSCRIPTION = 1,
-	COLUMN_POSITION,
-	COLUMN_EPOCH,
-	COLUMN_NEXT_ATTEMPT_AT,
-	COLUMN_FAILED_AT,
-	COLUMN_ATTEMPT,
-	COLUMN_STATE,
-	COLUMN_KEY,
-	COLUMN_TENANT,
-	COLUMN_FIRST_ERROR
-};
 
 /* the cause of a dead letter that follows another of its key */
 #define KEY_GIVEN_UP "key given up"
@@ -70,15 +52,21 @@ static EsPlan withdraw_plan = {
 	.args = {INT4OID, INT8OID, TEXTOID, TEXTOID, INT8OID},
 };
 
+/*
+ * Sets of rows are found one by one, by LATERAL and LIMIT: a join would be planned by statistics that may be of a time when the
+ * subscription had none, and read all of its rows.  The locks of the lanes keep the row where it was found.
+ */
+#define ROW_AT "LATERAL (SELECT r.ctid FROM evtstore_internal.failed_event r WHERE r.subscription_id = $1 AND r.position = u.position LIMIT 1) r"
+
 static EsPlan hand_out_plan = {
-	.sql = "UPDATE evtstore_internal.failed_event SET epoch = $3, attempt = $4 WHERE subscription_id = $1 AND position = $2",
+	.sql = "UPDATE evtstore_internal.failed_event f SET epoch = NULLIF(u.epoch, 0), attempt = u.attempt"
+	" FROM unnest($2, $3, $4) u (position, epoch, attempt), " ROW_AT " WHERE f.ctid = r.ctid",
 	.nargs = 4,
-	.args = {INT4OID, INT8OID, INT8OID, INT4OID},
+	.args = {INT4OID, INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID},
 };
 
 static EsPlan find_plan = {
-	.sql = "SELECT key, attempt, COALESCE((SELECT o.position FROM evtstore_internal.failed_event o"
-	" WHERE o.subscription_id = $1 AND o.tenant = f.tenant AND o.key = f.key ORDER BY o.position LIMIT 1) < f.position, false), tenant, COALESCE(first_failed_at, failed_at)"
+	.sql = "SELECT key, attempt, state = 'waiting', tenant, COALESCE(first_failed_at, failed_at)"
 	" FROM evtstore_internal.failed_event f"
 	" WHERE subscription_id = $1 AND position = $2 AND ($3 IS NULL OR epoch = $3)",
 	.nargs = 3,
@@ -107,10 +95,48 @@ static EsPlan give_back_plan = {
 	.args = {INT4OID, INT8OID, INT8OID},
 };
 
+/* $3 NULL: in whatever hold */
 static EsPlan delete_plan = {
-	.sql = "DELETE FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND position = $2",
-	.nargs = 2,
-	.args = {INT4OID, INT8OID},
+	.sql = "DELETE FROM evtstore_internal.failed_event f USING unnest($2) u (position), " ROW_AT
+	" WHERE f.ctid = r.ctid AND ($3 IS NULL OR f.epoch = $3) RETURNING f.position, CASE WHEN f.state <> 'waiting' THEN f.key END, f.tenant",
+	.nargs = 3,
+	.args = {INT4OID, INT8ARRAYOID, INT8OID},
+};
+
+/*
+ * Those that stood in front of their keys, at positions $2, are gone: the next ones stand there.  None is looked for below
+ * them, where the entries of all that went before may still lie in the index.
+ */
+static EsPlan advance_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event f SET state = 'retry', next_attempt_at = $5"
+	" FROM unnest($2, $3, $4) u (position, tenant, key), LATERAL (SELECT n.ctid FROM evtstore_internal.failed_event n"
+	"  WHERE n.subscription_id = $1 AND n.tenant = u.tenant AND n.key = u.key AND n.position > u.position ORDER BY n.position LIMIT 1) n"
+	" WHERE f.ctid = n.ctid AND f.state = 'waiting'",
+	.nargs = 5,
+	.args = {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID},
+};
+
+/* events that wait, $2 of tenants $3 and keys $4; a key that was given up has none */
+#define WAITING "unnest($2, $3, $4) u (position, tenant, key)"
+#define DEAD_KEY "LATERAL (SELECT d.error FROM evtstore_internal.dead_key d" \
+	" WHERE d.subscription_id = $1 AND d.tenant = u.tenant AND d.key = u.key LIMIT 1) d"
+
+/* of each key the first of them, and the one that stands in front, where it is not older: NULL if there is none */
+static EsPlan new_fronts_plan = {
+	.sql = "SELECT u.position, f.position FROM (SELECT min(u.position), u.tenant, u.key FROM " WAITING " GROUP BY u.tenant, u.key) u (position, tenant, key)"
+	" LEFT JOIN LATERAL (SELECT o.position FROM evtstore_internal.failed_event o"
+	"  WHERE o.subscription_id = $1 AND o.tenant = u.tenant AND o.key = u.key ORDER BY o.position LIMIT 1) f ON true"
+	" LEFT JOIN " DEAD_KEY " ON true WHERE (f.position IS NULL OR f.position > u.position) AND d.error IS NULL",
+	.nargs = 4,
+	.args = {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
+};
+
+static EsPlan wait_plan = {
+	.sql = "INSERT INTO evtstore_internal.failed_event (subscription_id, position, key, attempt, state, failed_at, tenant)"
+	" SELECT $1, u.position, u.key, 0, 'waiting', $5, u.tenant FROM " WAITING " LEFT JOIN " DEAD_KEY " ON true"
+	" WHERE d.error IS NULL",
+	.nargs = 5,
+	.args = {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID},
 };
 
 /* of the key, $2 of tenant $3 */
@@ -127,21 +153,50 @@ static EsPlan stand_plan = {
 	.args = {INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID},
 };
 
-/* an event that was scavenged meanwhile leaves nothing */
+/*
+ * Dead letters of the events in dead (position, key, attempt, cause, error), at $2, in their order; an event that was scavenged
+ * meanwhile leaves nothing.
+ */
+#define DEAD_LETTERS(dead) \
+	"INSERT INTO evtstore_internal.dead_letter" \
+	" (id, position, version, enqueued_at, failed_at, occurred_at, recorded_at, source_id, attempt, schema_version, event_id," \
+	" tenant, kind, cause, key, stream, type, tags, body, headers, first_error, last_error, history)" \
+	" SELECT nextval('evtstore_internal.dead_letter_id_seq')," \
+	" e.position, e.version, e.recorded_at, $2, e.occurred_at, e.recorded_at, $1, dead.attempt, e.schema_version, e.id," \
+	" e.tenant, 'subscription', dead.cause, dead.key, s.name, e.type, e.tags, e.data, e.metadata, COALESCE(f.first_error, dead.error), dead.error," \
+	" (SELECT " ES_QUEUE_HISTORY("dead.attempt", "$2", "dead.error") " FROM (SELECT f.history) one)" \
+	" FROM (" dead ") dead (position, key, attempt, cause, error)" \
+	" JOIN LATERAL (SELECT * FROM evtstore_internal.event e WHERE e.position = dead.position LIMIT 1) e ON true" \
+	" LEFT JOIN LATERAL (SELECT name FROM evtstore_internal.stream s WHERE s.id = e.stream_id LIMIT 1) s ON true" \
+	" LEFT JOIN LATERAL (SELECT history, first_error FROM evtstore_internal.failed_event f" \
+	"  WHERE f.subscription_id = $1 AND f.position = e.position LIMIT 1) f ON true" \
+	" ORDER BY dead.position"
+
 static EsPlan dead_letter_plan = {
-	.sql = "INSERT INTO evtstore_internal.dead_letter"
-	" (id, position, version, enqueued_at, failed_at, occurred_at, recorded_at, source_id, attempt, schema_version, event_id,"
-	" tenant, kind, cause, key, stream, type, tags, body, headers, first_error, last_error, history)"
-	" SELECT nextval('evtstore_internal.dead_letter_id_seq'),"
-	" e.position, e.version, e.recorded_at, $3, e.occurred_at, e.recorded_at, $1, $4, e.schema_version, e.id,"
-	" e.tenant, 'subscription', $5, $6, s.name, e.type, e.tags, e.data, e.metadata, COALESCE(f.first_error, $7), $7,"
-	" (SELECT " ES_QUEUE_HISTORY("attempt", "$3", "$7") " FROM (SELECT $4 AS attempt, f.history) one)"
-	" FROM evtstore_internal.event e"
-	" LEFT JOIN evtstore_internal.stream s ON s.id = e.stream_id"
-	" LEFT JOIN evtstore_internal.failed_event f ON f.subscription_id = $1 AND f.position = e.position"
-	" WHERE e.position = $2",
+	.sql = DEAD_LETTERS("SELECT $3, $4, $5, $6, $7"),
 	.nargs = 7,
-	.args = {INT4OID, INT8OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID},
+	.args = {INT4OID, TIMESTAMPTZOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID},
+};
+
+/* all that stands aside of key $4 of tenant $3 */
+static EsPlan give_up_plan = {
+	.sql = DEAD_LETTERS("SELECT a.position, a.key, a.attempt, '" KEY_GIVEN_UP "', $5 FROM evtstore_internal.failed_event a"
+						" WHERE a.subscription_id = $1 AND a.tenant = $3 AND a.key = $4"),
+	.nargs = 5,
+	.args = {INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID},
+};
+
+static EsPlan delete_key_plan = {
+	.sql = "DELETE FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND tenant = $2 AND key = $3",
+	.nargs = 3,
+	.args = {INT4OID, TEXTOID, TEXTOID},
+};
+
+/* of events that wait, $3 of tenants $4 and keys $5: those whose key was given up */
+static EsPlan follow_plan = {
+	.sql = DEAD_LETTERS("SELECT u.position, u.key, 0, '" KEY_GIVEN_UP "', d.error FROM unnest($3, $4, $5) u (position, tenant, key), " DEAD_KEY),
+	.nargs = 5,
+	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
 };
 
 /* a row, as find finds it */
@@ -163,45 +218,12 @@ static int	bury_aside(const EsSubscription *subscription, int64 position, uint64
 					   const char *error, TimestampTz now);
 static void give_up_key(const EsSubscription *subscription, const char *tenant, const char *key, const char *error, TimestampTz now);
 static int	withdraw(const EsSubscription *subscription, int64 position, uint64 epoch, const char *tenant, const char *key);
-static void put_front(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
+static void put_in_line(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
 static void let_stand(const EsSubscription *subscription, int64 position, const char *state_name, TimestampTz next_attempt_at);
-static void remove_row(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now);
+static int	remove_rows(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch, TimestampTz now);
+static void advance(const EsSubscription *subscription, Datum positions, Datum tenants, Datum keys, TimestampTz now);
+static int	compare_positions(const void *a, const void *b);
 static void bind(Datum *values, const EsSubscription *subscription, int64 position);
-
-List *
-es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now)
-{
-	List	   *heads = NIL;
-	EsIndexScan scan;
-	ScanKeyData key;
-
-	es_index_scan_open(&scan, es_catalog()->failed_event, es_catalog()->failed_event_head, snapshot);
-	ScanKeyInit(&key, COLUMN_SUBSCRIPTION, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(subscription));
-	es_index_scan_start(&scan, &key, 1);
-	while (es_index_scan_next(&scan, ForwardScanDirection))
-	{
-		EsFailedEvent *event = palloc0(sizeof(EsFailedEvent));
-		bool		isnull;
-		Datum		value;
-
-		CHECK_FOR_INTERRUPTS();
-		event->position = DatumGetInt64(slot_getattr(scan.slot, COLUMN_POSITION, &isnull));
-		event->attempt = DatumGetInt32(slot_getattr(scan.slot, COLUMN_ATTEMPT, &isnull));
-		value = slot_getattr(scan.slot, COLUMN_EPOCH, &isnull);
-		event->epoch = isnull ? 0 : (uint64) DatumGetInt64(value);
-		value = slot_getattr(scan.slot, COLUMN_NEXT_ATTEMPT_AT, &isnull);
-		event->next_attempt_at = isnull ? 0 : DatumGetTimestampTz(value);
-		event->is_due = !isnull && event->next_attempt_at <= now;
-		value = slot_getattr(scan.slot, COLUMN_KEY, &isnull);
-		event->key = isnull ? NULL : TextDatumGetCString(value);
-		event->tenant = TextDatumGetCString(slot_getattr(scan.slot, COLUMN_TENANT, &isnull));
-		(void) slot_getattr(scan.slot, COLUMN_FIRST_ERROR, &isnull);
-		event->has_failed = !isnull;
-		heads = lappend(heads, event);
-	}
-	es_index_scan_close(&scan);
-	return heads;
-}
 
 List *
 es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_count)
@@ -258,15 +280,56 @@ es_failed_event_add(const EsSubscription *subscription, int64 position, const ch
 }
 
 void
-es_failed_event_wait(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
+es_failed_event_wait(EsWaitingEvents *waiting, int64 position, const char *tenant, const char *key)
 {
-	char	   *error;
+	waiting->positions = accumArrayResult(waiting->positions, Int64GetDatum(position), false, INT8OID, waiting->context);
+	waiting->tenants = accumArrayResult(waiting->tenants, CStringGetTextDatum(tenant), false, TEXTOID, waiting->context);
+	waiting->keys = accumArrayResult(waiting->keys, CStringGetTextDatum(key), false, TEXTOID, waiting->context);
+	waiting->n++;
+}
 
-	if (subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY &&
-		es_dead_key_find(subscription->definition.id, tenant, key, &error))
-		bury(subscription, position, key, 0, KEY_GIVEN_UP, error, es_clock_now());
-	else
-		insert(subscription, position, tenant, key, 0, "waiting", 0, es_clock_now(), NULL);
+/*
+ * Of all that wait only the first of a key can be the oldest one of it, because it was handed out before those that failed and
+ * comes back after them: then it stands in front, and who stood there waits.
+ */
+void
+es_failed_event_put_waiting(const EsSubscription *subscription, EsWaitingEvents *waiting)
+{
+	TimestampTz now = es_clock_now();
+	MemoryContext caller = CurrentMemoryContext;
+	EsSpiState	state;
+	Datum		values[5];
+	int64	   *fronts;
+	uint64		n;
+
+	if (waiting->n == 0)
+		return;
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = makeArrayResult(waiting->positions, caller);
+	values[2] = makeArrayResult(waiting->tenants, caller);
+	values[3] = makeArrayResult(waiting->keys, caller);
+	values[4] = TimestampTzGetDatum(now);
+	es_queue_spi_begin(&state);
+	if (subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY)
+	{
+		Datum		followers[5] = {values[0], values[4], values[1], values[2], values[3]};
+
+		es_spi_run(&follow_plan, followers, NULL, false, 0);
+	}
+	n = es_spi_run(&new_fronts_plan, values, NULL, true, 0);
+	fronts = MemoryContextAlloc(caller, Max(n, 1) * 2 * sizeof(int64));
+	for (uint64 i = 0; i < 2 * n; i++)
+		fronts[i] = es_spi_int64(i / 2, i % 2);
+	es_spi_run(&wait_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+	for (uint64 i = 0; i < n; i++)
+	{
+		let_stand(subscription, fronts[2 * i], "retry", now);
+		if (fronts[2 * i + 1] != 0)
+			let_stand(subscription, fronts[2 * i + 1], "waiting", 0);
+	}
+	waiting->n = 0;
+	waiting->positions = waiting->tenants = waiting->keys = NULL;
 }
 
 void
@@ -278,28 +341,32 @@ es_failed_event_release(const EsSubscription *subscription, int64 position, cons
 }
 
 void
-es_failed_event_hand_out(const EsSubscription *subscription, int64 position, uint64 epoch, int attempt)
+es_failed_event_hand_out(const EsSubscription *subscription, EsFailedEvent *const *events, int n)
 {
+	ArrayBuildState *columns[3] = {NULL, NULL, NULL};
 	EsSpiState	state;
 	Datum		values[4];
 
-	bind(values, subscription, position);
-	values[2] = Int64GetDatum((int64) epoch);
-	values[3] = Int32GetDatum(attempt);
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+	{
+		columns[0] = accumArrayResult(columns[0], Int64GetDatum(events[i]->position), false, INT8OID, CurrentMemoryContext);
+		columns[1] = accumArrayResult(columns[1], Int64GetDatum((int64) events[i]->epoch), false, INT8OID, CurrentMemoryContext);
+		columns[2] = accumArrayResult(columns[2], Int32GetDatum(events[i]->attempt), false, INT4OID, CurrentMemoryContext);
+	}
+	values[0] = Int32GetDatum(subscription->definition.id);
+	for (int i = 0; i < 3; i++)
+		values[1 + i] = makeArrayResult(columns[i], CurrentMemoryContext);
 	es_queue_spi_begin(&state);
 	es_spi_run(&hand_out_plan, values, NULL, false, 0);
 	es_spi_end(&state);
 }
 
-bool
-es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 epoch)
+int
+es_failed_event_ack(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch)
 {
-	Aside		aside;
-
-	if (!find(subscription, position, epoch, &aside))
-		return false;
-	remove_row(subscription, position, aside.tenant, aside.key, es_clock_now());
-	return true;
+	return remove_rows(subscription, positions, n, epoch, es_clock_now());
 }
 
 int
@@ -375,7 +442,7 @@ es_failed_event_skip(const EsSubscription *subscription, int64 position, const c
 	if (!find(subscription, position, 0, &aside))
 		return;
 	bury(subscription, position, aside.key, aside.attempt, "skipped", reason, now);
-	remove_row(subscription, position, aside.tenant, aside.key, now);
+	(void) remove_rows(subscription, &position, 1, 0, now);
 }
 
 void
@@ -421,7 +488,7 @@ insert(const EsSubscription *subscription, int64 position, const char *tenant, c
 	es_queue_spi_begin(&state);
 	es_spi_run(&add_plan, values, nulls, false, 0);
 	es_spi_end(&state);
-	put_front(subscription, strcmp(state_name, "waiting") == 0 ? 0 : position, tenant, key, now);
+	put_in_line(subscription, position, tenant, key);
 }
 
 /* epoch 0: in whatever hold */
@@ -460,14 +527,15 @@ bury(const EsSubscription *subscription, int64 position, const char *key, int at
 	EsSpiState	state;
 	Datum		values[7];
 
-	bind(values, subscription, position);
-	values[2] = TimestampTzGetDatum(now);
-	values[3] = Int32GetDatum(attempt);
-	values[4] = CStringGetTextDatum(cause);
-	values[5] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = TimestampTzGetDatum(now);
+	values[2] = Int64GetDatum(position);
+	values[3] = key == NULL ? (Datum) 0 : CStringGetTextDatum(key);
+	values[4] = Int32GetDatum(attempt);
+	values[5] = CStringGetTextDatum(cause);
 	values[6] = CStringGetTextDatum(error);
 	es_queue_spi_begin(&state);
-	es_spi_run(&dead_letter_plan, values, key == NULL ? "     n " : "       ", false, 0);
+	es_spi_run(&dead_letter_plan, values, key == NULL ? "   n   " : NULL, false, 0);
 	es_spi_end(&state);
 }
 
@@ -481,7 +549,7 @@ bury_aside(const EsSubscription *subscription, int64 position, uint64 epoch, con
 	bury(subscription, position, aside->key, aside->attempt, cause, error, now);
 	if (subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY)
 		n += withdraw(subscription, position, epoch, aside->tenant, aside->key);
-	remove_row(subscription, position, aside->tenant, aside->key, now);
+	(void) remove_rows(subscription, &position, 1, 0, now);
 	give_up_key(subscription, aside->tenant, aside->key, error, now);
 	return n;
 }
@@ -490,24 +558,23 @@ bury_aside(const EsSubscription *subscription, int64 position, uint64 epoch, con
 static void
 give_up_key(const EsSubscription *subscription, const char *tenant, const char *key, const char *error, TimestampTz now)
 {
-	EsFailedEvent front = {.position = -1, .tenant = unconstify(char *, tenant), .key = unconstify(char *, key)};
-	ListCell   *lc;
+	EsSpiState	state;
+	Datum		values[5];
 
 	if (subscription->on_failure != ES_FAILURE_DEAD_LETTER_KEY || key == NULL)
 		return;
 	es_dead_key_add(subscription->definition.id, tenant, key, error);
-	foreach(lc, es_failed_event_behind(subscription->definition.id, &front, INT_MAX))
-	{
-		const EsFailedEvent *event = lfirst(lc);
-		EsSpiState	state;
-		Datum		values[2];
-
-		bury(subscription, event->position, key, event->attempt, KEY_GIVEN_UP, error, now);
-		bind(values, subscription, event->position);
-		es_queue_spi_begin(&state);
-		es_spi_run(&delete_plan, values, NULL, false, 0);
-		es_spi_end(&state);
-	}
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = TimestampTzGetDatum(now);
+	values[2] = CStringGetTextDatum(tenant);
+	values[3] = CStringGetTextDatum(key);
+	values[4] = CStringGetTextDatum(error);
+	es_queue_spi_begin(&state);
+	es_spi_run(&give_up_plan, values, NULL, false, 0);
+	values[1] = values[2];
+	values[2] = values[3];
+	es_spi_run(&delete_key_plan, values, NULL, false, 0);
+	es_spi_end(&state);
 }
 
 /* how many that were handed out are not any more */
@@ -531,18 +598,17 @@ withdraw(const EsSubscription *subscription, int64 position, uint64 epoch, const
 }
 
 /*
- * Of a key the oldest one stands in front and no other: the oldest may be new, because it was handed out before those that
- * failed, or because the one before it is done.  All others are known to wait, but for the second, which was in front, and the
- * one at that position, which is new and does not wait (0: there is none).  So however many wait, no more are looked at.
+ * Of a key the oldest one stands in front and no other.  The one at that position is new and does not wait: it was handed out before
+ * those that failed, and who stood in front is the second now, or it comes behind them.  All others are known to wait, so however many
+ * those are, no more than two are looked at.
  */
 static void
-put_front(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now)
+put_in_line(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
 {
 	EsSpiState	state;
 	Datum		values[3];
-	int64		oldest[2] = {0, 0};
-	bool		waits[2] = {true, true};
-	int			n;
+	int64		second = 0;
+	bool		waits = true;
 
 	if (key == NULL)
 		return;
@@ -550,18 +616,15 @@ put_front(const EsSubscription *subscription, int64 position, const char *tenant
 	values[1] = CStringGetTextDatum(key);
 	values[2] = CStringGetTextDatum(tenant);
 	es_queue_spi_begin(&state);
-	n = (int) es_spi_run(&oldest_plan, values, NULL, true, 0);
-	for (int i = 0; i < n; i++)
+	if (es_spi_run(&oldest_plan, values, NULL, true, 0) > 1)
 	{
-		oldest[i] = es_spi_int64(i, 0);
-		waits[i] = strcmp(es_spi_text(i, 1), "waiting") == 0;
+		second = es_spi_int64(1, 0);
+		waits = strcmp(es_spi_text(1, 1), "waiting") == 0;
 	}
 	es_spi_end(&state);
-	if (n > 0 && waits[0])
-		let_stand(subscription, oldest[0], "retry", now);
-	if (n > 1 && !waits[1])
-		let_stand(subscription, oldest[1], "waiting", 0);
-	if (n > 1 && position > oldest[1])
+	if (!waits)
+		let_stand(subscription, second, "waiting", 0);
+	if (second != 0 && position > second)
 		let_stand(subscription, position, "waiting", 0);
 }
 
@@ -580,18 +643,60 @@ let_stand(const EsSubscription *subscription, int64 position, const char *state_
 	es_spi_end(&state);
 }
 
-/* and lets the next one of its key come */
+/*
+ * And lets the next ones of their keys come.  epoch 0: in whatever hold; else those that are not handed out in it stay.  How many
+ * went; positions says which
+ */
+static int
+remove_rows(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch, TimestampTz now)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ArrayBuildState *fronts[3] = {NULL, NULL, NULL};
+	EsSpiState	state;
+	Datum		values[3];
+
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = es_queue_id_array(positions, n);
+	values[2] = Int64GetDatum((int64) epoch);
+	es_queue_spi_begin(&state);
+	n = (int) es_spi_run(&delete_plan, values, epoch == 0 ? "  n" : NULL, false, 0);
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		Datum		key = es_spi_value(i, 1, &isnull);
+
+		positions[i] = es_spi_int64(i, 0);
+		if (isnull)
+			continue;
+		fronts[0] = accumArrayResult(fronts[0], Int64GetDatum(positions[i]), false, INT8OID, caller);
+		fronts[1] = accumArrayResult(fronts[1], es_spi_value(i, 2, &isnull), false, TEXTOID, caller);
+		fronts[2] = accumArrayResult(fronts[2], key, false, TEXTOID, caller);
+	}
+	es_spi_end(&state);
+	qsort(positions, n, sizeof(int64), compare_positions);
+	if (fronts[0] != NULL)
+		advance(subscription, makeArrayResult(fronts[0], caller), makeArrayResult(fronts[1], caller), makeArrayResult(fronts[2], caller), now);
+	return n;
+}
+
 static void
-remove_row(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, TimestampTz now)
+advance(const EsSubscription *subscription, Datum positions, Datum tenants, Datum keys, TimestampTz now)
 {
 	EsSpiState	state;
-	Datum		values[2];
+	Datum		values[5] = {Int32GetDatum(subscription->definition.id), positions, tenants, keys, TimestampTzGetDatum(now)};
 
-	bind(values, subscription, position);
 	es_queue_spi_begin(&state);
-	es_spi_run(&delete_plan, values, NULL, false, 0);
+	es_spi_run(&advance_plan, values, NULL, false, 0);
 	es_spi_end(&state);
-	put_front(subscription, 0, tenant, key, now);
+}
+
+static int
+compare_positions(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
 }
 
 static void

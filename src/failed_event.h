@@ -21,12 +21,18 @@ typedef struct EsFailedEvent
 	int attempt;
 	bool has_failed; /* not only waited */
 	uint64 epoch;  /* of the hold that it was handed out in; 0: none */
-	bool is_due;   /* by time, and not blocked */
-	TimestampTz next_attempt_at; /* 0: blocked */
 } EsFailedEvent;
 
-/* list of EsFailedEvent *, in order of position; palloc'd */
-extern List *es_failed_event_heads(int32 subscription, Snapshot snapshot, TimestampTz now);
+/* events that are going to wait, each behind an older one of its key; all 0 but the context, which is to outlive them */
+typedef struct EsWaitingEvents
+{
+	MemoryContext context;
+	int n;
+	struct ArrayBuildState *positions;
+	struct ArrayBuildState *tenants;
+	struct ArrayBuildState *keys;
+} EsWaitingEvents;
+
 /* those that wait behind the one that stands in front of its key, in order, at most so many; palloc'd */
 extern List *es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_count);
 
@@ -35,15 +41,17 @@ extern List *es_failed_event_behind(int32 subscription, const EsFailedEvent *fro
 /* an event of the lane failed for the attempt-th time: what the retry policy and on_failure say.  delay_ms < 0: the policy's */
 extern void es_failed_event_add(const EsSubscription *subscription, int64 position, const char *tenant, const char *key,
 								int attempt, const char *cause, const char *error, int64 delay_ms);
-/* one that waits behind an older one of its key */
-extern void es_failed_event_wait(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
+/* one more that waits behind an older one of its key, or whose key was given up: put_waiting puts them all aside, in order of position */
+extern void es_failed_event_wait(EsWaitingEvents *waiting, int64 position, const char *tenant, const char *key);
+extern void es_failed_event_put_waiting(const EsSubscription *subscription, EsWaitingEvents *waiting);
 /* one comes back without an attempt: due at once */
 extern void es_failed_event_release(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
-/* handed out again, in the hold with that epoch: its attempts so far, with this one */
-extern void es_failed_event_hand_out(const EsSubscription *subscription, int64 position, uint64 epoch, int attempt);
+/* handed out again, in the hold with that epoch (0: not any more): their attempts so far, with this one */
+extern void es_failed_event_hand_out(const EsSubscription *subscription, EsFailedEvent *const *events, int n);
 
-/* the same for one that was handed out again; false: it is not, in the hold with that epoch */
-extern bool es_failed_event_ack(const EsSubscription *subscription, int64 position, uint64 epoch);
+/* those that were handed out again, in the hold with that epoch, are done: how many, and into positions which, in order */
+extern int es_failed_event_ack(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch);
+/* the same for one; 0: it is not handed out, in the hold with that epoch */
 extern int es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);
 /* these two: how many are not handed out any more, with those that it had brought along; 0: it is not */
 extern int es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms);

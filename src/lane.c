@@ -176,6 +176,8 @@ es_lane_begin(EsLane *lane, int consumer, int64 position)
 	lane->is_over = false;
 	lane->fetched = position;
 	lane->delivered = position;
+	lane->again = 0;
+	lane->again_last = 0;
 }
 
 void
@@ -194,6 +196,12 @@ int
 es_lane_attempt(const EsLane *lane, int64 position)
 {
 	return 1 + (position <= lane->lost_until ? lane->lost : 0) + (position == lane->suspect ? lane->suspect_lost : 0);
+}
+
+int
+es_lane_lost_again(const EsLane *lane, int64 position)
+{
+	return (lane->again_left > 0 ? 1 : 0) + (position == lane->again_suspect ? lane->again_suspect_lost : 0);
 }
 
 void
@@ -488,6 +496,22 @@ es_lane_note_loss(EsLane *lane, int64 until, bool alone)
 		lane->suspect_lost = lane->suspect == until ? lane->suspect_lost + 1 : 1;
 		lane->suspect = until;
 	}
+}
+
+/*
+ * Of those that failed before n came back, the last one alone or not.  Alone it is the suspect; else the next n, which are the
+ * same ones, go one at a time, so that it shows which of them breaks its consumers.
+ */
+void
+es_lane_note_lost_again(EsLane *lane, int64 last, int n, bool alone)
+{
+	if (alone)
+	{
+		lane->again_suspect_lost = lane->again_suspect == last ? lane->again_suspect_lost + 1 : 1;
+		lane->again_suspect = last;
+	}
+	else
+		lane->again_left = Max(lane->again_left, n);
 }
 
 int

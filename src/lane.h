@@ -34,6 +34,12 @@ typedef struct EsLane
 	int32 lost; /* so many times in a row, at most ES_LANE_MAX_LOST */
 	int32 suspect_lost;
 	int64 suspect; /* the event that was lost when it was handed out alone, so many times; 0: none */
+	/* the same of those that failed before and are handed out again */
+	int32 again;	  /* so many in this hold */
+	int32 again_left; /* so many were lost together: the next ones go one at a time */
+	int64 again_last; /* the one of the last batch, where it was alone; 0: it was not */
+	int64 again_suspect;
+	int32 again_suspect_lost;
 	int64 over_at; /* if is_over: it came to its end, this one, and nothing was in flight any more */
 	int32 number;
 	bool is_over;
@@ -77,6 +83,8 @@ extern void es_lane_begin(EsLane *lane, int consumer, int64 position);
 extern void es_lane_put(EsLanes *lanes, int number, const EsLane *lane);
 /* the attempt that handing out this event is, as far as the lane knows */
 extern int es_lane_attempt(const EsLane *lane, int64 position);
+/* of one that failed before: the attempts that its row does not show */
+extern int es_lane_lost_again(const EsLane *lane, int64 position);
 /* Locks: the lane's, held */
 extern void es_lane_give_up(EsLanes *lanes, int number);
 /*

@@ -176,20 +176,26 @@ undo_put(const Effect *effect)
 	EsLane	   *lane = es_lanes_place(effect->lanes, effect->number);
 	EsLane		after;
 	int			handed_out;
+	int			again;
+	bool		alone;
 
 	LWLockAcquire(es_lanes_lock(effect->lanes), LW_EXCLUSIVE);
 	after = *lane;
 	handed_out = after.in_flight;
+	again = after.again;
 	*lane = effect->before;
 	if (after.epoch == lane->epoch)
 	{
 		lane->lease_until = Max(lane->lease_until, after.lease_until);
 		handed_out = after.in_flight - lane->in_flight;
+		again = after.again - lane->again;
 	}
 	/* what this transaction settled of it was not what broke it */
-	if (handed_out > 0)
-		es_lane_note_loss(lane, after.delivered,
-						  handed_out - es_lane_settled_here(effect->lanes, effect->number, after.epoch) <= 1);
+	alone = handed_out - es_lane_settled_here(effect->lanes, effect->number, after.epoch) <= 1;
+	if (handed_out > again)
+		es_lane_note_loss(lane, after.delivered, alone && after.again_last == 0);
+	if (handed_out > 0 && again > 0)
+		es_lane_note_lost_again(lane, after.again_last, again, after.again_last != 0 && alone);
 	LWLockRelease(es_lanes_lock(effect->lanes));
 	if (handed_out > 0)
 		es_waiter_wake(es_lanes_subscription(effect->lanes), 1);

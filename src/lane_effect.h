@@ -28,6 +28,7 @@ extern int32 es_lanes_subscription(EsLanes *lanes);
 /* Locks: the entry's, as for the next one */
 extern EsLane *es_lanes_place(EsLanes *lanes, int number);
 extern void es_lane_note_loss(EsLane *lane, int64 until, bool alone);
+extern void es_lane_note_lost_again(EsLane *lane, int64 last, int n, bool alone);
 extern void es_lanes_forget_key(const EsSlotKey *key);
 
 #endif

@@ -11,11 +11,8 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
-#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -24,10 +21,10 @@
 #include "checkpoint.h"
 #include "clock.h"
 #include "compat.h"
-#include "dead_key.h"
 #include "event.h"
 #include "evtstore.h"
 #include "failed_event.h"
+#include "failed_read.h"
 #include "feed.h"
 #include "lane.h"
 #include "lane_layout.h"
@@ -41,6 +38,9 @@
 
 /* what was passed over without an event to settle is written down once it is so much */
 #define PASSED_OVER 1000
+
+/* a poll that hands out n events puts aside at most so many times n that wait or fail */
+#define ASIDE_FOR_EACH 10
 
 /* the error of an event whose consumers said nothing */
 #define LOST "rolled back or lease expired"
@@ -57,7 +57,9 @@ typedef struct PollLane
 	EsCheckpoint *checkpoint;
 	bool		is_full;		/* takes no more, for now */
 	bool		has_settled;	/* the checkpoint has grown: by events that wait or failed */
+	bool		has_failed;		/* one that was handed out again failed by what was lost */
 	int			taken;
+	int			again;			/* due ones that failed before: found; when they are handed out, chosen */
 } PollLane;
 
 typedef struct Poll
@@ -77,8 +79,10 @@ typedef struct Poll
 	int			nheld;
 	PollLane   *held;
 	PollLane   *by_place[ES_LANE_SLOTS];	/* see es_lane_place */
-	List	   *failed;			/* EsFailedEvent *: of our lanes, in front of their keys */
-	HTAB	   *waiting_keys;	/* hashes of tenant and key; NULL: none */
+	EsFailedReader *aside;
+	List	   *failed;			/* EsFailedEvent *: due, of our lanes, in front of their keys; not more than may be handed out */
+	EsWaitingEvents waiting;
+	int			naside;			/* put aside by this poll */
 	int			count;			/* handed out */
 	const EsPollRequest *request;
 } Poll;
@@ -89,15 +93,16 @@ static void open_reader(EsReader *reader, void *arg);
 static void read_checkpoints(Poll *poll, Snapshot snapshot);
 static void find_over(Poll *poll, PollLane *held);
 static void read_failed(Poll *poll, Snapshot snapshot);
-static void read_dead_keys(Poll *poll);
 static void hand_out_failed(Poll *poll);
-static void hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed);
+static bool is_spent(Poll *poll, PollLane *held, EsFailedEvent *front);
+static void fail_lost(Poll *poll, PollLane *held, EsFailedEvent *front);
+static bool choose(Poll *poll, PollLane *held, EsFailedEvent *front);
+static void hand_out_again(Poll *poll, EsFailedEvent *const *chosen, int n);
+static void forget_gone(Poll *poll, const EsFailedEvent *failed);
 static int64 hand_out_next(Poll *poll, EsReader *reader);
 static bool is_over(Poll *poll, const PollLane *held);
 static bool may_take(PollLane *held, int max_in_flight, int64 position);
-static bool key_waits(Poll *poll, const char *tenant, const char *key);
 static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const char *key);
-static void add_waiting_key(Poll *poll, const char *tenant, const char *key);
 static bool all_full(Poll *poll);
 static void hand_out(Poll *poll, EsReader *reader, const EsPolled *event);
 static void put_lanes(Poll *poll, int64 passed);
@@ -125,6 +130,7 @@ es_subscription_poll(int32 id, const EsPollRequest *request)
 	if (poll->subscription == NULL || poll->subscription->is_paused)
 		return 0;
 
+	poll->waiting.context = CurrentMemoryContext;
 	poll->now = es_clock_now();
 	until = es_queue_deadline(poll->now, request->lease_ms, "lease");
 	poll->lanes = es_lanes_open(id);
@@ -142,7 +148,9 @@ es_subscription_poll(int32 id, const EsPollRequest *request)
 	} while (poll->nover > nover && poll->count < poll->max_count);
 	if (poll->subscription->rate > 0)
 		es_lanes_give_rate(poll->lanes, room - poll->count);
-	if (poll->count > 0)
+	if (request->has_more != NULL)
+		*request->has_more = poll->naside >= ASIDE_FOR_EACH * poll->max_count;
+	if (poll->count > 0 || poll->naside > 0)
 		es_subscription_look_anew(id);
 	return poll->count;
 }
@@ -160,7 +168,6 @@ poll_round(Poll *poll, const char *consumer, TimestampTz until)
 	poll->nheld = 0;
 	memset(poll->by_place, 0, sizeof(poll->by_place));
 	poll->failed = NIL;
-	poll->waiting_keys = NULL;
 	es_lane_layout_see_over(poll->subscription->layout, poll->lanes, poll->is_over);
 	es_lane_layout_open(poll->subscription->layout, poll->is_over, &poll->open);
 	n = es_lanes_enter(poll->lanes, &poll->open, consumer, poll->now, until, numbers, &give_up, &poll->consumer);
@@ -172,7 +179,9 @@ poll_round(Poll *poll, const char *consumer, TimestampTz until)
 	reader = es_reader_open_with(open_reader, poll, CurrentMemoryContext);
 	hand_out_failed(poll);
 	passed = hand_out_next(poll, reader);
+	es_failed_event_put_waiting(poll->subscription, &poll->waiting);
 	put_lanes(poll, passed);
+	es_failed_reader_close(poll->aside);
 	es_reader_close(reader);
 }
 
@@ -327,125 +336,181 @@ is_over(Poll *poll, const PollLane *held)
 	return poll->is_over[es_lane_place(held->number)];
 }
 
+/* those that are due, no more than may be handed out: what is blocked or due later costs nothing */
 static void
 read_failed(Poll *poll, Snapshot snapshot)
 {
-	ListCell   *lc;
+	int			room = poll->max_count - poll->count;
+	EsFailedEvent *failed;
 
-	foreach(lc, es_failed_event_heads(poll->id, snapshot, poll->now))
+	poll->aside = es_failed_reader_open(poll->subscription, snapshot);
+	es_failed_reader_begin_due(poll->aside, poll->now);
+	while (room > 0 && (failed = es_failed_reader_next_due(poll->aside)) != NULL)
 	{
-		EsFailedEvent *failed = lfirst(lc);
 		uint32		hash = es_subscription_hash(failed->tenant, failed->key, failed->position);
+		PollLane   *held;
 
 		failed->lane = es_lane_layout_serving(poll->subscription->layout, hash, poll->is_over);
-		if (poll->by_place[es_lane_place(failed->lane)] == NULL)
+		held = poll->by_place[es_lane_place(failed->lane)];
+		if (held == NULL || held->is_full || failed->epoch == held->lane.epoch || (held->again > 0 && held->lane.again_left > 0))
 			continue;
 		poll->failed = lappend(poll->failed, failed);
-		if (failed->key != NULL)
-			add_waiting_key(poll, failed->tenant, failed->key);
+		held->again++;
+		room--;
 	}
-	if (poll->subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY)
-		read_dead_keys(poll);
-}
-
-/* what comes of them is not handed out either: see es_failed_event_wait */
-static void
-read_dead_keys(Poll *poll)
-{
-	const char *tenant = NULL;
-	ListCell   *lc;
-
-	foreach(lc, es_dead_key_list(poll->id))
-		if (tenant == NULL)
-			tenant = lfirst(lc);
-		else
-		{
-			add_waiting_key(poll, tenant, lfirst(lc));
-			tenant = NULL;
-		}
-}
-
-/* the reader of one event */
-typedef struct OneEvent
-{
-	const EsSubscription *subscription;
-	int64		position;
-} OneEvent;
-
-static void
-open_one(EsReader *reader, void *arg)
-{
-	OneEvent   *one = arg;
-	EsReadRange range = {.has_after = true, .after = one->position - 1};
-	EsWalk	   *walk;
-
-	/* it was handed out before, so it is decided, whatever the head of all categories is */
-	es_reader_begin_latest(reader);
-	es_reader_set_max_count(reader, 1);
-	walk = es_reader_walk(reader, es_catalog()->event_pkey);
-	es_walk_add_key(walk, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(one->position));
-	es_walk_add_range(walk, 1, &range);
+	for (int i = 0; i < poll->nheld && room > 0; i++)
+		if (poll->held[i].again == 0 && !poll->held[i].is_full)
+			poll->held[i].lane.again_left = 0;	/* others have handed out those that were lost, or they are gone */
 }
 
 /*
- * P7.  One that failed goes alone, to show whether it does now.  One that waited and is in front by now brings those behind
- * it along: a key that was held up catches up.
+ * P7.  One that failed goes alone of its key, to show whether it does now.  One that waited and is in front by now brings those
+ * behind it along: a key that was held up catches up.
  */
 static void
 hand_out_failed(Poll *poll)
 {
-	int			max_attempts = poll->subscription->retry.max_attempts;
+	EsFailedEvent **chosen = palloc((poll->max_count + 1) * sizeof(EsFailedEvent *));
+	int			n = 0;
 	ListCell   *lc;
 
+	for (int i = 0; i < poll->nheld; i++)
+		poll->held[i].again = 0;
 	foreach(lc, poll->failed)
 	{
 		EsFailedEvent *front = lfirst(lc);
 		PollLane   *held = poll->by_place[es_lane_place(front->lane)];
+		int			room = poll->max_count - poll->count - n;
 		ListCell   *behind;
 
-		if (held->is_full || !front->is_due || front->epoch == held->lane.epoch || poll->count >= poll->max_count)
+		if (held->is_full || room <= 0)
 			continue;
-		/* handed out in a hold that is over, for the last time, and never heard of again */
-		if (front->epoch != 0 && max_attempts > 0 && front->attempt >= max_attempts)
+		if (is_spent(poll, held, front))
 		{
-			(void) es_failed_event_nack(poll->subscription, front->position, front->epoch, LOST, -1);
+			fail_lost(poll, held, front);
 			continue;
 		}
-		hand_out_again(poll, held, front);
-		if (front->has_failed || front->key == NULL || poll->count >= poll->max_count)
+		if (!choose(poll, held, front))
 			continue;
-		foreach(behind, es_failed_event_behind(poll->id, front, poll->max_count - poll->count))
-			hand_out_again(poll, held, lfirst(behind));
+		chosen[n++] = front;
+		if (front->has_failed || front->key == NULL || held->is_full || room == 1)
+			continue;
+		foreach(behind, es_failed_event_behind(poll->id, front, room - 1))
+		{
+			(void) choose(poll, held, lfirst(behind));
+			chosen[n++] = lfirst(behind);
+		}
 	}
+	hand_out_again(poll, chosen, n);
+}
+
+/* is it known to be lost with its last attempt?  It was alone, or in a hold that is over, and never heard of again */
+static bool
+is_spent(Poll *poll, PollLane *held, EsFailedEvent *front)
+{
+	int			max_attempts = poll->subscription->retry.max_attempts;
+
+	return max_attempts > 0 && (front->epoch != 0 || front->position == held->lane.again_suspect) &&
+		front->attempt + es_lane_lost_again(&held->lane, front->position) >= max_attempts;
 }
 
 static void
-hand_out_again(Poll *poll, PollLane *held, const EsFailedEvent *failed)
+fail_lost(Poll *poll, PollLane *held, EsFailedEvent *front)
 {
-	OneEvent	one = {poll->subscription, failed->position};
+	front->attempt += es_lane_lost_again(&held->lane, front->position);
+	if (front->epoch == 0)
+		front->epoch = held->lane.epoch;
+	es_failed_event_hand_out(poll->subscription, &front, 1);
+	(void) es_failed_event_nack(poll->subscription, front->position, front->epoch, LOST, -1);
+	poll->naside++;
+	held->has_failed = true;
+	if (held->lane.again_left > 0)
+		held->lane.again_left--;
+	if (held->lane.again_suspect != front->position)
+		return;
+	/* what follows may be the next one to break: if this is rolled back, it is still the one that is known */
+	held->lane.again_suspect = 0;
+	held->is_full = true;
+}
+
+/* false: not with what is chosen already */
+static bool
+choose(Poll *poll, PollLane *held, EsFailedEvent *failed)
+{
+	bool		is_suspect = failed->position == held->lane.again_suspect;
+	bool		alone = is_suspect || held->lane.again_left > 0;
+
+	if (alone && held->again > 0)
+		return false;
+	failed->attempt += 1 + es_lane_lost_again(&held->lane, failed->position);
+	failed->epoch = held->lane.epoch;
+	held->again++;
+	if (held->lane.again_left > 0)
+		held->lane.again_left--;
+	/* from here on its row counts what was lost */
+	if (is_suspect)
+		held->lane.again_suspect = 0;
+	if (alone)
+		held->is_full = true;
+	return true;
+}
+
+static void
+hand_out_again(Poll *poll, EsFailedEvent *const *chosen, int n)
+{
+	int64	   *positions = palloc(Max(n, 1) * sizeof(int64));
 	EsReader   *reader;
+	int			next = 0;
+	TupleTableSlot *slot;
 
-	es_failed_event_hand_out(poll->subscription, failed->position, held->lane.epoch, failed->attempt + 1);
-	reader = es_reader_open_with(open_one, &one, CurrentMemoryContext);
-	if (es_reader_next(reader) != NULL)
+	if (n == 0)
+		return;
+	es_failed_event_hand_out(poll->subscription, chosen, n);
+	for (int i = 0; i < n; i++)
+		positions[i] = chosen[i]->position;
+	reader = es_failed_reader_events(positions, n);
+	while (poll->count < poll->max_count && (slot = es_reader_next(reader)) != NULL)
 	{
-		hand_out(poll, reader, &(EsPolled) {.lane = held->number, .epoch = held->lane.epoch, .before = failed->position,
-				 .position = failed->position, .attempt = failed->attempt + 1, .tenant = failed->tenant, .key = failed->key});
+		bool		isnull;
+		int64		position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+		PollLane   *held;
+
+		for (; positions[next] != position; next++)
+			forget_gone(poll, chosen[next]);
+		held = poll->by_place[es_lane_place(chosen[next]->lane)];
+		hand_out(poll, reader, &(EsPolled) {.lane = held->number, .epoch = held->lane.epoch, .before = position,
+				 .position = position, .attempt = chosen[next]->attempt, .tenant = chosen[next]->tenant, .key = chosen[next]->key});
 		held->lane.in_flight++;
+		held->lane.again++;
+		held->lane.again_last = held->taken == 0 ? position : 0;
 		held->taken++;
-	}
-	else
-	{
-		/* scavenged: nothing is left to do about it */
-		(void) es_failed_event_ack(poll->subscription, failed->position, held->lane.epoch);
-		if (failed->key != NULL && !es_failed_event_key_waits(poll->subscription, failed->tenant, failed->key))
-		{
-			uint64		hash = es_stream_hash(failed->tenant, failed->key, strlen(failed->key));
-
-			(void) hash_search(poll->waiting_keys, &hash, HASH_REMOVE, NULL);
-		}
+		next++;
 	}
 	es_reader_close(reader);
+	if (poll->count < poll->max_count)
+	{
+		for (; next < n; next++)
+			forget_gone(poll, chosen[next]);
+		return;
+	}
+	/* whoever polls wants no more: these stay where they were */
+	for (int i = next; i < n; i++)
+	{
+		chosen[i]->epoch = 0;
+		chosen[i]->attempt--;
+	}
+	es_failed_event_hand_out(poll->subscription, chosen + next, n - next);
+}
+
+/* scavenged: nothing is left to do about it */
+static void
+forget_gone(Poll *poll, const EsFailedEvent *failed)
+{
+	int64		position = failed->position;
+
+	(void) es_failed_event_ack(poll->subscription, &position, 1, failed->epoch);
+	if (failed->key != NULL && !es_failed_event_key_waits(poll->subscription, failed->tenant, failed->key))
+		es_failed_reader_set_key(poll->aside, failed->tenant, failed->key, false);
 }
 
 /* P8; how far the walk came */
@@ -457,7 +522,7 @@ hand_out_next(Poll *poll, EsReader *reader)
 	int64		passed = 0;
 	TupleTableSlot *slot;
 
-	while (poll->count < poll->max_count && !all_full(poll))
+	while (poll->count < poll->max_count && poll->naside < ASIDE_FOR_EACH * poll->max_count && !all_full(poll))
 	{
 		int64		position;
 		char	   *tenant;
@@ -489,12 +554,14 @@ hand_out_next(Poll *poll, EsReader *reader)
 			es_checkpoint_add(held->checkpoint, held->lane.delivered, position);
 			MemoryContextSwitchTo(context);
 			held->has_settled = true;
+			poll->naside++;
 		}
 		else
 		{
 			hand_out(poll, reader, &(EsPolled) {.lane = held->number, .epoch = held->lane.epoch, .before = held->lane.delivered,
 					 .position = position, .attempt = es_lane_attempt(&held->lane, position), .tenant = tenant, .key = key});
 			held->lane.delivered = position;
+			held->lane.again_last = 0;
 			held->lane.in_flight++;
 			held->taken++;
 		}
@@ -518,15 +585,6 @@ may_take(PollLane *held, int max_in_flight, int64 position)
 	return false;
 }
 
-/* two keys of one hash only wait for each other more than they need */
-static bool
-key_waits(Poll *poll, const char *tenant, const char *key)
-{
-	uint64		hash = es_stream_hash(tenant, key, strlen(key));
-
-	return poll->waiting_keys != NULL && hash_search(poll->waiting_keys, &hash, HASH_FIND, NULL) != NULL;
-}
-
 /*
  * An event that waits behind an older one of its key, or one that spent its attempts without a word: its consumers rolled
  * back or did not come back.
@@ -537,33 +595,19 @@ set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const 
 	int			max_attempts = poll->subscription->retry.max_attempts;
 	int			attempts = es_lane_attempt(&held->lane, position) - 1;
 
-	if (key != NULL && key_waits(poll, tenant, key))
+	if (key != NULL && es_failed_reader_key_waits(poll->aside, tenant, key))
 	{
-		es_failed_event_wait(poll->subscription, position, tenant, key);
+		es_failed_event_wait(&poll->waiting, position, tenant, key);
 		return true;
 	}
 	if (max_attempts == 0 || attempts < max_attempts || position != held->lane.suspect)
 		return false;
 	es_failed_event_add(poll->subscription, position, tenant, key, attempts, "lease expired", LOST, -1);
 	if (key != NULL && poll->subscription->on_failure != ES_FAILURE_DEAD_LETTER)
-		add_waiting_key(poll, tenant, key);
+		es_failed_reader_set_key(poll->aside, tenant, key, true);
 	/* what follows may be the next one to break: if this is rolled back, it is still the one that is known */
 	held->is_full = true;
 	return true;
-}
-
-static void
-add_waiting_key(Poll *poll, const char *tenant, const char *key)
-{
-	uint64		hash = es_stream_hash(tenant, key, strlen(key));
-
-	if (poll->waiting_keys == NULL)
-	{
-		HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(uint64), .hcxt = GetMemoryChunkContext(poll)};
-
-		poll->waiting_keys = hash_create("evtstore waiting keys", 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	(void) hash_search(poll->waiting_keys, &hash, HASH_ENTER, NULL);
 }
 
 static bool
@@ -617,6 +661,13 @@ put_lanes(Poll *poll, int64 passed)
 		if (!is_out && (poll->consumer != ES_LANE_ANONYMOUS || held->taken > 0))
 		{
 			held->lane.lease_until = until;
+			es_lane_put(poll->lanes, held->number, &held->lane);
+		}
+		else if (held->has_failed && !is_out)
+		{
+			/* what was lost is written down: nobody's, and without the memory of it */
+			held->lane.epoch = 0;
+			held->lane.in_flight = 0;
 			es_lane_put(poll->lanes, held->number, &held->lane);
 		}
 		else if (!held->has_settled)

@@ -83,7 +83,8 @@ es_projection_work(int32 id, int max_count)
 	EsProjectionTurn turn = {.due = DT_NOEND};
 	MemoryContext caller = CurrentMemoryContext;
 	Work		work = {0};
-	EsPollRequest request = {.max_count = max_count, .lease_ms = LEASE_MS, .put = put, .arg = &work};
+	bool		has_more = false;
+	EsPollRequest request = {.max_count = max_count, .lease_ms = LEASE_MS, .put = put, .arg = &work, .has_more = &has_more};
 
 	if (turn_context == NULL)
 		turn_context = AllocSetContextCreate(TopMemoryContext, "evtstore projection turn", ALLOCSET_DEFAULT_SIZES);
@@ -110,6 +111,8 @@ es_projection_work(int32 id, int max_count)
 
 		if (subscription != NULL && !subscription->is_paused)
 			(void) es_subscription_look(subscription, es_clock_now(), true, &turn.due);
+		if (has_more)
+			turn.due = es_clock_now();
 	}
 
 	PopActiveSnapshot();
@@ -124,13 +127,15 @@ es_projection_catch_up(int32 id)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore projection catching up", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	int			n;
+	bool		has_more = false;
 
 	do
 	{
 		Work		work = {.context = context};
-		EsPollRequest request = {.max_count = ES_MAX_POLL, .lease_ms = LEASE_MS, .put = put, .arg = &work};
+		EsPollRequest request = {.max_count = ES_MAX_POLL, .lease_ms = LEASE_MS, .put = put, .arg = &work, .has_more = &has_more};
 
 		CHECK_FOR_INTERRUPTS();
+		has_more = false;
 		work.items = palloc(ES_MAX_POLL * sizeof(WorkItem));
 		work.projection = es_projection_by_id(id);
 		n = es_subscription_poll(id, &request);
@@ -138,7 +143,7 @@ es_projection_catch_up(int32 id)
 		acknowledge(&work);
 		CommandCounterIncrement();
 		MemoryContextReset(context);
-	} while (n > 0);
+	} while (n > 0 || has_more);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 }

@@ -22,7 +22,7 @@
 #include "checkpoint.h"
 #include "compat.h"
 #include "event.h"
-#include "failed_event.h"
+#include "failed_read.h"
 #include "guc.h"
 #include "lane.h"
 #include "lane_layout.h"
@@ -271,20 +271,21 @@ open_lane(Look *look, EsCheckpoints *checkpoints, int number)
 static void
 look_at_failed(Look *look, Snapshot snapshot)
 {
-	ListCell   *lc;
+	EsFailedReader *aside = es_failed_reader_open(look->subscription, snapshot);
+	EsFailedEvent *failed;
 
-	foreach(lc, es_failed_event_heads(look->subscription->definition.id, snapshot, look->now))
+	es_failed_reader_begin_due(aside, look->now);
+	while ((failed = es_failed_reader_next_due(aside)) != NULL)
 	{
-		const EsFailedEvent *failed = lfirst(lc);
 		const LookLane *lane = &look->lanes[es_lane_place(es_lane_layout_serving(look->subscription->layout,
 																				 es_subscription_hash(failed->tenant, failed->key, failed->position),
 																				 look->is_over))];
 
-		if (lane->is_open && failed->is_due && (failed->epoch == 0 || failed->epoch != lane->epoch) && failed->position > look->told)
-			look->failed = failed->position;
-		else if (failed->next_attempt_at != 0 && !failed->is_due)
-			look->due = Min(look->due, failed->next_attempt_at);
+		if (lane->is_open && (failed->epoch == 0 || failed->epoch != lane->epoch) && failed->position > look->told)
+			look->failed = Max(look->failed, failed->position);
 	}
+	look->due = Min(look->due, es_failed_reader_due_after(aside, look->now));
+	es_failed_reader_close(aside);
 }
 
 static bool

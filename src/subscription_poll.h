@@ -30,6 +30,7 @@ typedef struct EsPollRequest
 	/* for each event in order of position, those that failed before first; the reader stands at its row.  False: no more */
 	bool (*put)(EsReader *reader, const EsPolled *event, void *arg);
 	void *arg;
+	bool *has_more; /* NULL: who cares; set where it ended with what it set aside, so that there may be more */
 } EsPollRequest;
 
 /*

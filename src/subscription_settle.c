@@ -51,6 +51,7 @@ static void settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const cha
 static EsCheckpoint *read_checkpoint(int32 subscription, int lane);
 static bool release_all(LaneSettlement *settlement, EsEventReceipt *receipts, int n);
 static void settle_one(LaneSettlement *settlement, EsEventReceipt *receipt);
+static void ack_again(LaneSettlement *settlement, EsEventReceipt *receipts, int n);
 static int	settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt);
 static void set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt);
 static void mark_stale(EsEventReceipt *receipts, int n, const char *why);
@@ -192,8 +193,10 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 	settlement.checkpoint = read_checkpoint(id, number);
 	if (how == ES_SETTLE_RELEASE && release_all(&settlement, receipts, n))
 		return;
+	if (how == ES_SETTLE_ACK)
+		ack_again(&settlement, receipts, n);
 	for (int i = 0; i < n; i++)
-		if (receipts[i].stale == NULL)
+		if (receipts[i].stale == NULL && !receipts[i].is_done)
 			settle_one(&settlement, &receipts[i]);
 	if (settlement.is_changed)
 		es_checkpoint_write(id, number, settlement.checkpoint);
@@ -239,7 +242,7 @@ settle_one(LaneSettlement *settlement, EsEventReceipt *receipt)
 
 	if (receipt->before == receipt->position)
 	{
-		int			n = settle_again(settlement, receipt);
+		int			n = settlement->how == ES_SETTLE_ACK ? 0 : settle_again(settlement, receipt);
 		bool		waits = n == 0 && es_failed_event_exists(subscription, receipt->position);
 
 		settlement->settled += n;
@@ -269,6 +272,30 @@ settle_one(LaneSettlement *settlement, EsEventReceipt *receipt)
 		set_aside(settlement, receipt);
 }
 
+/* those that failed before and were handed out again, all at once */
+static void
+ack_again(LaneSettlement *settlement, EsEventReceipt *receipts, int n)
+{
+	int64	   *positions = palloc(n * sizeof(int64));
+	int			given = 0;
+	int			done;
+
+	for (int i = 0; i < n; i++)
+		if (receipts[i].stale == NULL && receipts[i].before == receipts[i].position)
+			positions[given++] = receipts[i].position;
+	if (given == 0)
+		return;
+	done = es_failed_event_ack(settlement->subscription, positions, given, settlement->lane.epoch);
+	settlement->settled += done;
+	/* both in order; the rest is looked at one by one: why is it not handed out? */
+	for (int i = 0, next = 0; i < n; i++)
+		if (receipts[i].stale == NULL && receipts[i].before == receipts[i].position && next < done && positions[next] == receipts[i].position)
+		{
+			receipts[i].is_done = true;
+			next++;
+		}
+}
+
 /* of an event that failed before and was handed out again: how many are settled by it; 0: it is not handed out */
 static int
 settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt)
@@ -276,7 +303,7 @@ settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt)
 	switch (settlement->how)
 	{
 		case ES_SETTLE_ACK:
-			return es_failed_event_ack(settlement->subscription, receipt->position, receipt->epoch);
+			break;				/* see ack_again */
 		case ES_SETTLE_NACK:
 			return es_failed_event_nack(settlement->subscription, receipt->position, receipt->epoch, settlement->reason, settlement->delay_ms);
 		case ES_SETTLE_REJECT:
@@ -317,6 +344,7 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 	Rest		rest = {subscription, receipt->position, settlement->lane.delivered};
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext row_context;
+	EsWaitingEvents waiting = {.context = caller};
 	EsReader   *reader = es_reader_open_with(open_rest, &rest, caller);
 	char	   *key = NULL;
 	char	   *tenant = NULL;
@@ -363,13 +391,14 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 		if (its_key != NULL && strcmp(its_key, key) == 0 && strcmp(its_tenant, tenant) == 0 &&
 			!es_checkpoint_covers(settlement->checkpoint, position))
 		{
-			es_failed_event_wait(subscription, position, tenant, key);
+			es_failed_event_wait(&waiting, position, tenant, key);
 			es_checkpoint_add(settlement->checkpoint, before, position);
 			settlement->settled++;
 		}
 		before = position;
 	}
 	MemoryContextDelete(row_context);
+	es_failed_event_put_waiting(subscription, &waiting);
 	es_reader_close(reader);
 }
 

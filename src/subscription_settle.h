@@ -19,6 +19,7 @@ typedef struct EsEventReceipt
 	int64 before; /* between it and the event nothing is left to settle; the event itself: handed out again after it failed */
 	int64 position;
 	const char *stale; /* once settled: why it does not hold; NULL: it does */
+	bool is_done;	   /* for subscription_settle.c */
 } EsEventReceipt;
 
 extern char *es_subscription_receipt(int32 subscription, int lane, uint64 epoch, int64 before, int64 position);

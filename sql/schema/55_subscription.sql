@@ -52,8 +52,8 @@ COMMENT ON COLUMN evtstore_internal.failed_event.tenant IS 'of the event: keys o
 COMMENT ON COLUMN evtstore_internal.failed_event.epoch IS 'of the hold that it was handed out in and not settled since; NULL: none';
 COMMENT ON COLUMN evtstore_internal.failed_event.first_failed_at IS 'what max_age of the retry policy counts from; NULL: it waits only';
 COMMENT ON COLUMN evtstore_internal.failed_event.history IS 'failed attempts, the last 20: [{"attempt","at","error"}]; NULL: none';
--- the oldest one of each key that waits; without a key, each
-CREATE INDEX failed_event_head_idx ON evtstore_internal.failed_event (subscription_id, position) WHERE state <> 'waiting';
+-- the oldest one of each key that waits; without a key, each: by when they are due, the blocked ones behind them
+CREATE INDEX failed_event_due_idx ON evtstore_internal.failed_event (subscription_id, next_attempt_at, position) WHERE state <> 'waiting';
 CREATE INDEX failed_event_key_idx ON evtstore_internal.failed_event (subscription_id, tenant, key, position) WHERE key IS NOT NULL;
 
 -- Keys that were given up (on_failure dead_letter_key): their later events are dead letters too, until one is redriven.

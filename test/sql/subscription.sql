@@ -239,6 +239,67 @@ END $$;
 SELECT body->'n' AS n, attempts, last_error FROM evtstore.dead_letters WHERE name = 'poison';
 SELECT count(*) FROM evtstore.poll('poison', 'c');
 
+-- one that failed before and takes its consumers with it: its attempts count too; lost together, then each goes alone
+SELECT evtstore.create_subscription('again', '{"categories": ["again"]}', lanes => 1, options => '{"retry": {"max_attempts": 4, "initial": "0s", "jitter": 0}}');
+SELECT count(*) FROM generate_series(1, 2) n, LATERAL evtstore.append('again-' || n, 'A', to_jsonb(n)) a;
+SELECT evtstore.nack(receipt, 'no') FROM evtstore.poll('again', 'c');
+SELECT count(*) FROM evtstore.append('again-3', 'A', '3');
+BEGIN; SELECT body, attempt FROM evtstore.poll('again', 'c'); ROLLBACK;
+BEGIN; SELECT body, attempt FROM evtstore.poll('again', 'c'); ROLLBACK;
+-- a savepoint too; the attempts are spent then, and stay spent where this is rolled back
+BEGIN; SAVEPOINT s; SELECT body, attempt FROM evtstore.poll('again', 'c'); ROLLBACK TO s;
+SELECT body, attempt FROM evtstore.poll('again', 'c'); SELECT key, attempt, state FROM evtstore.blocked_keys WHERE name = 'again' ORDER BY key; ROLLBACK;
+SELECT body, attempt FROM evtstore.poll('again', 'c');
+SELECT key, attempt, error, state FROM evtstore.blocked_keys WHERE name = 'again' ORDER BY key;
+SELECT body, attempt, evtstore.ack(receipt) FROM evtstore.poll('again', 'c');
+SELECT body, attempt, evtstore.ack(receipt) FROM evtstore.poll('again', 'c');
+-- a person's word begins anew, also where nobody has a name and nothing else is handed out
+SELECT evtstore.leave('again', 'c'), evtstore.unblock_key('again', 'again-1');
+BEGIN; SELECT body, attempt FROM evtstore.poll('again'); ROLLBACK;
+BEGIN; SELECT body, attempt FROM evtstore.poll('again'); ROLLBACK;
+BEGIN; SELECT body, attempt FROM evtstore.poll('again'); ROLLBACK;
+BEGIN; SELECT body, attempt FROM evtstore.poll('again'); ROLLBACK;
+SELECT body, attempt FROM evtstore.poll('again');
+SELECT key, attempt, state FROM evtstore.blocked_keys WHERE name = 'again';
+SELECT evtstore.unblock_key('again', 'again-1');
+SELECT body, attempt, evtstore.nack(receipt, 'no') FROM evtstore.poll('again');
+SELECT body, attempt, evtstore.ack(receipt) FROM evtstore.poll('again', 'c');
+
+-- what waits is set aside ten for each that may be handed out, and comes in order when its key goes on
+SELECT evtstore.create_subscription('bound', '{"categories": ["bound"]}', lanes => 1, options => '{"retry": {"max_attempts": 1}}');
+SELECT count(*) FROM evtstore.append_events('bound-1', (SELECT jsonb_agg(jsonb_build_object('type', 'A', 'data', n)) FROM generate_series(1, 26) n));
+SELECT count(*) FROM evtstore.append('bound-2', 'A', '"other"');
+SELECT evtstore.nack(receipt, 'no') FROM evtstore.poll('bound', 'c', 1);
+SELECT count(*) FROM evtstore.poll('bound', 'c', 1);
+SELECT waiting FROM evtstore.subscription_status WHERE name = 'bound';
+SELECT body FROM evtstore.poll('bound', 'c', 2);
+SELECT waiting FROM evtstore.subscription_status WHERE name = 'bound';
+SELECT evtstore.leave('bound', 'c');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('bound', 'c', 1);
+SELECT evtstore.unblock_key('bound', 'bound-1');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('bound', 'c', 10);
+SELECT array_agg(body), evtstore.ack(array_agg(receipt)) FROM evtstore.poll('bound', 'c', 10);
+-- the first of a batch fails: those behind it are back, and one that is acknowledged then is not
+CREATE TABLE batch AS SELECT * FROM evtstore.poll('bound', 'c', 10);
+SELECT evtstore.ack(array_agg(receipt)) FROM batch WHERE body IN ('13', '14');
+SELECT evtstore.nack(receipt, 'no') FROM batch WHERE body = '12';
+SELECT body, substring(fails(format('SELECT evtstore.ack(%L)', receipt)), 'key_blocked|settled') AS why FROM batch WHERE body IN ('14', '15');
+SELECT evtstore.unblock_key('bound', 'bound-1');
+SELECT array_agg(body), evtstore.ack(array_agg(receipt)) FROM evtstore.poll('bound', 'c', 10);
+SELECT array_agg(body), evtstore.ack(array_agg(receipt)) FROM evtstore.poll('bound', 'c', 20);
+SELECT waiting, retrying FROM evtstore.subscription_status WHERE name = 'bound';
+-- one whose lease runs out while a later one of its key waits for its time comes before it
+SELECT evtstore.create_subscription('late', '{"categories": ["late"]}', lanes => 1);
+SELECT count(*) FROM evtstore.append_events('late-1', '[{"type": "A", "data": 1}, {"type": "A", "data": 2}, {"type": "A", "data": 3}]');
+SELECT evtstore.nack(receipt, 'later', '1 hour') FROM evtstore.poll('late', 'c', lease => '5s') WHERE body = '2';
+SET evtstore.clock_offset = 60;
+SELECT count(*) FROM evtstore.poll('late', 'c');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('late', 'c');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('late', 'c');
+SELECT body, evtstore.ack(receipt) FROM evtstore.poll('late', 'c');
+RESET evtstore.clock_offset;
+DROP TABLE batch;
+
 -- a query; streams; a start in the middle; the isolation level
 SELECT evtstore.create_subscription('query', '{"items": [{"types": ["Paid"]}, {"tags": ["vip"]}]}', lanes => 1);
 SELECT count(*) FROM evtstore.append('sale-20', 'Paid', '1') a, evtstore.append('sale-21', 'Sold', '2', tags => '{vip}') b, evtstore.append('sale-22', 'Sold', '3') c;

@@ -569,18 +569,81 @@ return [
 		tests  => 'subscription',
 	},
 	{
-		name   => 'the oldest event of a key does not come to the front',
+		name   => 'who stood in front of a key stays there when an older one comes',
 		file   => 'failed_event.c',
-		change => [ "\tif (n > 0 && waits[0])\n", "\tif (false)\n" ],
+		change => [ "\tif (!waits)\n", "\tif (false)\n" ],
 		tests  => 'subscription',
 	},
 	{
 		name   => 'what failed comes again below the head of all categories only',
-		file   => 'poll.c',
-		change => [ "\tes_reader_begin_latest(reader);\n\tes_reader_set_max_count(reader, 1);\n", "\tif (es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES) < one->position)\n\t\treturn;\n\tes_reader_set_max_count(reader, 1);\n" ],
+		file   => 'failed_read.c',
+		change => [
+			"#include \"failed_read.h\"\n", "#include \"failed_read.h\"\n#include \"feed.h\"\n",
+			"\tes_reader_begin_latest(reader);\n", "\tif (es_reader_begin_feed(reader, ES_FEED_ALL_CATEGORIES) < list->positions[list->n - 1])\n\t\treturn;\n"
+		],
 		tests  => 'subscription_race',
 	},
 
+	{
+		name   => 'what failed before and is lost is no attempt',
+		file   => 'lane.c',
+		change => [ "\tif (handed_out > 0 && again > 0)\n", "\tif (false)\n" ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'what failed before and was lost together comes together again',
+		file   => 'poll.c',
+		change => [ 'alone = is_suspect || held->lane.again_left > 0;', 'alone = is_suspect;' ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'what was lost is remembered when it is written down',
+		file   => 'poll.c',
+		change => [ "\t\telse if (held->has_failed && !is_out)\n", "\t\telse if (false)\n" ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'who was lost with his last attempt is handed out once more',
+		file   => 'poll.c',
+		change => [ '(front->epoch != 0 || front->position == held->lane.again_suspect) &&', '(front->epoch != 0) &&' ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'a poll sets aside whatever it meets',
+		file   => 'poll.c',
+		change => [ ' && poll->naside < ASIDE_FOR_EACH * poll->max_count', '' ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'a key that waits is not looked up',
+		file   => 'failed_read.c',
+		change => [ 'reader->any_aside = has_rows(&reader->keys, reader->subscription);', 'reader->any_aside = false;' ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'what is done brings nobody to the front',
+		file   => 'failed_event.c',
+		change => [ "\tif (fronts[0] != NULL)\n", "\tif (false)\n" ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'one that comes back late waits behind those that failed after it',
+		file   => 'failed_event.c',
+		change => [ "\t\tlet_stand(subscription, fronts[2 * i], \"retry\", now);\n\t\tif (fronts[2 * i + 1] != 0)", "\t\tif (false)" ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'who is acknowledged need not be handed out again',
+		file   => 'failed_event.c',
+		change => [ ' AND ($3 IS NULL OR f.epoch = $3) RETURNING', ' RETURNING' ],
+		tests  => 'subscription',
+	},
+	{
+		name   => 'the last one of a key comes after the one that is done',
+		file   => 'failed_event.c',
+		change => [ 'n.key = u.key AND n.position > u.position ORDER BY n.position LIMIT 1) n', 'n.key = u.key AND n.position > u.position ORDER BY n.position DESC LIMIT 1) n' ],
+		tests  => 'subscription',
+	},
 	{
 		name   => 'a new lane begins before the old ones are over',
 		file   => 'lane_layout.c',
@@ -878,7 +941,7 @@ return [
 	{
 		name   => 'a failed event that is gone stays aside',
 		file   => 'poll.c',
-		change => [ "\t\t(void) es_failed_event_ack(poll->subscription, failed->position, held->lane.epoch);\n", '' ],
+		change => [ "\t(void) es_failed_event_ack(poll->subscription, &position, 1, failed->epoch);\n", '' ],
 		tests  => 'subscription_settle',
 	},
 	{
@@ -985,8 +1048,8 @@ return [
 	},
 	{
 		name   => 'what comes later of a key that was given up is handed out',
-		file   => 'poll.c',
-		change => [ "\t\tread_dead_keys(poll);", "\t\t;" ],
+		file   => 'failed_read.c',
+		change => [ 'reader->any_dead = reader->has_dead && has_rows', 'reader->any_dead = false && has_rows' ],
 		tests  => 'dead_key',
 	},
 	{

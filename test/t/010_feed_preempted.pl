@@ -7,8 +7,8 @@ use strict;
 use warnings;
 
 use EvtFeed;
+use EvtGdb;
 use EvtTest;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -18,11 +18,8 @@ my @lines  = split /\n/, slurp_file($source);
 my ($line) = grep { $lines[ $_ - 1 ] =~ /pg_atomic_write_u64\(&floor->floor, my_floor \+ 1\)/ } 1 .. @lines;
 die "feed.c no longer publishes its floor where this test stops it" unless $line && $lines[ $line - 2 ] =~ /my_floor = .*last_allocated/;
 
-# IPC::Run dies where there is no such program
-plan skip_all => 'no gdb'
-  unless eval { IPC::Run::run([ 'gdb', '--version' ], '<', '/dev/null', '>', \my $version, '2>', '/dev/null') };
-
 my $node = new_node('main', conf => "log_statement = none\nevtstore.enabled = off\n");
+EvtGdb::require_gdb($node);
 my $writer = session($node);
 my $pid    = $writer->query_safe('SELECT pg_backend_pid()');
 
@@ -36,31 +33,14 @@ my $reader = EvtFeed::Reader->new($node, 'read_all');
 my $other  = EvtFeed::Reader->new($node, 'read_category a');
 $_->catch_up foreach $reader, $other;
 
-# gdb stops the writer at the line, tells by a file, and lets it go when another file appears
-my $here = PostgreSQL::Test::Utils::tempdir;
-my $seconds = $PostgreSQL::Test::Utils::timeout_default;
-my ($out, $err) = ('', '');
-my $gdb = IPC::Run::start(
-	[
-		'gdb', '--batch', '-nx', '-p', $pid, '-ex', 'set pagination off', '-ex', "break feed.c:$line",
-		'-ex', "shell touch $here/armed", '-ex', 'continue', '-ex', 'print my_floor',
-		# sleep: gdb can only wait in a shell
-		'-ex', "shell touch $here/stopped; for i in \$(seq ${seconds}0); do [ -e $here/go ] && break; sleep 0.1; done",
-		'-ex', 'delete', '-ex', 'detach'
-	],
-	'<', '/dev/null', '>', "$here/gdb.out", '2>', "$here/gdb.err");
-eval { poll_until('gdb', sub { -e "$here/armed" || !$gdb->pumpable }) };
-my $said = slurp_file("$here/gdb.out") . slurp_file("$here/gdb.err");
-if (!-e "$here/armed" || $said !~ /^Breakpoint 1 at/m || $said =~ /ptrace: Operation not permitted|No (?:source|symbol)/)
-{
-	eval { $gdb->finish };
-	plan skip_all => 'gdb cannot stop a server process here';
-}
+my $gdb = eval { EvtGdb->attach($pid, "feed.c:$line") };
+plan skip_all => 'the library has no line numbers' if $@ =~ /No (?:source|symbol)/;
+die $@ if $@;
 
 my $started = last_position($node);
 $writer->query_until(qr/sent/,
 	"\\echo sent\nBEGIN;\nSELECT position FROM evtstore.append('a-2', 'T', '1');\n\\echo appended\n");
-poll_until('the writer at the line', sub { -e "$here/stopped" });
+$gdb->wait_until_stopped;
 
 # others pass it: it has read the last position but nobody knows
 my @passed = map { append($_) } qw(b-1 a-1 b-1);
@@ -68,10 +48,8 @@ is(sql('SELECT evtstore.head_position()'), $passed[-1], 'a head above what the w
 $_->catch_up foreach $reader, $other;
 is($reader->{at}, $passed[-1], 'readers were given all of it');
 
-open my $go, '>', "$here/go" or die "$here/go: $!";
-close $go;
+$gdb->let_go;
 $writer->query_until(qr/appended/, '');
-$gdb->finish;
 is(sql('SELECT floor FROM evtstore.why_behind()'), $started, 'the floor that it publishes is older than that');
 is(sql('SELECT evtstore.head_position()'), $passed[-1], 'the head does not go back');
 is(sql(qq{SELECT count(*) FROM evtstore.read_category('a') WHERE position = $passed[1]}), 1,

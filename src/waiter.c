@@ -3,7 +3,7 @@
  *		Sessions that sleep until there is work, and who wakes them.
  *
  * Runs in consumers' backends, which sleep in wait_for_work (wait.c), and in every process that makes work: the callbacks at the
- * end of its transaction wake, after the work became visible.  Nobody who sleeps costs anybody anything but the look at one
+ * end of its transaction wake, after the work became visible, and where it is one of definitions after caches were told.  Nobody who sleeps costs anybody anything but the look at one
  * counter; NOTIFY would cost a lock that all commits of the cluster share.
  *
  * No wake-up is lost.  Waiter and waker each write, pass a full barrier, then read what the other wrote:
@@ -27,6 +27,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "utils/resowner.h"
 
 #include "compat.h"
 #include "shmem.h"
@@ -61,12 +62,14 @@ static struct
 	int			n;
 }			wake_at_commit[ES_WAITER_MAX_NAMES];
 static int	nwake_at_commit = 0;
+static bool is_committed = false;	/* that transaction, a moment ago */
 
 static Size area_size(void);
 static void area_init(void *ptr);
 static void wake(int32 id, uint64 categories, int n);
 static bool waits_for(WaiterSlot *slot, int32 id, uint64 categories);
 static void xact_callback(XactEvent event, void *arg);
+static void release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg);
 
 static const EsShmemPart part = {
 	.name = "waiters",
@@ -82,6 +85,7 @@ es_waiter_init(void)
 {
 	es_shmem_register(&part);
 	RegisterXactCallback(xact_callback, NULL);
+	RegisterResourceReleaseCallback(release_callback, NULL);
 }
 
 void
@@ -249,11 +253,25 @@ waits_for(WaiterSlot *slot, int32 id, uint64 categories)
 static void
 xact_callback(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+		return;
+	is_committed = event == XACT_EVENT_COMMIT;
+	if (!is_committed)
+		nwake_at_commit = 0;
+}
+
+/*
+ * Not in the callback of the commit: caches of others are told after it, and who is woken before that looks at a definition as it was,
+ * and sleeps again.  By now the locks are given back too, so that he can have what he was woken for.
+ */
+static void
+release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
 	int			n = nwake_at_commit;
 
-	if (n == 0 || event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+	if (n == 0 || !is_committed || !is_top_level || phase != RESOURCE_RELEASE_AFTER_LOCKS)
 		return;
 	nwake_at_commit = 0;
-	for (int i = 0; i < n && event == XACT_EVENT_COMMIT; i++)
+	for (int i = 0; i < n; i++)
 		wake(wake_at_commit[i].id, 0, wake_at_commit[i].n);
 }

@@ -889,6 +889,26 @@ return [
 		tests  => 'queue_key',
 	},
 	{
+		name   => 'who took what he cannot see does not look again',
+		file   => 'claim.c',
+		change => [ "if (es_queue_fetch(claim->queue.id, hold, snapshot, slot))\n\t\tes_queue_announce", "if (false)\n\t\tes_queue_announce" ],
+		tests  => '075_queue_preempted',
+	},
+	{
+		name   => 'who took what he cannot see looks again before he lets it go',
+		file   => 'claim.c',
+		change => [
+			"\tEsReady\t\tready;\n\n\tes_queue_drop(claim->state, hold);\n\tsnapshot = RegisterSnapshot(GetLatestSnapshot());\n\tif (es_queue_fetch(claim->queue.id, hold, snapshot, slot))",
+			"\tEsReady\t\tready;\n\tbool\t\tfound;\n\n\tsnapshot = RegisterSnapshot(GetLatestSnapshot());\n\tfound = es_queue_fetch(claim->queue.id, hold, snapshot, slot);\n\tes_queue_drop(claim->state, hold);\n\tif (found)" ],
+		tests => '075_queue_preempted',
+	},
+	{
+		name   => 'who took a later message of a key does not look again',
+		file   => 'claim.c',
+		change => [ "\t\toldest.id == hold->id)\n\t\tes_queue_announce", "\t\tfalse)\n\t\tes_queue_announce" ],
+		tests  => '075_queue_preempted',
+	},
+	{
 		name   => 'a settled message frees no key',
 		file   => 'queue_state.c',
 		change => [ 'if (entry->hold.key_hash != 0)', 'if (false)' ],
@@ -1027,6 +1047,20 @@ return [
 		file   => 'queue_state.c',
 		change => [ 'return effect->kind == ES_EFFECT_TAKEN;', 'return false;' ],
 		tests  => '073_wait_for_work',
+	},
+	{
+		name   => 'the end of an appender wakes nobody',
+		file   => 'feed.c',
+		change => [ "\tes_waiter_wake_categories(categories);\n", '' ],
+		tests  => '073_wait_for_work',
+	},
+	{
+		name   => 'who waits is woken before caches are told',
+		file   => 'waiter.c',
+		change => [ "\tRegisterResourceReleaseCallback(release_callback, NULL);\n", '',
+			"\tif (!is_committed)\n\t\tnwake_at_commit = 0;\n",
+			"\tif (is_committed)\n\t\trelease_callback(RESOURCE_RELEASE_AFTER_LOCKS, true, true, NULL);\n\tnwake_at_commit = 0;\n" ],
+		tests  => '075_queue_preempted',
 	},
 	{
 		name   => 'one message wakes all',

@@ -1,7 +1,9 @@
 # wait_for_work: who sleeps is woken by whatever makes work, of a queue or of a subscription, and by nothing that does not; holds
 # nobody while he sleeps; and of many who sleep as many are woken as there are messages.
 #
-# Nobody looks by himself here: evtstore.poll_interval is an hour.  So whoever is woken was woken by somebody.
+# Nobody looks by himself here: evtstore.poll_interval is an hour.  So whoever is woken was woken by somebody, but for timers of the
+# server, which wake who sleeps also when they are over: that of the login, and that of counters that a statement left behind, ten
+# seconds after it.  Hence a new session for each wait.
 use strict;
 use warnings;
 
@@ -13,7 +15,7 @@ use Time::HiRes qw(time);
 my $node = new_node(
 	'main',
 	conf => join "\n", 'log_statement = none', 'max_connections = 60', 'evtstore.poll_interval = 1h', 'evtstore.enabled = off',
-	'evtstore.test_mode = on', '');
+	'evtstore.test_mode = on', 'authentication_timeout = 10min', '');
 my $TIMEOUT = 120;
 
 sub sql { return $node->safe_psql('postgres', shift) }
@@ -26,12 +28,13 @@ sub asleep
 	return poll_sql($node, "SELECT count(*) = $n FROM pg_stat_activity WHERE query LIKE 'CALL%wait_for_work%' AND wait_event_type = 'Extension'");
 }
 
-# lets a session wait, until it sleeps
+# lets a session wait, until it sleeps; a new one, or the same as before
 sub begin_wait
 {
-	my ($session, $names, $n) = @_;
+	my ($session, $names, $n, $same) = @_;
+	my $connect = $same ? '' : "\\connect postgres\n";
 
-	$session->query_until(qr/waits/, "\\echo waits\nCALL evtstore.wait_for_work('{$names}', '${TIMEOUT}s');\n\\echo awake\n");
+	$session->query_until(qr/waits/, "$connect\\echo waits\nCALL evtstore.wait_for_work('{$names}', '${TIMEOUT}s');\n\\echo awake\n");
 	asleep($n);
 	return;
 }
@@ -238,7 +241,7 @@ sql(q{SELECT count(evtstore.ack(receipt)) FROM evtstore.poll('s', 'a')});
 sql(q{SELECT evtstore.append('order-1', 'Placed', '1')});
 $waiter->query_until(qr/awake/, "CALL evtstore.wait_for_work('{s}', '${TIMEOUT}s');\n\\echo awake\n");
 is(sql(q{SELECT count(*) FROM evtstore.poll('s')}), 0, 'nobody else may have it');
-begin_wait($waiter, 's');
+begin_wait($waiter, 's', 1, 'same');
 sql(q{SELECT count(evtstore.ack(receipt)) FROM evtstore.poll('s', 'a')});
 sql(q{SELECT evtstore.append('order-1', 'Placed', '1')});
 woken('but the next one is told', $waiter);

@@ -14,14 +14,12 @@ use warnings;
 
 use EvtChildren qw(start_child finish_children);
 use EvtClient;
+use EvtDisturb;
 use EvtTest;
-use EvtWire;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
 
-my $seconds   = $ENV{EVTSTORE_SECONDS} || 40;
-my $seed      = $ENV{EVTSTORE_SEED}    || 1 + time % 1_000_000;
+my ($seed, $seconds) = EvtDisturb::choices(40);
 my $APPENDERS = 3;
 my $STREAMS   = 15;
 # what a long run leaves behind, few lanes may have to work off alone
@@ -38,9 +36,6 @@ my %subscription = (
 
 # what a subscription's filter selects, as SQL over evtstore.events
 my %selects = (all => 'true', field => q{stream LIKE 'even-%'}, two => 'stream IS NOT NULL', types => q{type IN ('A', 'C')});
-
-diag "EVTSTORE_SEED=$seed EVTSTORE_SECONDS=$seconds";
-srand $seed;
 
 my $node = new_node(
 	'main',
@@ -59,7 +54,12 @@ foreach my $name (sort keys %subscription)
 		"SELECT evtstore.create_subscription('$name', '$subscription{$name}{filter}', lanes => $subscription{$name}{lanes}, options => '$options')");
 }
 
-my $started = time;
+my $disturb = EvtDisturb->new(
+	node    => $node,
+	seconds => $seconds,
+	clients => [ 'subscription appender', 'subscription consumer' ],
+	ways    => { lanes => \&change_lanes },
+	every   => { lanes => 0.3, terminate => 0.7, kill => 7, crash => 8 });
 
 sub run_appender
 {
@@ -67,7 +67,7 @@ sub run_appender
 	my $client = EvtClient->new($node, 'subscription appender');
 
 	srand $seed * 100 + $number;
-	while (time < $started + $seconds)
+	until ($disturb->is_over)
 	{
 		my $appends = 1 + int rand 3;
 		next unless $client->do('BEGIN');
@@ -111,7 +111,7 @@ sub run_consumer
 		my $lease = (qw(200ms 1s 5s))[ rand 3 ];
 		my $poll  = "evtstore.poll('$name', $consumer, $max, '$lease')";
 		my $key   = $spec->{key} eq 'stream' ? 'stream' : q{body->>'field'};
-		my $calm  = time > $started + $seconds;    # towards the end nothing is thrown away any more
+		my $calm  = $disturb->is_over;    # towards the end nothing is thrown away any more
 		my $way   = rand;
 
 		if ($way < 0.4)
@@ -191,63 +191,17 @@ foreach my $name (sort keys %subscription)
 
 # --- meanwhile ---
 
-sub a_backend
-{
-	my $wire = EvtWire->new($node, 'postgres', 'subscription main') or return undef;
-	my $answer = $wire->query(q{SELECT pid FROM pg_stat_activity WHERE application_name IN ('subscription appender', 'subscription consumer')});
-
-	$wire->close;
-	return undef unless $answer->{rows} && @{ $answer->{rows} };
-	return $answer->{rows}[ rand @{ $answer->{rows} } ][0];
-}
-
-sub terminate
-{
-	my $pid = a_backend() // return 0;
-	my $wire = EvtWire->new($node, 'postgres', 'subscription main') or return 0;
-
-	$wire->query("SELECT pg_terminate_backend($pid)");
-	$wire->close;
-	return 1;
-}
-
-sub kill_backend
-{
-	my $pid = a_backend() // return 0;
-
-	return 0 unless kill 'KILL', $pid;
-	poll_until('the server after a backend was killed', sub { my $wire = EvtWire->new($node, 'postgres', 'subscription main'); $wire && $wire->close; $wire });
-	return 1;
-}
-
 # whatever is handed out, settled or set aside meanwhile
 sub change_lanes
 {
 	my @names = sort keys %subscription;
 	my $name  = $names[ rand @names ];
 	my $lanes = 1 + int rand 12;
-	my $wire = EvtWire->new($node, 'postgres', 'subscription main') or return 0;
-	my $answer = $wire->query("SELECT evtstore.alter_subscription('$name', '{\"lanes\": $lanes}')");
 
-	$wire->close;
-	return $answer->{rows} && @{ $answer->{rows} } ? 1 : 0;
+	return defined $disturb->ask("SELECT evtstore.alter_subscription('$name', '{\"lanes\": $lanes}')");
 }
 
-my %ways = (lanes => [ 0.3, \&change_lanes ], terminate => [ 0.7, \&terminate ], kill => [ 7, \&kill_backend ], crash => [ 8, sub { crash($node); 1 } ]);
-# seconds until each happens again, on average
-my %next = map { $_ => $started + rand(2 * $ways{$_}[0]) } sort keys %ways;
-my %disturbed;
-# even the shortest run has one of each
-$next{$_} = $started + $seconds * (0.2 + rand 0.5) foreach grep { $ways{$_}[0] > $seconds / 3 } sort keys %ways;
-while (time < $started + $seconds)
-{
-	foreach my $way (grep { time > $next{$_} } sort keys %ways)
-	{
-		$next{$way} = time + rand 2 * $ways{$way}[0];
-		$disturbed{$way}++ if $ways{$way}[1]->();
-	}
-	select undef, undef, undef, 0.02;    # sleep: until the next of them is due
-}
+$disturb->run;
 
 # --- the end ---
 
@@ -289,7 +243,7 @@ pass('the janitor left one checkpoint of each present lane');
 # --- was it worth it? ---
 
 diag $node->safe_psql('postgres', q{SELECT (SELECT count(*) FROM evtstore.events) || ' events, ' || string_agg(subscription || ': ' || n || ' (attempts up to ' || a || ')', ', ')
-	FROM (SELECT subscription, count(*) AS n, max(attempt) AS a FROM effect GROUP BY 1) s}), ' ', join ' ', map { "$_: $disturbed{$_}" } sort keys %disturbed;
-cmp_ok($disturbed{$_} // 0, '>', 0, "there was: $_") foreach sort keys %ways;
+	FROM (SELECT subscription, count(*) AS n, max(attempt) AS a FROM effect GROUP BY 1) s}), ' ', $disturb->summary;
+$disturb->check;
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM effect WHERE attempt > 1'), '>', 0, 'events came again');
 done_testing();

@@ -14,22 +14,18 @@ use warnings;
 
 use EvtChildren qw(start_child finish_children);
 use EvtClient;
+use EvtDisturb;
 use EvtTest;
-use EvtWire;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
 
-my $seconds  = $ENV{EVTSTORE_SECONDS} || 20;
-my $seed     = $ENV{EVTSTORE_SEED}    || 1 + time % 1_000_000;
 my $PATIENCE = 90;
 my $LIMIT    = 10;
 my $dir      = $PostgreSQL::Test::Utils::tmp_check;
 my %queue    = (plain => 2, keyed => 3, limited => 2);    # consumers of each
 my %STALE    = (ST007 => 1);
 
-diag "EVTSTORE_SEED=$seed EVTSTORE_SECONDS=$seconds";
-srand $seed;
+my ($seed, $seconds) = EvtDisturb::choices(20);
 
 my $node = new_node(
 	'main',
@@ -42,7 +38,11 @@ my $retry = '"retry": {"max_attempts": 0, "initial": "20ms", "multiplier": 1, "j
 $node->safe_psql('postgres', "SELECT evtstore.create_queue('$_', '{$retry}')") foreach qw(plain keyed);
 $node->safe_psql('postgres', "SELECT evtstore.create_queue('limited', '{$retry, \"max_in_flight\": $LIMIT}')");
 
-my $started = time;
+my $disturb = EvtDisturb->new(
+	node    => $node,
+	seconds => $seconds,
+	clients => [ 'queue sender', 'queue consumer' ],
+	every   => { terminate => 0.7, kill => 6, crash => 7 });
 
 sub run_sender
 {
@@ -50,7 +50,7 @@ sub run_sender
 	my $client = EvtClient->new($node, 'queue sender');
 
 	srand $seed * 100 + $number;
-	while (time < $started + $seconds)
+	until ($disturb->is_over)
 	{
 		next unless $client->do('BEGIN');
 		my $alive = 1;
@@ -88,7 +88,7 @@ sub run_consumer
 		my $max     = 1 + int rand 12;
 		my $lease   = (qw(200ms 1s 5s))[ rand 3 ];
 		my $receive = "evtstore.receive('$queue', 'c$number', $max, '$lease')";
-		my $calm    = time > $started + $seconds;    # towards the end nothing is thrown away any more
+		my $calm    = $disturb->is_over;    # towards the end nothing is thrown away any more
 		my $way     = rand;
 
 		if ($way < 0.4)
@@ -144,44 +144,11 @@ foreach my $name (sort keys %queue)
 
 # --- meanwhile ---
 
-sub ask
-{
-	my $wire = EvtWire->new($node, 'postgres', 'queue main') or return undef;
-	my $answer = $wire->query(shift);
-
-	$wire->close;
-	return $answer->{rows} && @{ $answer->{rows} } ? $answer->{rows}[0][0] : undef;
-}
-
-my $A_BACKEND = q{FROM pg_stat_activity WHERE application_name IN ('queue sender', 'queue consumer') ORDER BY random() LIMIT 1};
-
-sub kill_backend
-{
-	my $pid = ask("SELECT pid $A_BACKEND") // return 0;
-
-	return 0 unless kill 'KILL', $pid;
-	poll_until('the server after a backend was killed', sub { ask('SELECT 1') });
-	return 1;
-}
-
-my %ways = (
-	terminate => [ 0.7, sub { defined ask("SELECT pg_terminate_backend(pid) $A_BACKEND") } ],
-	kill      => [ 6,   \&kill_backend ],
-	crash     => [ 7,   sub { crash($node); 1 } ]);
-my %next = map { $_ => $started + rand(2 * $ways{$_}[0]) } sort keys %ways;
-my (%disturbed, $too_many);
-$next{$_} = $started + $seconds * (0.2 + rand 0.5) foreach grep { $ways{$_}[0] > $seconds / 3 } sort keys %ways;
-while (time < $started + $seconds)
-{
-	foreach my $way (grep { time > $next{$_} } sort keys %ways)
-	{
-		$next{$way} = time + rand 2 * $ways{$way}[0];
-		$disturbed{$way}++ if $ways{$way}[1]->();
-	}
-	my $in_flight = ask(q{SELECT count(*) FROM evtstore_internal.in_flight() JOIN evtstore_internal.definition d ON d.id = queue_id WHERE d.name = 'limited'});
+my $too_many;
+$disturb->run(sub {
+	my $in_flight = $disturb->ask(q{SELECT count(*) FROM evtstore_internal.in_flight() JOIN evtstore_internal.definition d ON d.id = queue_id WHERE d.name = 'limited'});
 	$too_many = $in_flight if defined $in_flight && $in_flight > $LIMIT;
-	select undef, undef, undef, 0.02;    # sleep: until the next of them is due
-}
+});
 
 # --- the end ---
 
@@ -206,7 +173,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM evtstore_internal.in_fligh
 # --- was it worth it? ---
 
 diag $node->safe_psql('postgres', q{SELECT string_agg(queue || ': ' || n || ' (attempts up to ' || a || ')', ', ')
-	FROM (SELECT queue, count(*) AS n, max(attempt) AS a FROM effect GROUP BY 1) s}), ' ', join ' ', map { "$_: $disturbed{$_}" } sort keys %disturbed;
-cmp_ok($disturbed{$_} // 0, '>', 0, "there was: $_") foreach sort keys %ways;
+	FROM (SELECT queue, count(*) AS n, max(attempt) AS a FROM effect GROUP BY 1) s}), ' ', $disturb->summary;
+$disturb->check;
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM effect WHERE attempt > 1'), '>', 0, 'messages came again');
 done_testing();

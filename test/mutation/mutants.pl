@@ -366,8 +366,8 @@ return [
 		name   => 'the stream is that of the snapshot',
 		file   => 'stream.c',
 		change => [
-			'scan = es_index_beginscan(rel, index, SnapshotSelf, 2);',
-			'scan = es_index_beginscan(rel, index, GetTransactionSnapshot(), 2);'
+			'scan = es_index_beginscan(es_table_relation(table), index, SnapshotSelf, 2);',
+			'scan = es_index_beginscan(es_table_relation(table), index, GetTransactionSnapshot(), 2);'
 		],
 		tests => 'append_isolation append',
 	},
@@ -453,7 +453,7 @@ return [
 	# ---- projections and guards ----
 	{
 		name   => 'create_projection does not lock out appenders',
-		file   => 'projection.c',
+		file   => 'projection_sync.c',
 		change => [ 'es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);', ';' ],
 		tests  => 'projection_create',
 	},
@@ -464,15 +464,15 @@ return [
 		tests  => 'projection_create projection',
 	},
 	{
-		name   => 'history is not applied',
-		file   => 'projection.c',
-		change => [ 'es_read_history(apply_event, projection);', '(void) apply_event;' ],
+		name   => 'the first event after the head is not applied to a new projection',
+		file   => 'projection_sync.c',
+		change => [ 'head = es_read_history_to_head(apply_event, &apply);', 'head = es_read_history_to_head(apply_event, &apply) + 1;' ],
 		tests  => 'projection projection_create',
 	},
 	{
 		name   => 'handlers run as the appender',
-		file   => 'projection.c',
-		change => [ 'es_spi_become(&state, projection->owner, projection->search_path);', 'es_spi_become(&state, GetUserNameFromId(GetUserId(), false), projection->search_path);' ],
+		file   => 'projection_apply.c',
+		change => [ 'es_spi_become(&apply->state, apply->projection->owner, apply->projection->search_path);', 'es_spi_become(&apply->state, GetUserNameFromId(GetUserId(), false), apply->projection->search_path);' ],
 		tests  => 'projection',
 	},
 	{
@@ -499,19 +499,19 @@ return [
 		name   => 'a slot is free before its drop is committed',
 		file   => 'definition_slot.c',
 		change => [ 'is_alive = lock_of_definition != LOCKACQUIRE_OK || (', 'is_alive = false && (' ],
-		tests  => '074_drop',
+		tests  => '076_drop',
 	},
 	{
 		name   => 'a store that is dropped keeps its queues in use',
 		file   => 'guard.c',
 		change => [ "\t\tes_queue_state_forget_store(relid);\n", '' ],
-		tests  => '074_drop',
+		tests  => '076_drop',
 	},
 	{
 		name   => 'a store that is dropped keeps its subscriptions in use',
 		file   => 'guard.c',
 		change => [ "\t\tes_lanes_forget_store(relid);\n", '' ],
-		tests  => '074_drop',
+		tests  => '076_drop',
 	},
 	{
 		name   => 'who drops a store forgets its queues at once',
@@ -586,7 +586,7 @@ return [
 
 	{
 		name   => 'what failed before and is lost is no attempt',
-		file   => 'lane.c',
+		file   => 'lane_effect.c',
 		change => [ "\tif (handed_out > 0 && again > 0)\n", "\tif (false)\n" ],
 		tests  => 'subscription',
 	},
@@ -916,7 +916,7 @@ return [
 	},
 	{
 		name   => 'a commit tells nobody what it sent',
-		file   => 'send.c',
+		file   => 'enqueue.c',
 		change => [ "\t\t\t\tif (event == XACT_EVENT_COMMIT)\n\t\t\t\t\tannounce_sent();\n", '' ],
 		tests  => 'queue',
 	},
@@ -973,7 +973,7 @@ return [
 	{
 		name   => 'what was passed over is walked again',
 		file   => 'poll.c',
-		change => [ "\t\t\theld->lane.fetched = Max(held->lane.fetched, passed);\n", "\t\t\t;\n" ],
+		change => [ "\t\t\theld->lane.fetched = Max(held->lane.fetched, Min(passed, held->end));\n", "\t\t\t;\n" ],
 		tests  => '045_reads_at_scale',
 	},
 	{
@@ -1091,5 +1091,79 @@ return [
 		file   => 'failed_event.c',
 		change => [ "\tgive_up_key(subscription, aside->tenant, aside->key, error, now);", "\t(void) give_up_key;" ],
 		tests  => 'dead_key',
+	},
+
+	# ---- projections, async; message ids; rows that are written together ----
+	{
+		name   => 'effects of a projection outlive what failed',
+		file   => 'projection_work.c',
+		change => [ "\t\titem->is_applied = error == NULL;\n", "\t\titem->is_applied = true;\n\t\terror = NULL;\n" ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'later events of a key that failed are applied',
+		file   => 'projection_work.c',
+		change => [ "\t\tif (item->key != 0 && has_failed(keys, nkeys, item->key))\n\t\t\tcontinue;\n", '' ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'a batch handler gets what others part',
+		file   => 'projection_apply.c',
+		change => [ "(apply->pending != handler || apply->n == MAX_PENDING ||", "(apply->n == MAX_PENDING ||" ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'a batch handler gets events of several tenants',
+		file   => 'projection_apply.c',
+		change => [ " || strcmp(event->tenant, es_guc_tenant) != 0))\n\t\trun_pending(apply);", "))\n\t\trun_pending(apply);" ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'a projection has the categories of no tenant',
+		file   => 'subscription_source.c',
+		change => [ "\tEsQuery    *query = is_projection ? NULL : query_of(subscription->filter);\n\tList	   *categories = is_projection ? NIL : categories_of(", "\tEsQuery    *query = is_projection ? NULL : query_of(subscription->filter);\n\tList	   *categories = categories_of(" ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'a switch to sync forgets what comes last',
+		file   => 'projection.c',
+		change => [ "\tes_projection_catch_up(id);\n\tes_subscription_end(id);", "\tes_subscription_end(id);" ],
+		tests  => '077_projections',
+	},
+	{
+		name   => 'a switch to async begins anew',
+		file   => 'projection.c',
+		change => [ 'es_subscription_begin(definition->id, es_feed_last_allocated(), 1);', 'es_subscription_begin(definition->id, 0, 1);' ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'wait_for waits for no event',
+		file   => 'subscription_settled.c',
+		change => [ 'covered = es_checkpoint_covers(look->checkpoints[es_lane_place(lane)], position);', '(void) lane, (void) position;' ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'wait_for is not woken',
+		file   => 'subscription_settle.c',
+		change => [ "\tes_waiter_wake_at_commit(-id, INT_MAX);\n", '' ],
+		tests  => '079_projection_wakeup',
+	},
+	{
+		name   => 'an append wakes no worker of a projection',
+		file   => 'worker.c',
+		change => [ 'worker->wait_for.categories |= es_subscription_categories(&all[i]);', '(void) es_subscription_categories(&all[i]);' ],
+		tests  => '079_projection_wakeup',
+	},
+	{
+		name   => 'an older block of ids comes back',
+		file   => 'message_id.c',
+		change => [ ' || block->end <= first)', ' || true)' ],
+		tests  => '075_queue_preempted',
+	},
+	{
+		name   => 'rows that are added forget where they are',
+		file   => 'table.c',
+		change => [ "\t\t\t*rows->tids[i] = *tid;\n", "\t\t\t;\n" ],
+		tests  => 'queue queue_messages',
 	},
 ];

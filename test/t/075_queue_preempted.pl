@@ -2,7 +2,8 @@
 # meanwhile, and whoever announces it finds it known and says nothing.  So the receiver has to look once more when he has let it go:
 # docs/architecture-queues.md, "No message is lost" and "Order of a key".
 #
-# And one who waits for work is woken when the queue is resumed, not before he can see that it is.
+# And one who waits for work is woken when the queue is resumed, not before he can see that it is; and ids grow, though a block of them
+# comes late.
 use strict;
 use warnings;
 
@@ -98,5 +99,20 @@ my $is_woken = $waiter->ready($PostgreSQL::Test::Utils::timeout_default);
 ok($is_woken, 'who waits is woken');
 is(answer($waiter), '', 'without an error') if $is_woken;
 is(ask($other, $receive), '1', 'there is something to receive');
+
+# --- a sender has fetched a block of ids and not put it there yet; others fetch one behind it, and take from that ---
+
+sub send_one { return ask(shift, q{SELECT evtstore.send('q', '1')}) }
+
+my $id = send_one($sender);
+# to the end of the block
+ask($sender, qq{SELECT count(*) FROM (SELECT evtstore.send('q', '1') FROM generate_series(1, 1024 - $id % 1024)) s});
+$gdb = EvtGdb->attach($stopped->{pid}, 'nextval_internal', after => 1);
+$stopped->put(q{SELECT evtstore.send('q', '1')});
+$gdb->wait_until_stopped;
+my $before = send_one($sender);
+$gdb->let_go;
+cmp_ok(my $its = answer($stopped), '>', $before, 'who was stopped with an older block takes from the newer one');
+cmp_ok(send_one($other), '>', $its, 'and has put his over nobody\'s');
 
 done_testing();

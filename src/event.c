@@ -24,6 +24,7 @@
 
 #include "arg.h"
 #include "catalog.h"
+#include "cause.h"
 #include "compat.h"
 #include "event.h"
 #include "evtstore.h"
@@ -31,6 +32,9 @@
 #include "options.h"
 #include "stream_name.h"
 
+static Datum stamp_caused(Datum metadata);
+static void push_key(JsonbParseState **state, const char *key);
+static void push_pair(JsonbParseState **state, const char *key, const char *value);
 static void parse_event(JsonbContainer *object, EsEvent *event, int index);
 static void parse_field(const char *key, JsonbValue *value, EsEvent *event, int index);
 static char *field_text(JsonbValue *value, const char *key, int index);
@@ -222,6 +226,8 @@ es_event_stamp(Datum metadata)
 	bool		any = false;
 	Jsonb	   *ours;
 
+	if (es_cause() != NULL)
+		return stamp_caused(metadata);
 	for (int i = 0; i < lengthof(stamps); i++)
 		any |= stamps[i].value[0] != '\0';
 	if (!any)
@@ -230,19 +236,74 @@ es_event_stamp(Datum metadata)
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < lengthof(stamps); i++)
 	{
-		JsonbValue	v = {.type = jbvString};
-
-		if (stamps[i].value[0] == '\0')
-			continue;
-		v.val.string.val = unconstify(char *, stamps[i].key);
-		v.val.string.len = strlen(stamps[i].key);
-		pushJsonbValue(&state, WJB_KEY, &v);
-		v.val.string.val = unconstify(char *, stamps[i].value);
-		v.val.string.len = strlen(stamps[i].value);
-		pushJsonbValue(&state, WJB_VALUE, &v);
+		if (stamps[i].value[0] != '\0')
+			push_pair(&state, stamps[i].key, stamps[i].value);
 	}
 	ours = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 	return DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(ours), metadata);
+}
+
+/*
+ * Appended by a handler: the event that it handles is the cause, whatever the session says, and passes its correlation on, or
+ * begins one.  An explicit key wins, but for the depth: a handler that copies metadata must not begin at its event's.
+ */
+static Datum
+stamp_caused(Datum metadata)
+{
+	EsCauseFacts facts = es_cause()->tell(es_cause()->arg);
+	JsonbParseState *state = NULL;
+	JsonbParseState *depth_state = NULL;
+	const char *correlation_id = facts.correlation_id != NULL ? facts.correlation_id : facts.id;
+	JsonbValue	v = {.type = jbvNumeric};
+	Jsonb	   *ours;
+	Datum		depth;
+
+	if (facts.depth >= es_guc_max_causation_depth)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a handler appends what handlers appended %d times before", facts.depth),
+				 errdetail("The event that it handles has \"causation_depth\" %d in its metadata.", facts.depth),
+				 errhint("Handlers that append what leads back to themselves never end: handle fewer types, or raise "
+						 "evtstore.max_causation_depth.")));
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	if (es_guc_actor[0] != '\0')
+		push_pair(&state, "actor", es_guc_actor);
+	if (es_guc_traceparent[0] != '\0')
+		push_pair(&state, "traceparent", es_guc_traceparent);
+	if (facts.id != NULL)
+		push_pair(&state, "causation_id", facts.id);
+	if (correlation_id != NULL)
+		push_pair(&state, "correlation_id", correlation_id);
+	ours = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	metadata = DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(ours), metadata);
+
+	pushJsonbValue(&depth_state, WJB_BEGIN_OBJECT, NULL);
+	push_key(&depth_state, "causation_depth");
+	v.val.numeric = int64_to_numeric(facts.depth + 1);
+	pushJsonbValue(&depth_state, WJB_VALUE, &v);
+	depth = JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&depth_state, WJB_END_OBJECT, NULL)));
+	return DirectFunctionCall2(jsonb_concat, metadata, depth);
+}
+
+static void
+push_key(JsonbParseState **state, const char *key)
+{
+	JsonbValue	v = {.type = jbvString};
+
+	v.val.string.val = unconstify(char *, key);
+	v.val.string.len = strlen(key);
+	pushJsonbValue(state, WJB_KEY, &v);
+}
+
+static void
+push_pair(JsonbParseState **state, const char *key, const char *value)
+{
+	JsonbValue	v = {.type = jbvString};
+
+	push_key(state, key);
+	v.val.string.val = unconstify(char *, value);
+	v.val.string.len = strlen(value);
+	pushJsonbValue(state, WJB_VALUE, &v);
 }
 
 static void

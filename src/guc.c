@@ -29,6 +29,7 @@ int			es_guc_delivery_workers = 2;
 int			es_guc_max_subscriptions = 128;
 int			es_guc_max_queues = 256;
 int			es_guc_max_messages_in_flight = 100000;
+int			es_guc_max_causation_depth = 64;
 int			es_guc_inbox_retention = 7 * SECS_PER_DAY;
 int			es_guc_max_databases = 64;
 int			es_guc_poll_interval = 1000;
@@ -120,6 +121,8 @@ static const IntSetting int_settings[] = {
 	&es_guc_lease, 30000, 1000, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL},
 	{"evtstore.command_retention", "How long the result of a finished command is kept.",
 	&es_guc_command_retention, 7 * SECS_PER_DAY, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
+	{"evtstore.max_causation_depth", "How many handlers may follow each other, each for what the one before it appended.",
+	&es_guc_max_causation_depth, 64, 1, 10000, PGC_SUSET, 0, NULL},
 	{"evtstore.inbox_retention", "How long the ids that evtstore.once() has met are kept.",
 	&es_guc_inbox_retention, 7 * SECS_PER_DAY, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
 	{"evtstore.janitor_interval", "Pause between two rounds of cleaning up in the background; 0: none.",

@@ -9,6 +9,7 @@
 extern char *es_guc_tenant;
 extern char *es_guc_correlation_id;
 extern char *es_guc_causation_id;
+extern int es_guc_max_causation_depth; /* evtstore.max_causation_depth: of events that handlers append */
 extern char *es_guc_traceparent;
 extern char *es_guc_actor;
 extern bool es_guc_require_expected_version;

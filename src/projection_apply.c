@@ -13,14 +13,19 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/uuid.h"
 
 #include "catalog.h"
+#include "cause.h"
 #include "compat.h"
+#include "event.h"
 #include "guc.h"
 #include "options.h"
 #include "projection_apply.h"
@@ -43,7 +48,8 @@ static Cache *retired = NULL;
 static void refresh(void);
 static EsProjection *load(const EsDefinition *definition);
 static EsHandler *load_handlers(EsProjection *projection, Jsonb *handlers);
-static void run(EsHandler *handler, Datum argument, int64 first, int64 last, const char *type);
+static int	depth_of(Numeric value);
+static void run(EsHandler *handler, Datum argument, const Datum *rows, int n, int64 first, int64 last, const char *type);
 static void run_pending(EsApply *apply);
 static void describe_place(void *arg);
 static void free_cache(Cache *old);
@@ -137,7 +143,7 @@ es_apply_add(EsApply *apply, const EsApplied *event)
 		(void) set_config_option("evtstore.tenant", event->tenant, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (!handler->is_batch)
 	{
-		run(handler, event->row, event->position, event->position, TextDatumGetCString(event->type));
+		run(handler, event->row, &event->row, 1, event->position, event->position, TextDatumGetCString(event->type));
 		MemoryContextReset(apply->context);
 		return;
 	}
@@ -176,9 +182,9 @@ run_pending(EsApply *apply)
 	Datum		rows = PointerGetDatum(construct_array(apply->rows, apply->n, es_catalog()->event_type, -1, false, TYPALIGN_DOUBLE));
 
 	MemoryContextSwitchTo(old_context);
+	run(handler, rows, apply->rows, apply->n, apply->first, apply->last, NULL);
 	apply->pending = NULL;
 	apply->n = 0;
-	run(handler, rows, apply->first, apply->last, NULL);
 	MemoryContextReset(apply->context);
 }
 
@@ -190,11 +196,64 @@ typedef struct Place
 	const char *type;			/* NULL: of several events */
 } Place;
 
+/* what handlers run for: one event, or a batch */
+typedef struct Run
+{
+	EsHandler  *handler;
+	Datum		argument;
+	const Datum *rows;
+	int			n;
+} Run;
+
+/* of a batch nobody knows which of its events is the cause */
+static EsCauseFacts
+tell_cause(const void *arg)
+{
+	const Run  *run = arg;
+	EsCauseFacts facts = {0};
+
+	for (int i = 0; i < run->n; i++)
+	{
+		HeapTupleHeader row = DatumGetHeapTupleHeader(run->rows[i]);
+		bool		isnull;
+		Datum		id = GetAttributeByNum(row, ES_EVENT_ROW_ID, &isnull);
+		Jsonb	   *metadata = DatumGetJsonbP(GetAttributeByNum(row, ES_EVENT_ROW_METADATA, &isnull));
+		JsonbValue	v;
+
+		if (getKeyJsonValueFromContainer(&metadata->root, "causation_depth", strlen("causation_depth"), &v) != NULL && v.type == jbvNumeric)
+			facts.depth = Max(facts.depth, depth_of(v.val.numeric));
+		if (run->n > 1)
+			continue;
+		facts.id = DatumGetCString(DirectFunctionCall1(uuid_out, id));
+		if (getKeyJsonValueFromContainer(&metadata->root, "correlation_id", strlen("correlation_id"), &v) != NULL && v.type == jbvString)
+			facts.correlation_id = pnstrdup(v.val.string.val, v.val.string.len);
+	}
+	return facts;
+}
+
+/* what somebody wrote there may be any number */
+static int
+depth_of(Numeric value)
+{
+	long		depth = strtol(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value))), NULL, 10);
+
+	return (int) Min(Max(depth, 0), INT_MAX - 1);
+}
+
 static void
-run(EsHandler *handler, Datum argument, int64 first, int64 last, const char *type)
+call(void *arg)
+{
+	Run		   *run = arg;
+
+	es_spi_run_foreign(run->handler->plan, &run->argument, run->handler->sql);
+}
+
+static void
+run(EsHandler *handler, Datum argument, const Datum *rows, int n, int64 first, int64 last, const char *type)
 {
 	ErrorContextCallback context;
 	Place		place = {handler, first, last, type};
+	Run			what = {handler, argument, rows, n};
 	Oid			argtype;
 
 	context.callback = describe_place;
@@ -207,7 +266,7 @@ run(EsHandler *handler, Datum argument, int64 first, int64 last, const char *typ
 		argtype = es_projection_handler_type(handler->is_batch);
 		handler->plan = es_spi_prepare_foreign(handler->sql, 1, &argtype);
 	}
-	es_spi_run_foreign(handler->plan, &argument, handler->sql);
+	es_cause_run(&(EsCause) {tell_cause, &what}, call, &what);
 
 	error_context_stack = context.previous;
 }

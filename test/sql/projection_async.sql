@@ -197,3 +197,36 @@ CALL evtstore.wait_for('answers', evtstore.head_position());
 SELECT type, data FROM evtstore.read_stream('answer-1');
 RESET evtstore.tenant;
 SELECT tenant, type, data FROM evtstore.events WHERE stream = 'answer-1' ORDER BY position;
+
+--
+-- what a handler appends is caused by its event; what never ends is refused
+--
+SELECT evtstore.create_projection('reply', '{"Question": "SELECT evtstore.append(''reply-1'', ''Reply'', ''1'', metadata => ''{\"by\": \"reply\"}'')",
+    "Reply": "SELECT evtstore.append(''thanks-1'', ''Thanks'', ''1'')"}');
+SET evtstore.causation_id = 'somebody';
+SELECT version FROM evtstore.append('question-1', 'Question', '1', id => '00000000-0000-4000-8000-00000000000a');
+SELECT version FROM evtstore.append('question-2', 'Question', '1', id => '00000000-0000-4000-8000-00000000000b', metadata => '{"correlation_id": "talk"}');
+RESET evtstore.causation_id;
+CALL evtstore.wait_for('reply', evtstore.head_position());
+CALL evtstore.wait_for('reply', evtstore.head_position());
+SELECT e.type, CASE WHEN c.type IS NULL THEN e.metadata->>'causation_id' ELSE c.type END AS caused_by, e.metadata->'causation_depth' AS depth,
+       CASE WHEN e.metadata->>'correlation_id' LIKE '0%a' THEN 'the first question' ELSE e.metadata->>'correlation_id' END AS correlation, e.metadata->>'by' AS by
+FROM evtstore.events e LEFT JOIN evtstore.events c ON c.id::text = e.metadata->>'causation_id'
+WHERE e.stream ~ '^(question|reply|thanks)' ORDER BY e.stream, e.version;
+CREATE FUNCTION shop.echo(events evtstore.event[]) RETURNS void LANGUAGE sql AS $$ SELECT evtstore.append('echo-2', 'Batch', '1') $$;
+SELECT evtstore.create_projection('echo', '{"Echo": "SELECT evtstore.append(''echo-1'', ''Echo'', ''1'')", "Batch": {"batch": "shop.echo"}}', options => '{"retry": {"max_attempts": 1}}');
+SELECT version FROM evtstore.append('echo-1', 'Echo', '1');
+SELECT version FROM evtstore.append('echo-2', 'Batch', '1');
+DO $$ BEGIN
+    FOR i IN 1 .. 6000 LOOP
+        EXIT WHEN (SELECT count(*) FROM evtstore.blocked_keys WHERE name = 'echo' AND state = 'blocked') = 2;
+        PERFORM pg_sleep(0.01);    -- sleep: between two looks
+    END LOOP;
+END $$;
+SELECT key, error FROM evtstore.blocked_keys WHERE name = 'echo' ORDER BY key;
+SELECT stream, count(*), max((metadata->>'causation_depth')::int) AS deepest FROM evtstore.events WHERE stream LIKE 'echo%' GROUP BY stream ORDER BY stream;
+-- sync, too, and a handler cannot begin anew
+SELECT evtstore.drop_projection('echo');
+SELECT evtstore.create_projection('sync echo', '{"Loud": "SELECT evtstore.append(''loud-1'', ''Loud'', ''1'', metadata => ''{\"causation_depth\": 0}'')"}', 'sync');
+SELECT regexp_replace(fails($$SELECT evtstore.append('loud-1', 'Loud', '1')$$), E'\n *CONTEXT.*', '');
+SELECT evtstore.stream_version('loud-1');

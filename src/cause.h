@@ -1,0 +1,31 @@
+/*
+ * cause.h
+ *		The event that is being handled: what is appended meanwhile is caused by it.
+ */
+#ifndef ES_CAUSE_H
+#define ES_CAUSE_H
+
+/* palloc'd */
+typedef struct EsCauseFacts
+{
+	char *id;			  /* NULL: several events, none of them the one */
+	char *correlation_id; /* NULL: none, or several */
+	int depth;			  /* of the deepest: how many handlers were before it; 0: none appended it */
+} EsCauseFacts;
+
+/* asked only when something is appended: to know it costs more than a small handler */
+typedef struct EsCause
+{
+	EsCauseFacts (*tell)(const void *arg);
+	const void *arg;
+} EsCause;
+
+/*
+ * What runs is caused by cause.  Its effects are stamped with it (es_event_stamp).  Ends with an error, too; then what was before
+ * is the cause again.
+ */
+extern void es_cause_run(const EsCause *cause, void (*run)(void *arg), void *arg);
+/* NULL: nothing is being handled */
+extern const EsCause *es_cause(void);
+
+#endif

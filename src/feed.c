@@ -154,6 +154,12 @@ es_feed_allocate(int n, uint64 category_bits, int64 *positions)
 	return recorded;
 }
 
+bool
+es_feed_has_own_floor(void)
+{
+	return my_level > 0;
+}
+
 int64
 es_feed_last_allocated(void)
 {

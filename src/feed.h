@@ -22,6 +22,8 @@ extern uint64 es_feed_category_bit(int32 category_hash);
  * needs.  Locks: those of the streams and tags written, held, and all checks passed.
  */
 extern TimestampTz es_feed_allocate(int n, uint64 category_bits, int64 *positions);
+/* has this transaction appended? */
+extern bool es_feed_has_own_floor(void);
 /* no position above this one was allocated by now, in this store */
 extern int64 es_feed_last_allocated(void);
 

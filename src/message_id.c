@@ -7,8 +7,8 @@
  *
  * Ids grow with time over all backends, which the order of keys needs (enqueue.c: an id is taken under the key's lock): blocks
  * grow, because the sequence does, and a block is put where the one of its database is only if it is a later one.  Who lost that
- * race takes from the winner's.  Each block has the place of a hash; databases that share one push each other's blocks out, which
- * loses ids and nothing else.
+ * race takes from the winner's.  Each block has the place of a hash.  Where that is another database's nobody is pushed out, or one
+ * who comes late could put an older block back; each id is then the first of a block of its own, which grows as well.
  *
  * Shared: the places, each under its spinlock; nothing else is done under it.  A crash loses them, and the sequence, which is
  * WAL-logged, goes on behind every block it gave.
@@ -48,7 +48,7 @@ static Place *places = NULL;
 
 static Block *place_of(Oid sequence);
 static bool take(Block *block, Oid sequence, int64 *id);
-static void put(Block *block, Oid sequence, int64 first);
+static bool put(Block *block, Oid sequence, int64 first);
 static Size area_size(void);
 static void area_init(void *area);
 
@@ -73,7 +73,12 @@ es_message_id_next(void)
 	int64		id;
 
 	while (!take(block, sequence, &id))
-		put(block, sequence, nextval_internal(sequence, false));
+	{
+		CHECK_FOR_INTERRUPTS();
+		id = nextval_internal(sequence, false);
+		if (!put(block, sequence, id))
+			break;
+	}
 	return id;
 }
 
@@ -96,12 +101,18 @@ take(Block *block, Oid sequence, int64 *id)
 	return taken;
 }
 
-/* dropped where a later one of the same sequence came first: its ids may have been given already */
-static void
+/*
+ * Dropped where a later one of the same sequence came first: its ids may have been given already.  False: the place is
+ * another's
+ */
+static bool
 put(Block *block, Oid sequence, int64 first)
 {
+	bool		is_ours;
+
 	SpinLockAcquire(&block->mutex);
-	if (block->database != MyDatabaseId || block->sequence != sequence || block->end <= first)
+	is_ours = block->database == InvalidOid || (block->database == MyDatabaseId && block->sequence == sequence);
+	if (is_ours && block->end <= first)
 	{
 		block->database = MyDatabaseId;
 		block->sequence = sequence;
@@ -109,6 +120,7 @@ put(Block *block, Oid sequence, int64 first)
 		block->end = first + BLOCK;
 	}
 	SpinLockRelease(&block->mutex);
+	return is_ours;
 }
 
 static Size

@@ -80,6 +80,8 @@ static void
 set_paused(const char *kind, const char *name, bool paused)
 {
 	es_definition_set_state(kind, name, paused ? ES_DEFINITION_PAUSED : ES_DEFINITION_ACTIVE);
+	/* who waits for it to come to a position hears of a pause, too */
+	es_waiter_wake_at_commit(-es_definition_get(kind, name)->id, INT_MAX);
 	if (paused)
 		return;
 	/* workers may find something to deliver, consumers something to receive */

@@ -82,6 +82,7 @@ static bool is_sync(const EsDefinition *definition);
 static void become_sync(const EsDefinition *definition);
 static void become_async(const EsDefinition *definition);
 static Jsonb *with_changes(Jsonb *spec, const char *changes);
+static void refuse_own_events(void);
 static void refuse_failed(int32 id, const char *name);
 
 void
@@ -370,18 +371,34 @@ become_sync(const EsDefinition *definition)
 				 errmsg("projection \"%s\" is paused", definition->name),
 				 errhint("Resume it with evtstore.resume_projection().")));
 	refuse_failed(id, definition->name);
+	refuse_own_events();
 	es_projection_catch_up(id);
 	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
-	if (es_feed_head(ES_FEED_ALL_CATEGORIES) < es_feed_last_allocated())
+	es_projection_catch_up(id);
+	/* nobody else appends: what is not settled now is nobody's */
+	refuse_own_events();
+	refuse_failed(id, definition->name);
+	if (!es_subscription_is_settled(id, es_feed_last_allocated()))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this transaction has appended"),
-				 errdetail("The projection would miss the events of its own transaction."),
-				 errhint("Switch the projection in a transaction of its own.")));
-	es_projection_catch_up(id);
+				 errmsg("projection \"%s\" has not applied all events", definition->name),
+				 errdetail("A worker that ended left some of them under a lease."),
+				 errhint("Try again in a minute.")));
 	es_subscription_end(id);
 	es_definition_alter("projection", definition->name, with_changes(definition->spec, "{\"mode\": \"sync\", \"lanes\": null,"
 																		" \"on_failure\": null, \"key\": null, \"retry\": null}"));
+}
+
+/* its own events are above its own head: it would miss them */
+static void
+refuse_own_events(void)
+{
+	if (es_feed_has_own_floor())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this transaction has appended"),
+				 errdetail("The projection would miss the events of its own transaction, also those that its handlers append."),
+				 errhint("Switch the projection in a transaction of its own, when its workers have nothing left to do.")));
 }
 
 /* with nobody appending, what is allocated is applied; whoever appends next knows that he need not */

@@ -21,6 +21,12 @@
 #include "projection_apply.h"
 #include "read.h"
 
+typedef struct History
+{
+	EsApply		apply;
+	int64		last;			/* position of the last event that was read; 0: none */
+} History;
+
 static void on_append(const EsAppendPart *parts, int nparts, int nevents);
 static void apply_parts(EsProjection *projection, const EsAppendPart *parts, int nparts, Datum *datums);
 static void apply_event(EsEvent *event, void *arg);
@@ -42,7 +48,7 @@ on_append(const EsAppendPart *parts, int nparts, int nevents)
 	{
 		EsProjection *projection = lfirst(lc);
 
-		if (!projection->is_sync)
+		if (!projection->is_sync || projection->is_catching_up)
 			continue;
 		if (datums == NULL)
 			datums = MemoryContextAllocExtended(CurrentMemoryContext, nevents * sizeof(Datum), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
@@ -81,13 +87,15 @@ apply_parts(EsProjection *projection, const EsAppendPart *parts, int nparts, Dat
 static void
 apply_event(EsEvent *event, void *arg)
 {
-	EsApply    *apply = arg;
+	History    *history = arg;
+	EsApply    *apply = &history->apply;
 	EsProjection *projection = apply->projection;
 	EsHandler  *handler = es_projection_handler(projection, event->type);
 	EsStream	stream = *es_stream_none();
 	MemoryContext old_context;
 	Datum		row;
 
+	history->last = event->position;
 	if (DatumGetPointer(event->stream) != NULL)
 		stream.name = TextDatumGetCString(event->stream);
 	stream.tenant = TextDatumGetCString(event->tenant);
@@ -99,26 +107,33 @@ apply_event(EsEvent *event, void *arg)
 	es_apply_add(apply, &(EsApplied) {handler, row, event->position, event->type, stream.tenant});
 }
 
+/* if it fails, the definition goes with it, and is_catching_up with the cache */
 void
 es_projection_apply_history(const char *name)
 {
+	EsProjection *projection = NULL;
 	ListCell   *lc;
-	EsApply		apply;
-	int64		head;
+	History		history = {0};
+	int64		after;
 
 	foreach(lc, es_projections())
-	{
-		EsProjection *projection = lfirst(lc);
-
-		if (strcmp(projection->name, name) != 0)
-			continue;
-		es_apply_begin(&apply, projection);
-		head = es_read_history_to_head(apply_event, &apply);
-		es_apply_end(&apply, false);
-		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
-		es_apply_begin(&apply, projection);
-		es_read_history(head, apply_event, &apply);
-		es_apply_end(&apply, false);
+		if (strcmp(((EsProjection *) lfirst(lc))->name, name) == 0)
+			projection = lfirst(lc);
+	if (projection == NULL)
 		return;
-	}
+	projection->is_catching_up = true;
+	es_apply_begin(&history.apply, projection);
+	after = es_read_history_to_head(apply_event, &history);
+	es_apply_end(&history.apply, false);
+	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
+	/* what its handlers append comes in another round, behind what was there */
+	do
+	{
+		history.last = 0;
+		es_apply_begin(&history.apply, projection);
+		es_read_history(after, apply_event, &history);
+		es_apply_end(&history.apply, false);
+		after = Max(after, history.last);
+	} while (history.last != 0);
+	projection->is_catching_up = false;
 }

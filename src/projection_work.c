@@ -21,7 +21,9 @@
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "dead_key.h"
 #include "event.h"
+#include "failed_event.h"
 #include "projection.h"
 #include "projection_apply.h"
 #include "subscription.h"
@@ -31,6 +33,8 @@
 
 /* the lanes are held by the transaction; a lease is only for what is out after it, which is nothing */
 #define LEASE_MS 60000
+/* what was to be had and could not be had is looked for again */
+#define LOOK_AGAIN (50 * 1000)	/* us */
 /* rows of a turn: where they are so large a smaller turn will do */
 #define MAX_ROW_BYTES (16 * 1024 * 1024)
 
@@ -41,7 +45,7 @@ typedef struct WorkItem
 	Datum		row;
 	Datum		type;
 	const char *tenant;
-	uint64		key;			/* hash of tenant and key; 0: it has none */
+	const char *key;			/* NULL: it has none */
 	bool		is_applied;
 } WorkItem;
 
@@ -52,8 +56,16 @@ typedef struct Work
 	int			n;
 	WorkItem   *items;
 	Size		bytes;
-	WorkItem	   *one;			/* for apply_one */
+	bool		check;			/* what is deferred to the commit is checked with the events */
+	WorkItem   *one;			/* for apply_one */
 } Work;
+
+/* keys that wait behind an event that failed in this turn */
+typedef struct WaitingKeys
+{
+	const WorkItem **items;		/* one of each */
+	int			n;
+} WaitingKeys;
 
 static MemoryContext turn_context = NULL;
 
@@ -62,7 +74,8 @@ static void add(EsApply *apply, const WorkItem *item);
 static void apply_all(void *arg);
 static void apply_one(void *arg);
 static int	apply_each(Work *work);
-static bool has_failed(const uint64 *keys, int nkeys, uint64 key);
+static bool must_wait(const WaitingKeys *waiting, const WorkItem *item);
+static bool key_waits(const WorkItem *item);
 static void acknowledge(Work *work);
 
 bool
@@ -95,6 +108,7 @@ es_projection_work(int32 id, int max_count)
 	MemoryContextSwitchTo(turn_context);
 
 	work.context = turn_context;
+	work.check = true;
 	work.items = palloc(max_count * sizeof(WorkItem));
 	work.projection = es_projection_by_id(id);
 	if (work.projection != NULL && !work.projection->is_sync)
@@ -109,8 +123,10 @@ es_projection_work(int32 id, int max_count)
 	{
 		const EsSubscription *subscription = es_subscription_lock(id, AccessShareLock);
 
-		if (subscription != NULL && !subscription->is_paused)
-			(void) es_subscription_look(subscription, es_clock_now(), true, &turn.due);
+		/* somebody's lane may be free by now, whose end was told before its lock was given back */
+		if (subscription != NULL && !subscription->is_paused &&
+			es_subscription_look(subscription, es_clock_now(), true, &turn.due))
+			turn.due = es_clock_now() + LOOK_AGAIN;
 		if (has_more)
 			turn.due = es_clock_now();
 	}
@@ -160,14 +176,17 @@ put(EsReader *reader, const EsPolled *event, void *arg)
 	memset(item, 0, sizeof(WorkItem));
 	item->receipt = (EsEventReceipt) {.subscription = work->projection->id, .lane = event->lane, .epoch = event->epoch,
 		.before = event->before, .position = event->position};
-	item->key = event->key == NULL ? 0 : es_stream_hash(event->tenant, event->key, strlen(event->key));
 	item->handler = es_projection_handler(work->projection, type);
-	if (item->handler == NULL)
-		return true;
 	old_context = MemoryContextSwitchTo(work->context);
+	item->tenant = event->tenant[0] == '\0' ? "" : pstrdup(event->tenant);
+	item->key = event->key == NULL ? NULL : pstrdup(event->key);
+	if (item->handler == NULL)
+	{
+		MemoryContextSwitchTo(old_context);
+		return true;
+	}
 	item->row = es_reader_value(reader, 0, &isnull);
 	item->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(type));
-	item->tenant = event->tenant[0] == '\0' ? "" : pstrdup(event->tenant);
 	MemoryContextSwitchTo(old_context);
 	work->bytes += VARSIZE_ANY(DatumGetPointer(item->row));
 	return work->bytes < MAX_ROW_BYTES;
@@ -190,7 +209,7 @@ apply_all(void *arg)
 	for (int i = 0; i < work->n; i++)
 		if (work->items[i].handler != NULL)
 			add(&apply, &work->items[i]);
-	es_apply_end(&apply, true);
+	es_apply_end(&apply, work->check);
 	for (int i = 0; i < work->n; i++)
 		work->items[i].is_applied = true;
 }
@@ -203,19 +222,18 @@ apply_one(void *arg)
 
 	es_apply_begin(&apply, work->projection);
 	add(&apply, work->one);
-	es_apply_end(&apply, true);
+	es_apply_end(&apply, work->check);
 }
 
 /*
- * One of them failed: each by itself, to see which.  What fails is given back with its error; the engine takes those of its key
- * back that come after it, so they are left alone here.  How many failed.
+ * One of them failed: each by itself, to see which.  What fails is given back with its error.  Where its key waits for it now, the
+ * engine has taken those of the key back that come after it, so they are left alone here; else they go on.  How many failed.
  */
 static int
 apply_each(Work *work)
 {
 	int			failed = 0;
-	uint64	   *keys = palloc(work->n * sizeof(uint64));
-	int			nkeys = 0;
+	WaitingKeys waiting = {.items = palloc(work->n * sizeof(WorkItem *))};
 
 	for (int i = 0; i < work->n; i++)
 	{
@@ -223,7 +241,8 @@ apply_each(Work *work)
 		char	   *error;
 
 		CHECK_FOR_INTERRUPTS();
-		if (item->key != 0 && has_failed(keys, nkeys, item->key))
+		item->is_applied = false;
+		if (must_wait(&waiting, item))
 			continue;
 		work->one = item;
 		error = item->handler == NULL ? NULL : es_attempt(apply_one, work);
@@ -232,19 +251,30 @@ apply_each(Work *work)
 			continue;
 		failed++;
 		es_subscription_settle(&item->receipt, 1, ES_SETTLE_NACK, error, -1);
-		if (item->key != 0)
-			keys[nkeys++] = item->key;
+		if (key_waits(item))
+			waiting.items[waiting.n++] = item;
 	}
 	return failed;
 }
 
 static bool
-has_failed(const uint64 *keys, int nkeys, uint64 key)
+must_wait(const WaitingKeys *waiting, const WorkItem *item)
 {
-	for (int i = 0; i < nkeys; i++)
-		if (keys[i] == key)
+	for (int i = 0; i < waiting->n && item->key != NULL; i++)
+		if (strcmp(waiting->items[i]->key, item->key) == 0 && strcmp(waiting->items[i]->tenant, item->tenant) == 0)
 			return true;
 	return false;
+}
+
+/* not where the event went to the dead letters, and its key goes on */
+static bool
+key_waits(const WorkItem *item)
+{
+	int32		id = item->receipt.subscription;
+	const EsSubscription *subscription = es_subscription_lock(id, AccessShareLock);
+
+	return item->key != NULL && subscription != NULL &&
+		(es_failed_event_key_waits(subscription, item->tenant, item->key) || es_dead_key_find(id, item->tenant, item->key, NULL));
 }
 
 /* all that was applied, in the transaction of its effects */

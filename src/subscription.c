@@ -302,6 +302,7 @@ es_subscription_end(int32 id)
 	es_dead_key_forget(id);
 	es_lane_change_end(id);
 	es_lanes_forget(id);
+	es_waiter_wake_at_commit(-id, INT_MAX);
 }
 
 const EsSubscription *

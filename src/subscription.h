@@ -78,6 +78,9 @@ extern uint32 es_subscription_hash(const char *tenant, const char *key, int64 po
 /* where that event belongs */
 extern int es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position);
 
+/* in subscription_settled.c: is everything up to there settled, and nothing of it aside?  Locks: the subscription's, held */
+extern bool es_subscription_is_settled(int32 id, int64 up_to);
+
 /* 22023 where they are none */
 extern void es_subscription_check_on_failure(const char *text);
 extern void es_subscription_check_key(const char *text);

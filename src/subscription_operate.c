@@ -74,6 +74,8 @@ evtstore_unblock_key(PG_FUNCTION_ARGS)
 	else
 		es_failed_event_unblock(subscription, position);
 	es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
+	/* who waits for it to come to a position, too */
+	es_waiter_wake_at_commit(-subscription->definition.id, INT_MAX);
 	PG_RETURN_VOID();
 }
 
@@ -99,6 +101,8 @@ evtstore_skip_event(PG_FUNCTION_ARGS)
 				 errhint("evtstore.blocked_keys lists the events in front of their keys.")));
 	es_failed_event_skip(subscription, position, reason);
 	es_waiter_wake_at_commit(subscription->definition.id, INT_MAX);
+	/* who waits for it to come to a position, too */
+	es_waiter_wake_at_commit(-subscription->definition.id, INT_MAX);
 	PG_RETURN_VOID();
 }
 

@@ -74,6 +74,7 @@ static bool look(const Settled *settled);
 static bool stands_aside(const Settled *settled);
 static bool all_covered(const EsSubscription *subscription, int64 up_to);
 static void open_look(EsReader *reader, void *arg);
+static void refuse_changed(const char *name) es_noreturn;
 static void refuse_timeout(const Settled *settled);
 static void stop_waiting(int code, Datum arg);
 
@@ -181,25 +182,53 @@ static bool
 look(const Settled *settled)
 {
 	const EsSubscription *subscription;
+	bool		covered;
 
 	if (settled->id == 0)
-		return es_feed_head(ES_FEED_ALL_CATEGORIES) >= settled->up_to;
+	{
+		/* the head first: a projection that is sync after that was so when it was appended to */
+		bool		passed = es_feed_head(ES_FEED_ALL_CATEGORIES) >= settled->up_to;
+
+		if (!is_sync_projection(settled->name))
+			refuse_changed(settled->name);
+		return passed;
+	}
 	subscription = es_subscription_lock(settled->id, AccessShareLock);
 	if (subscription == NULL)
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_NOT_FOUND),
-				 errmsg("\"%s\" was dropped, or is a sync projection now", settled->name),
-				 errhint("Call it again.")));
+		refuse_changed(settled->name);
+	covered = all_covered(subscription, settled->up_to);
+	/* after that: what failed meanwhile is covered, and aside */
 	if (stands_aside(settled))
 		return false;
-	if (all_covered(subscription, settled->up_to))
+	if (covered)
 		return true;
+	subscription = es_subscription_lock(settled->id, AccessShareLock);
+	if (subscription == NULL)
+		refuse_changed(settled->name);
 	if (subscription->is_paused)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"%s\" is paused, and has not come to position " INT64_FORMAT, settled->name, settled->up_to),
 				 errhint("Resume it with evtstore.resume().")));
 	return false;
+}
+
+static void
+refuse_changed(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_NOT_FOUND),
+			 errmsg("\"%s\" was dropped, or switched to the other mode", name),
+			 errhint("Call it again.")));
+}
+
+bool
+es_subscription_is_settled(int32 id, int64 up_to)
+{
+	Settled		settled = {.name = "", .id = id, .up_to = up_to};
+	const EsSubscription *subscription = es_subscription_lock(id, AccessShareLock);
+
+	return subscription != NULL && all_covered(subscription, up_to) && !stands_aside(&settled);
 }
 
 /* one that failed, or waits behind one that did; nobody waits for one that waits for a person */

@@ -46,6 +46,7 @@ static List *categories_of(const EsFilter *filter);
 static EsQuery *query_of(const EsFilter *filter);
 static char **strings_of(List *list, int *n);
 static bool merge_next(EsReader *reader, void *state, TupleTableSlot *slot);
+static bool is_before(List *names, const ListCell *cell);
 static Merge *make_merge(Oid index, RegProcedure equal, int n, int64 after, int64 head);
 static void merge_start(EsReader *reader, Merge *merge);
 static void merge_restart(void *state);
@@ -83,7 +84,8 @@ es_subscription_set_source(EsReader *reader, const EsSubscription *subscription,
 	{
 		merge = make_merge(es_catalog()->event_type_idx, F_TEXTEQ, list_length(subscription->filter->types), after, head);
 		foreach(lc, subscription->filter->types)
-			merge->keys[merge->n++] = CStringGetTextDatum(lfirst(lc));
+			if (!is_before(subscription->filter->types, lc))
+				merge->keys[merge->n++] = CStringGetTextDatum(lfirst(lc));
 	}
 	else if (query != NULL || (categories == NIL && subscription->tenant[0] != '\0'))
 		es_reader_search(reader, query != NULL ? query : palloc0(sizeof(EsQuery)), subscription->tenant, head, &range);
@@ -102,6 +104,20 @@ es_subscription_set_source(EsReader *reader, const EsSubscription *subscription,
 	}
 	if (merge != NULL)
 		es_reader_set_source(reader, &merge_source, merge);
+}
+
+/* is what stands in this cell named before it? */
+static bool
+is_before(List *names, const ListCell *cell)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (lc == cell)
+			return false;
+		else if (strcmp(lfirst(lc), lfirst(cell)) == 0)
+			return true;
+	return false;
 }
 
 static Merge *

@@ -137,6 +137,12 @@ es_waiter_sleep(long timeout_ms)
 	return was_woken;
 }
 
+bool
+es_waiter_is_chosen(void)
+{
+	return my_slot != NULL && pg_atomic_read_u32(&my_slot->idle) == 0;
+}
+
 /* who was chosen since his last look passes it on, also where that look found something else */
 void
 es_waiter_end(void)

@@ -26,6 +26,8 @@ typedef struct EsWaitFor
 extern void es_waiter_begin(const EsWaitFor *wait_for);
 /* true: somebody made work */
 extern bool es_waiter_sleep(long timeout_ms);
+/* for who sleeps on his latch by himself, and works in between: has somebody chosen us since begin? */
+extern bool es_waiter_is_chosen(void);
 extern void es_waiter_end(void);
 
 /*

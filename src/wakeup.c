@@ -118,6 +118,12 @@ es_wakeup_busy(void)
 	pg_atomic_write_u32(&my_slot->idle, 0);
 }
 
+bool
+es_wakeup_is_idle(void)
+{
+	return pg_atomic_read_u32(&my_slot->idle) == 1;
+}
+
 static Size
 area_size(void)
 {

@@ -19,6 +19,8 @@ extern void es_wakeup_now(int messages);
 extern void es_wakeup_attach(void);
 extern void es_wakeup_idle(void);
 extern void es_wakeup_busy(void);
+/* nobody has chosen us since we said idle */
+extern bool es_wakeup_is_idle(void);
 /* the scheduler's side: gets what no worker is there for, and what becomes ready by time */
 extern void es_wakeup_attach_scheduler(void);
 

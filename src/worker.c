@@ -87,7 +87,7 @@ static bool may_go_on(Worker *worker);
 static void refresh(Worker *worker);
 static void read_definitions(Worker *worker);
 static Turn *add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbefore);
-static void add_projections(Worker *worker, const Turn *before, int nbefore);
+static void add_projections(Worker *worker, const EsSubscription *all, int n, const Turn *before, int nbefore);
 static bool definitions_changed(const Worker *worker);
 static int serve(Worker *worker, bool only_busy);
 static int take_turn(Worker *worker, Turn *turn);
@@ -172,6 +172,7 @@ read_definitions(Worker *worker)
 	Turn	   *before = NULL;
 	int			nbefore = worker->nturns;
 	int			nsubscriptions;
+	const EsSubscription *subscriptions;
 	List	   *queues;
 	ListCell   *lc;
 	MemoryContext old;
@@ -191,7 +192,7 @@ read_definitions(Worker *worker)
 	MemoryContextReset(worker->definitions);
 	old = MemoryContextSwitchTo(worker->definitions);
 	queues = es_queue_list_pushed();
-	(void) es_subscription_all(&nsubscriptions);
+	subscriptions = es_subscription_all(&nsubscriptions);
 	worker->turns = palloc0(sizeof(Turn) * Max(list_length(queues) + nsubscriptions, 1));
 	foreach(lc, queues)
 	{
@@ -199,7 +200,7 @@ read_definitions(Worker *worker)
 
 		add_turn(worker, queue->name, queue->id, before, nbefore)->queue = queue;
 	}
-	add_projections(worker, before, nbefore);
+	add_projections(worker, subscriptions, nsubscriptions, before, nbefore);
 	MemoryContextSwitchTo(old);
 
 	if (worker->nturns > 0)
@@ -231,11 +232,8 @@ add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbe
 
 /* in the definitions' context */
 static void
-add_projections(Worker *worker, const Turn *before, int nbefore)
+add_projections(Worker *worker, const EsSubscription *all, int n, const Turn *before, int nbefore)
 {
-	int			n;
-	const EsSubscription *all = es_subscription_all(&n);
-
 	worker->wait_for = (EsWaitFor) {0};
 	for (int i = 0; i < n; i++)
 	{
@@ -327,6 +325,7 @@ failed(Worker *worker, Turn *turn)
 	for (int i = 0; i < turn->failures && backoff < MAX_BACKOFF; i++)
 		backoff *= 2;
 	turn->failures++;
+	turn->due = DT_NOEND;
 	turn->not_before = GetCurrentTimestamp() + Min(backoff, MAX_BACKOFF);
 	es_registry_count(0, 1);
 
@@ -384,7 +383,10 @@ doze(Worker *worker)
 	es_registry_set_state(ES_STATE_IDLE);
 	nudge(worker);
 	/* an empty turn after a wake-up may mean a message with a delay: the scheduler should know its time */
-	if (may_go_on(worker) && es_process_sleep(nap_ms(worker)))
+	if (!may_go_on(worker))
+		return;
+	/* a turn that waited for a lock may have eaten the latch of who chose us meanwhile */
+	if (es_waiter_is_chosen() || !es_wakeup_is_idle() || es_process_sleep(nap_ms(worker)))
 		worker->nudge_owed = true;
 	es_wakeup_busy();
 }

@@ -466,7 +466,7 @@ return [
 	{
 		name   => 'the first event after the head is not applied to a new projection',
 		file   => 'projection_sync.c',
-		change => [ 'head = es_read_history_to_head(apply_event, &apply);', 'head = es_read_history_to_head(apply_event, &apply) + 1;' ],
+		change => [ 'after = es_read_history_to_head(apply_event, &history);', 'after = es_read_history_to_head(apply_event, &history) + 1;' ],
 		tests  => 'projection projection_create',
 	},
 	{
@@ -1103,7 +1103,7 @@ return [
 	{
 		name   => 'later events of a key that failed are applied',
 		file   => 'projection_work.c',
-		change => [ "\t\tif (item->key != 0 && has_failed(keys, nkeys, item->key))\n\t\t\tcontinue;\n", '' ],
+		change => [ "\t\tif (must_wait(&waiting, item))\n\t\t\tcontinue;\n", '' ],
 		tests  => 'projection_async',
 	},
 	{
@@ -1127,7 +1127,7 @@ return [
 	{
 		name   => 'a switch to sync forgets what comes last',
 		file   => 'projection.c',
-		change => [ "\tes_projection_catch_up(id);\n\tes_subscription_end(id);", "\tes_subscription_end(id);" ],
+		change => [ "CurTransactionResourceOwner);\n\tes_projection_catch_up(id);\n\t/* nobody else", "CurTransactionResourceOwner);\n\t/* nobody else" ],
 		tests  => '077_projections',
 	},
 	{
@@ -1157,13 +1157,25 @@ return [
 	{
 		name   => 'an older block of ids comes back',
 		file   => 'message_id.c',
-		change => [ ' || block->end <= first)', ' || true)' ],
+		change => [ 'if (is_ours && block->end <= first)', 'if (is_ours)' ],
 		tests  => '075_queue_preempted',
 	},
 	{
-		name   => 'rows that are added forget where they are',
-		file   => 'table.c',
-		change => [ "\t\t\t*rows->tids[i] = *tid;\n", "\t\t\t;\n" ],
-		tests  => 'queue queue_messages',
+		name   => 'what a handler appends while its history is applied comes twice',
+		file   => 'projection_sync.c',
+		change => [ "!projection->is_sync || projection->is_catching_up", "!projection->is_sync" ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'what follows a dead letter is left alone',
+		file   => 'projection_work.c',
+		change => [ "\t\tif (key_waits(item))\n", "\t\tif (item->key != NULL)\n" ],
+		tests  => 'projection_async',
+	},
+	{
+		name   => 'a type that is named twice comes twice',
+		file   => 'subscription_source.c',
+		change => [ 'if (!is_before(subscription->filter->types, lc))', 'if (true)' ],
+		tests  => 'projection_async',
 	},
 ];

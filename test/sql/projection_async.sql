@@ -230,3 +230,33 @@ SELECT evtstore.drop_projection('echo');
 SELECT evtstore.create_projection('sync echo', '{"Loud": "SELECT evtstore.append(''loud-1'', ''Loud'', ''1'', metadata => ''{\"causation_depth\": 0}'')"}', 'sync');
 SELECT regexp_replace(fails($$SELECT evtstore.append('loud-1', 'Loud', '1')$$), E'\n *CONTEXT.*', '');
 SELECT evtstore.stream_version('loud-1');
+
+--
+-- on_failure dead_letter: what follows in the same batch goes on
+--
+SELECT evtstore.create_projection('lenient', '{"Fallible": "INSERT INTO applied (stream, version, data) SELECT ($1).stream, ($1).version, to_jsonb(1 / (($1).data->>''v'')::int)"}',
+    options => '{"on_failure": "dead_letter", "retry": {"max_attempts": 1}}');
+SELECT version FROM evtstore.append_events('fallible-1', '[{"type": "Fallible", "data": {"v": 1}}, {"type": "Fallible", "data": {"v": 0}}, {"type": "Fallible", "data": {"v": 1}}, {"type": "Fallible", "data": {"v": 1}}]');
+CALL evtstore.wait_for('lenient', evtstore.head_position());
+SELECT stream, version FROM applied WHERE stream = 'fallible-1' ORDER BY n;
+SELECT kind, cause, last_error FROM evtstore.dead_letters WHERE name = 'lenient';
+-- a type that is named twice comes once
+SELECT evtstore.create_projection('twice', '{"*": "INSERT INTO applied (stream, version, data) SELECT ''twice-'' || ($1).stream, ($1).version, ($1).data"}', filter => '{"types": ["Fallible", "Fallible"]}');
+CALL evtstore.wait_for('twice', evtstore.head_position());
+SELECT stream, version FROM applied WHERE stream LIKE 'twice%' ORDER BY n;
+
+--
+-- a new sync projection: what its handlers append while its history is applied comes once, and in its turn
+--
+SELECT version FROM evtstore.append_events('chain-1', '[{"type": "Link", "data": 2}, {"type": "Link", "data": 0}]');
+CREATE FUNCTION shop.link(e evtstore.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.applied (stream, version, data) VALUES ('link of ' || e.stream, e.version, e.data);
+    IF e.data::int > 0 THEN
+        PERFORM evtstore.append('chain-1', 'Link', to_jsonb(e.data::int - 1));
+    END IF;
+END $$;
+SELECT evtstore.create_projection('chain', '{"Link": {"fn": "shop.link"}}', 'sync');
+SELECT version, data FROM applied WHERE stream = 'link of chain-1' ORDER BY n;
+SELECT version FROM evtstore.append('chain-1', 'Link', '1');
+SELECT version, data FROM applied WHERE stream = 'link of chain-1' ORDER BY n;

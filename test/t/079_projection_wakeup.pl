@@ -11,11 +11,11 @@ my $node = new_node('main', conf => "log_statement = none\nevtstore.poll_interva
 
 sub sql { return $node->safe_psql('postgres', shift) }
 
-# in a session of its own: a timer that a statement before left behind would end the sleep, too
+# In a session of its own, and for less than ten seconds: then a timer of the server wakes who has read something, too
 sub comes
 {
 	my ($name, $position, $what) = @_;
-	my ($status, undef, $error) = $node->psql('postgres', "CALL evtstore.wait_for('$name', $position, '20s')");
+	my ($status, undef, $error) = $node->psql('postgres', "CALL evtstore.wait_for('$name', $position, '8s')");
 
 	return is($status == 0 ? '' : $error, '', $what);
 }

@@ -38,6 +38,7 @@
 #include "table.h"
 #include "waiter.h"
 #include "wakeup.h"
+#include "watch.h"
 
 #define MAX_RECEIVE 1000
 
@@ -51,6 +52,8 @@ typedef struct Claim
 	bool		is_over;
 	bool		no_room;		/* of the server, for what there is */
 	int			buried;
+	bool		is_turned_away; /* by the rate, among others */
+	bool		has_walked_time;
 	bool		again;			/* the next of a key is in a share that was passed already */
 	List	   *deliveries;
 	MemoryContext result_context;
@@ -166,6 +169,11 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 				 errmsg("there is no room in shared memory for more messages of queue \"%s\"", name),
 				 errhint("Let consumers settle what they hold, or raise evtstore.max_messages_in_flight, or evtstore.max_queues where there "
 						 "are very many tenants, and restart the server.")));
+	/* who listens and got less than there is, or waits for what is due next, is told when (notifier.c) */
+	if (claim.is_turned_away && claim.queue.rate > 0)
+		es_watch_tell(claim.queue.id, 0);
+	else if (claim.has_walked_time)
+		es_watch_tell_time(claim.queue.id);
 	if (claim.buried > 0 && claim.queue.endpoint != NULL)
 		es_wakeup_at_commit(claim.buried);
 	if (claim.deliveries != NIL)
@@ -294,6 +302,8 @@ claim_channel(Claim *claim, int32 channel)
 		claim->take.taken = list_length(claim->deliveries);
 		taken = es_channel_take(claim->state, channel, &claim->take, holds);
 		use_all(claim, holds, taken.n);
+		claim->is_turned_away |= taken.is_last;
+		claim->has_walked_time |= taken.walk[ES_WALK_TIME];
 		/* where some of them were none, there is room again */
 		if (taken.is_last && list_length(claim->deliveries) > 0 && list_length(claim->deliveries) == claim->take.taken + taken.n)
 			claim->is_over = true;

@@ -33,6 +33,7 @@
 #include "table.h"
 #include "transport/transport.h"
 #include "waiter.h"
+#include "watch.h"
 #include "wakeup.h"
 
 PG_MODULE_MAGIC;
@@ -54,6 +55,7 @@ _PG_init(void)
 	es_table_init();
 	es_wakeup_init();
 	es_waiter_init();
+	es_watch_init();
 
 	es_stream_init();
 	es_stream_state_init();

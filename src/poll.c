@@ -35,6 +35,7 @@
 #include "subscription_poll.h"
 #include "subscription_source.h"
 #include "waiter.h"
+#include "watch.h"
 
 /* what was passed over without an event to settle is written down once it is so much */
 #define PASSED_OVER 1000
@@ -136,9 +137,12 @@ es_subscription_poll(int32 id, const EsPollRequest *request)
 	poll->lanes = es_lanes_open(id);
 	if (poll->subscription->rate > 0)
 	{
-		poll->max_count = room = es_lanes_take_rate(poll->lanes, poll->subscription->rate, poll->max_count, poll->now, &next);
+		poll->max_count = room = es_lanes_take_rate(poll->lanes, poll->subscription->rate, request->max_count, poll->now, &next);
 		if (room == 0)
+		{
+			es_watch_tell(id, 0);
 			return 0;
+		}
 	}
 	/* where lanes came to their end, those that come after them begin */
 	do
@@ -147,7 +151,12 @@ es_subscription_poll(int32 id, const EsPollRequest *request)
 		poll_round(poll, request->consumer, until);
 	} while (poll->nover > nover && poll->count < poll->max_count);
 	if (poll->subscription->rate > 0)
+	{
 		es_lanes_give_rate(poll->lanes, room - poll->count);
+		/* who got less than he wanted, by the rate, and listens: he is told when there may be more (notifier.c) */
+		if (poll->count == room && room < request->max_count)
+			es_watch_tell(id, 0);
+	}
 	if (request->has_more != NULL)
 		*request->has_more = poll->naside >= ASIDE_FOR_EACH * poll->max_count;
 	if (poll->count > 0 || poll->naside > 0)

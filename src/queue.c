@@ -36,6 +36,7 @@
 #include "options.h"
 #include "queue.h"
 #include "waiter.h"
+#include "wakeup.h"
 
 /* how long a dedup_id is remembered where the queue does not say */
 #define DEFAULT_DEDUP_WINDOW_MS INT64CONST(86400000)
@@ -47,6 +48,7 @@ static const EsOption queue_options[] = {
 	{"endpoint", ES_OPTION_STRING},
 	{"fair_by", ES_OPTION_STRING},
 	{"max_in_flight", ES_OPTION_INT, 1, 1000000000},
+	{"notify", ES_OPTION_STRING},
 	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
 	{"retry", ES_OPTION_OBJECT},
 	{NULL}
@@ -73,7 +75,7 @@ static EsPlan delete_dead_letters_plan = {
 static void fill_queue(void *entry, const EsDefinition *definition);
 static EsQueue *copy_queue(const EsQueue *queue);
 static Jsonb *canonical_spec(Jsonb *options);
-static void append_name(StringInfo buf, Jsonb *options, const char *key);
+static void append_name(StringInfo buf, Jsonb *options, const char *key, int max_bytes);
 static void append_key(StringInfo buf, const char *key);
 static Jsonb *changed_options(Jsonb *spec, Jsonb *changes);
 static EsPlaceholder *parse_fair_by(const char *text);
@@ -106,6 +108,9 @@ evtstore_create_queue(PG_FUNCTION_ARGS)
 	require_targets(name, spec);
 	es_identity_establish();
 	(void) es_definition_create("queue", name, spec, &id);
+	/* the scheduler has to know what to watch */
+	if (es_options_has(spec, "notify"))
+		es_wakeup_at_commit(0);
 	PG_RETURN_VOID();
 }
 
@@ -125,6 +130,8 @@ evtstore_alter_queue(PG_FUNCTION_ARGS)
 	spec = canonical_spec(changed_options(es_definition_get("queue", name)->spec, changes));
 	require_targets(name, spec);
 	es_definition_alter("queue", name, spec);
+	if (es_options_has(spec, "notify"))
+		es_wakeup_at_commit(0);
 	/* there may be room now */
 	es_waiter_wake_at_commit(es_definition_get("queue", name)->id, INT_MAX);
 	PG_RETURN_VOID();
@@ -191,6 +198,19 @@ es_queue_list_pushed(void)
 	return result;
 }
 
+List *
+es_queue_list_notifying(void)
+{
+	List	   *result = NIL;
+	int			n;
+	const EsQueue *queues = es_definition_cache_all(&cache, &n);
+
+	for (int i = 0; i < n; i++)
+		if (queues[i].notify != NULL)
+			result = lappend(result, copy_queue(&queues[i]));
+	return result;
+}
+
 const EsQueue *
 es_queue_lock(int32 id, LOCKMODE mode)
 {
@@ -237,6 +257,7 @@ fill_queue(void *entry, const EsDefinition *definition)
 	queue->rate = es_options_number(definition->spec, "rate", 0);
 	queue->dedup_window = es_options_interval_ms(definition->spec, "dedup_window", DEFAULT_DEDUP_WINDOW_MS);
 	queue->dead_letter_queue = es_options_string(definition->spec, "dead_letter_queue", NULL);
+	queue->notify = es_options_string(definition->spec, "notify", NULL);
 	if (es_options_has(definition->spec, "fair_by"))
 		queue->fair_by = parse_fair_by(es_options_string(definition->spec, "fair_by", NULL));
 	queue->use = es_use_read(definition->grants);
@@ -252,6 +273,8 @@ copy_queue(const EsQueue *queue)
 	copy->name = pstrdup(queue->name);
 	if (queue->endpoint != NULL)
 		copy->endpoint = pstrdup(queue->endpoint);
+	if (queue->notify != NULL)
+		copy->notify = pstrdup(queue->notify);
 	return copy;
 }
 
@@ -268,13 +291,13 @@ canonical_spec(Jsonb *options)
 	es_options_check(options, queue_options, "queue options");
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
-	append_name(&buf, options, "dead_letter_queue");
+	append_name(&buf, options, "dead_letter_queue", ES_MAX_NAME_BYTES);
 	if (es_options_has(options, "dedup_window"))
 	{
 		append_key(&buf, "dedup_window");
 		appendStringInfo(&buf, "\"%lldms\"", (long long) es_options_interval_ms(options, "dedup_window", 0));
 	}
-	append_name(&buf, options, "endpoint");
+	append_name(&buf, options, "endpoint", ES_MAX_NAME_BYTES);
 	if (es_options_has(options, "fair_by"))
 	{
 		char	   *fair_by = es_options_string(options, "fair_by", NULL);
@@ -288,6 +311,7 @@ canonical_spec(Jsonb *options)
 		append_key(&buf, "max_in_flight");
 		appendStringInfo(&buf, "%d", es_options_int(options, "max_in_flight", 0));
 	}
+	append_name(&buf, options, "notify", NAMEDATALEN - 1);
 	if (es_options_has(options, "rate"))
 	{
 		append_key(&buf, "rate");
@@ -305,13 +329,13 @@ canonical_spec(Jsonb *options)
 }
 
 static void
-append_name(StringInfo buf, Jsonb *options, const char *key)
+append_name(StringInfo buf, Jsonb *options, const char *key, int max_bytes)
 {
 	char	   *name = es_options_string(options, key, NULL);
 
 	if (name == NULL)
 		return;
-	es_arg_check_name(name, key, ES_MAX_NAME_BYTES);
+	es_arg_check_name(name, key, max_bytes);
 	append_key(buf, key);
 	escape_json(buf, name);
 }

@@ -28,6 +28,7 @@ typedef struct EsQueue
 	int64 dedup_window; /* ms that a dedup_id is remembered */
 	EsPlaceholder *fair_by; /* root: EsFairBy; NULL: tenants only */
 	char *dead_letter_queue; /* NULL: the view dead_letters */
+	char *notify; /* channel on which listeners are told of work; NULL: none */
 	EsUse use;
 	EsRetry retry;
 } EsQueue;
@@ -44,6 +45,8 @@ typedef enum EsFairBy
 extern const EsQueue *es_queue_get(const char *name);
 /* queues with an endpoint that are not paused, in order of id; list of EsQueue *, palloc'd in the current context */
 extern List *es_queue_list_pushed(void);
+/* the same, of those that have a channel of NOTIFY, paused or not */
+extern List *es_queue_list_notifying(void);
 
 /* one message to send; text and jsonb as datums, 0 where a field is missing */
 typedef struct EsMessage

@@ -302,6 +302,7 @@ es_entry_make_ready(EsQueueState *state, Entry *entry, bool is_lost)
 	entry->untaken = false;
 	entry->settler = InvalidTransactionId;
 	entry->state = ENTRY_READY;
+	state->came++;
 	channel->nready++;
 	pairingheap_add(ready_heap(channel), &entry->node);
 }
@@ -345,6 +346,7 @@ es_entry_add_key(EsQueueState *state, const EsHold *hold)
 
 	if (floor->key_hash != hold->key_hash || floor->slot != state - es_queue_states || floor->id < hold->id)
 		*floor = (KeyFloor) {hold->key_hash, hold->id, state - es_queue_states};
+	state->came++;
 	entry = new_entry();
 	if (entry == NULL)
 	{

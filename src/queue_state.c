@@ -100,6 +100,37 @@ es_queue_has_work(EsQueueState *state, uint64 tenant_hash, const EsTake *take, T
 	return found;
 }
 
+EsQueueNews
+es_queue_news(EsQueueState *state, const EsTake *take, TimestampTz since)
+{
+	EsQueueNews news = {.due = DT_NOEND};
+
+	LWLockAcquire(es_state_lock(state), LW_EXCLUSIVE);
+	news.is_ready = state->wanted != state->found;
+	for (int32 c = state->first_channel; c != ES_NONE; c = es_queue_channel_array[c].next)
+	{
+		Channel    *channel = &es_queue_channel_array[c];
+
+		expire(state, channel, take->now);
+		news.is_ready |= has_something(channel, take->now);
+		news.became_due |= channel->next_due > since && channel->next_due <= take->now;
+		if (channel->next_due > take->now)
+			news.due = Min(news.due, channel->next_due);
+		news.due = Min(news.due, lease_end(channel));
+	}
+	if (news.is_ready && take_room(state, take) == 0)
+	{
+		news.is_ready = false;
+		news.has_no_room = true;
+		/* what becomes due changes nothing then; who settles, or a lease that ends, makes room */
+		if (take->rate > 0 && state->rate.tokens < 1)
+			news.due = es_rate_next(&state->rate, take->rate, take->now);
+	}
+	news.came = state->came;
+	LWLockRelease(es_state_lock(state));
+	return news;
+}
+
 int
 es_queue_held(EsQueueState *state, int64 id, TimestampTz now)
 {
@@ -657,6 +688,7 @@ read_again(EsQueueState *state)
 		channel->next_due = DT_NOBEGIN;
 	}
 	state->wanted++;
+	state->came++;
 }
 
 /* how many may be taken now */
@@ -689,6 +721,8 @@ announce(EsQueueState *state, const EsReady *ready)
 
 	if (number == ES_NONE)
 		number = es_channel_add(state, ready->share, ready->tenant_hash);
+	if (ready->deliver_at == 0)
+		state->came++;
 	if (number == ES_NONE)
 	{
 		state->wanted++;

@@ -105,6 +105,19 @@ extern bool es_queue_state_add_share(EsQueueState *state, int64 share, uint64 te
  */
 extern bool es_queue_has_work(EsQueueState *state, uint64 tenant_hash, const EsTake *take, TimestampTz *due);
 
+/* for who tells others */
+typedef struct EsQueueNews
+{
+	bool is_ready;		/* as es_queue_has_work */
+	bool has_no_room;	/* there is something, but no room for it */
+	bool became_due;	/* the time of something has come since */
+	uint64 came;		/* another number than the last time: more was made ready since */
+	TimestampTz due;	/* then it may be different by time, also where is_ready; DT_NOEND: not by time alone */
+} EsQueueNews;
+
+/* what there is to take for whoever it is; leases that are over are ended.  since: the time of the last look */
+extern EsQueueNews es_queue_news(EsQueueState *state, const EsTake *take, TimestampTz since);
+
 /* the channels of a tenant (0: of all) that may have something, those whose turn it is first; palloc'd */
 extern int32 *es_queue_channels(EsQueueState *state, uint64 tenant_hash, TimestampTz now, int *n);
 /* how many times the message was lost since its last failure; -1: nobody holds it */

@@ -9,10 +9,10 @@
  * only then starts delivery workers, as long as there is a queue with an endpoint or an async projection.  In a copy it starts none.
  *
  * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
- * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end.  A
- * pass over an idle store writes nothing and reads next to nothing; the ledger gets a row at most once a second and
- * only when the head moved, and not while the store could be in the middle of a restore (in_use); nor does the janitor
- * then get a turn.
+ * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end, and by
+ * whoever makes work that listeners are to be told of (notifier.c).  A pass over an idle store writes nothing and reads
+ * next to nothing; the ledger gets a row at most once a second and only when the head moved, and not while the store could
+ * be in the middle of a restore (in_use); nor does the janitor then get a turn.
  *
  * Holds no lock and no transaction while it sleeps.  It keeps nothing of its own: after an error it exits with 1, the
  * launcher starts the next one, and delivery workers go on meanwhile.  Killed, it takes the server through crash
@@ -35,6 +35,7 @@
 #include "identity.h"
 #include "janitor.h"
 #include "ledger.h"
+#include "notifier.h"
 #include "process.h"
 #include "projection.h"
 #include "queue.h"
@@ -42,6 +43,10 @@
 #include "scheduler.h"
 #include "wakeup.h"
 
+/*
+ * Also what makes one NOTIFY of many sends: long enough for a thousand a second to cost ten small transactions, and shorter than what
+ * a person notices.
+ */
 #define MIN_PASS_INTERVAL (100 * 1000) /* µs */
 #define LEDGER_INTERVAL USECS_PER_SEC
 
@@ -54,6 +59,7 @@ typedef struct Store
 	bool has_pushed_queues;
 	bool has_projections; /* async ones */
 	TimestampTz next_due;	 /* by es_clock_now(); 0: no message waits for time */
+	TimestampTz next_notify; /* the same for what listeners are told of */
 	TimestampTz next_ledger; /* not before then */
 	TimestampTz next_janitor; /* the next turn; 0: not in this store yet */
 	TimestampTz next_start;	 /* of delivery workers that are missing; 0: none is */
@@ -92,6 +98,11 @@ es_scheduler_main(Datum arg)
 			store.next_due = 0;
 			next_pass = Min(next_pass, last_pass + MIN_PASS_INTERVAL);
 		}
+		if (store.next_notify != 0 && es_clock_now() >= store.next_notify)
+		{
+			store.next_notify = 0;
+			next_pass = Min(next_pass, last_pass + MIN_PASS_INTERVAL);
+		}
 		if (now >= next_pass)
 		{
 			MemoryContextSwitchTo(context);
@@ -109,7 +120,8 @@ es_scheduler_main(Datum arg)
 		}
 
 		woken = es_process_sleep(Min(es_process_ms_until(now, next_pass),
-									 es_process_ms_until(es_clock_now(), store.next_due)));
+									 Min(es_process_ms_until(es_clock_now(), store.next_due),
+										 es_process_ms_until(es_clock_now(), store.next_notify))));
 		if (woken)
 			next_pass = Min(next_pass, last_pass + MIN_PASS_INTERVAL);
 	}
@@ -120,6 +132,7 @@ static void
 pass(Store *store, MemoryContext context)
 {
 	look(store);
+	store->next_notify = store->identity == ES_IDENTITY_HERE ? es_notifier_turn(context) : 0;
 	look_at_time(store);
 	start_workers(store);
 	store->next_janitor = in_use(store) ? es_janitor_turn(context) : 0;

@@ -36,6 +36,7 @@
 #include "evtstore.h"
 #include "feed.h"
 #include "guc.h"
+#include "identity.h"
 #include "lane.h"
 #include "lane_change.h"
 #include "ledger.h"
@@ -44,6 +45,7 @@
 #include "spi.h"
 #include "subscription.h"
 #include "waiter.h"
+#include "wakeup.h"
 
 #define DEFAULT_LANES 8
 #define DEFAULT_MAX_IN_FLIGHT 1000
@@ -55,6 +57,7 @@ static const EsOption options_allowed[] = {
 	{"retry", ES_OPTION_OBJECT},
 	{"max_in_flight", ES_OPTION_INT, 1, MAX_IN_FLIGHT},
 	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
+	{"notify", ES_OPTION_STRING},
 	{NULL}
 };
 
@@ -65,6 +68,7 @@ static const EsOption changes_allowed[] = {
 	{"retry", ES_OPTION_OBJECT},
 	{"max_in_flight", ES_OPTION_INT, 1, MAX_IN_FLIGHT},
 	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
+	{"notify", ES_OPTION_STRING},
 	{"lanes", ES_OPTION_INT, 1, ES_MAX_LANES},
 	{NULL}
 };
@@ -85,12 +89,14 @@ static bool wants(const EsDefinition *definition);
 static void fill(void *entry, const EsDefinition *definition);
 static List *types_handled(Jsonb *handlers);
 static Jsonb *make_spec(FunctionCallInfo fcinfo);
+static void append_options(StringInfo buf, Jsonb *options);
 static void append_start(StringInfo buf, FunctionCallInfo fcinfo);
 static int64 start_position(Jsonb *spec);
 static EsOnFailure parse_on_failure(const char *text);
 static EsPlaceholder *parse_key(const char *text);
 static void set_elsewhere(const EsSubscription *subscription, int64 position);
 static void change_lanes(int32 id, int lanes);
+static void notify_from_here(void);
 static void refuse_snapshot(const char *what);
 
 static EsDefinitionCache cache = {
@@ -120,6 +126,8 @@ evtstore_create_subscription(PG_FUNCTION_ARGS)
 	es_catalog_require_writable("create_subscription");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	spec = make_spec(fcinfo);
+	if (es_options_has(spec, "notify"))
+		notify_from_here();
 	if (es_definition_create("subscription", name, spec, &id))
 		es_subscription_begin(id, start_position(spec), es_options_int(spec, "lanes", DEFAULT_LANES));
 	PG_RETURN_VOID();
@@ -266,17 +274,16 @@ es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int de
 		appendStringInfoChar(&buf, '}');
 		spec = es_options_merge(spec, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data))));
 	}
+	if (es_options_has(spec, "notify"))
+	{
+		es_arg_check_name(es_options_string(spec, "notify", NULL), "notify", NAMEDATALEN - 1);
+		notify_from_here();
+	}
 	/* another policy gives up no keys, and one that comes back begins anew */
 	if (es_options_has(changes, "on_failure"))
 		es_dead_key_forget(id);
 	es_definition_alter(kind, name, spec);
 	es_waiter_wake_at_commit(id, INT_MAX);
-}
-
-const EsSubscription *
-es_subscription_all(int *n)
-{
-	return es_definition_cache_all(&cache, n);
 }
 
 void
@@ -312,6 +319,12 @@ es_subscription_lock(int32 id, LOCKMODE mode)
 	if (es_lock_mode(ES_LOCK_SUBSCRIPTION, id, mode))
 		AcceptInvalidationMessages();
 	return es_definition_cache_by_id(&cache, id);
+}
+
+const EsSubscription *
+es_subscription_all(int *n)
+{
+	return es_definition_cache_all(&cache, n);
 }
 
 bool
@@ -447,6 +460,7 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight",
 												 subscription->is_projection ? MAX_IN_FLIGHT : DEFAULT_MAX_IN_FLIGHT);
 	subscription->rate = es_options_number(definition->spec, "rate", 0);
+	subscription->notify = es_options_string(definition->spec, "notify", NULL);
 }
 
 /*
@@ -512,17 +526,7 @@ make_spec(FunctionCallInfo fcinfo)
 		appendStringInfoString(&buf, ", \"key\": ");
 		escape_json(&buf, key);
 	}
-	if (es_options_has(options, "retry"))
-	{
-		es_retry_check(es_options_object(options, "retry"));
-		appendStringInfoString(&buf, ", \"retry\": ");
-		es_retry_append(&buf, es_options_object(options, "retry"));
-	}
-	if (es_options_has(options, "max_in_flight"))
-		appendStringInfo(&buf, ", \"max_in_flight\": %d", es_options_int(options, "max_in_flight", 0));
-	if (es_options_has(options, "rate"))
-		appendStringInfo(&buf, ", \"rate\": %s",
-						 DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(es_options_number(options, "rate", 0)))));
+	append_options(&buf, options);
 	if (es_guc_tenant[0] != '\0')
 	{
 		appendStringInfoString(&buf, ", \"tenant\": ");
@@ -530,6 +534,31 @@ make_spec(FunctionCallInfo fcinfo)
 	}
 	appendStringInfoChar(&buf, '}');
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
+}
+
+/* all but the key */
+static void
+append_options(StringInfo buf, Jsonb *options)
+{
+	if (es_options_has(options, "retry"))
+	{
+		es_retry_check(es_options_object(options, "retry"));
+		appendStringInfoString(buf, ", \"retry\": ");
+		es_retry_append(buf, es_options_object(options, "retry"));
+	}
+	if (es_options_has(options, "max_in_flight"))
+		appendStringInfo(buf, ", \"max_in_flight\": %d", es_options_int(options, "max_in_flight", 0));
+	if (es_options_has(options, "rate"))
+		appendStringInfo(buf, ", \"rate\": %s",
+						 DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(es_options_number(options, "rate", 0)))));
+	if (es_options_has(options, "notify"))
+	{
+		char	   *channel = es_options_string(options, "notify", NULL);
+
+		es_arg_check_name(channel, "notify", NAMEDATALEN - 1);
+		appendStringInfoString(buf, ", \"notify\": ");
+		escape_json(buf, channel);
+	}
 }
 
 /* as it was said, so that the same call later says the same; numbers of positions as text, which JSON readers do not round */
@@ -665,6 +694,14 @@ change_lanes(int32 id, int lanes)
 	subscription = es_subscription_lock(id, AccessExclusiveLock);
 	if (subscription != NULL && es_lane_layout_newest(subscription->layout)->lanes != lanes)
 		es_lane_change(id, subscription->layout, lanes);
+}
+
+/* a copy notifies nobody, so this place has to be known; and the scheduler has to know what to watch */
+static void
+notify_from_here(void)
+{
+	es_identity_establish();
+	es_wakeup_at_commit(0);
 }
 
 static void

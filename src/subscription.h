@@ -44,6 +44,7 @@ typedef struct EsSubscription
 	EsRetry retry;
 	int max_in_flight; /* of a lane */
 	double rate;	   /* events a second; 0: any */
+	char *notify;	   /* channel on which listeners are told of work; NULL: none */
 } EsSubscription;
 
 /*

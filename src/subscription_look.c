@@ -1,8 +1,8 @@
 /*
  * subscription_look.c
- *		Is there something to poll?  For who sleeps until there is (wait.c).
+ *		Is there something to poll?  For who sleeps until there is (wait.c), and who tells others (notifier.c).
  *
- * Runs in consumers' backends.  Looks at the lanes in shared memory, each by itself, and under a snapshot that is taken after that at
+ * Runs in consumers' backends, and in the scheduler.  Looks at the lanes in shared memory, each by itself, and under a snapshot that is taken after that at
  * checkpoints, failed events, and the events that follow: the first one that some consumer could be handed is the answer.  Lanes
  * that are out with somebody have nothing for anybody until he settles.  What it finds may be gone when somebody polls.
  *
@@ -97,6 +97,48 @@ es_subscription_look(const EsSubscription *subscription, TimestampTz now, bool w
 		look->due = *due;
 	*due = look->due;
 	return found != 0;
+}
+
+EsSubscriptionNews
+es_subscription_leases(const EsSubscription *subscription, TimestampTz since, TimestampTz now)
+{
+	EsLanes    *lanes = es_lanes_find(subscription->definition.id);
+	EsSubscriptionNews news = {.due = DT_NOEND};
+	int			numbers[ES_LANE_SLOTS];
+	int			n = lanes == NULL ? 0 : es_lanes_numbers(lanes, numbers);
+
+	for (int i = 0; i < n; i++)
+	{
+		EsLane		lane = es_lane_copy(lanes, numbers[i]);
+
+		if (lane.epoch == 0)
+			continue;
+		if (lane.lease_until > now)
+			news.due = Min(news.due, lane.lease_until);
+		else
+			news.lease_ended |= lane.lease_until > since;
+	}
+	return news;
+}
+
+void
+es_subscription_news(const EsSubscription *subscription, int64 above, TimestampTz now, EsSubscriptionNews *news)
+{
+	Look	   *look = palloc0(sizeof(Look));
+	TimestampTz next;
+
+	look->subscription = subscription;
+	look->now = now;
+	look->due = DT_NOEND;
+	look->told = above;
+	if (!may_go_out(subscription, now, &next))
+	{
+		news->due = Min(news->due, next);
+		return;
+	}
+	news->is_ready = first_news(look) != 0;
+	news->head = look->head;
+	news->due = Min(news->due, look->due);
 }
 
 void
@@ -216,6 +258,7 @@ open_look(EsReader *reader, void *arg)
 	es_reader_set_tenant(reader, look->subscription->tenant);
 	from = open_lanes(look, es_reader_snapshot(reader));
 	look_at_failed(look, es_reader_snapshot(reader));
+	from = Max(from, look->told);
 	if (look->failed == 0 && from < look->head)
 		es_subscription_set_source(reader, look->subscription, from, look->head);
 }

@@ -32,6 +32,7 @@
 #include "compat.h"
 #include "shmem.h"
 #include "waiter.h"
+#include "watch.h"
 
 typedef struct WaiterSlot
 {
@@ -67,6 +68,7 @@ static bool is_committed = false;	/* that transaction, a moment ago */
 static Size area_size(void);
 static void area_init(void *ptr);
 static void wake(int32 id, uint64 categories, int n);
+static void choose(int32 id, uint64 categories, int n);
 static bool waits_for(WaiterSlot *slot, int32 id, uint64 categories);
 static void xact_callback(XactEvent event, void *arg);
 static void release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg);
@@ -162,9 +164,10 @@ es_waiter_end(void)
 	if (pg_atomic_read_u32(&area->used) == (uint32) (slot - area->slots) + 1)
 		pg_atomic_write_u32(&area->used, slot - area->slots);
 	LWLockRelease(SLOTS_LOCK);
+	pg_memory_barrier();
 	for (int k = 0; k < ES_WAITER_MAX_NAMES && chosen; k++)
 		if (ids[k] != 0)
-			wake(ids[k], 0, 1);
+			choose(ids[k], 0, 1);
 }
 
 void
@@ -223,11 +226,17 @@ area_init(void *ptr)
 static void
 wake(int32 id, uint64 categories, int n)
 {
-	int			used;
-
-	/* pairs with the barriers of the waiter: the work is visible before the flags are read */
+	/* pairs with the barriers of waiter and watcher: the work is visible before the flags are read */
 	pg_memory_barrier();
-	used = pg_atomic_read_u32(&area->used);
+	es_watch_tell(id, categories);
+	choose(id, categories, n);
+}
+
+static void
+choose(int32 id, uint64 categories, int n)
+{
+	int			used = pg_atomic_read_u32(&area->used);
+
 	for (int i = 0; i < used && n > 0; i++)
 	{
 		WaiterSlot *slot = &area->slots[i];

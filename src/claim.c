@@ -173,7 +173,7 @@ es_queue_claim(const EsQueue *queue, const char *consumer, int max_count, int64 
 	if (claim.is_turned_away && claim.queue.rate > 0)
 		es_watch_tell(claim.queue.id, 0);
 	else if (claim.has_walked_time)
-		es_watch_tell_time(claim.queue.id);
+		es_watch_tell_look(claim.queue.id);
 	if (claim.buried > 0 && claim.queue.endpoint != NULL)
 		es_wakeup_at_commit(claim.buried);
 	if (claim.deliveries != NIL)

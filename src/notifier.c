@@ -59,7 +59,8 @@ typedef struct Watched
 	TimestampTz due;			/* something may be ready then; DT_NOEND: nothing by time */
 	int64		head;			/* of a subscription: events up to here were looked at */
 	uint64		came;			/* of a queue: as it was when listeners were told */
-	bool		had_no_room;	/* of a queue: there was something */
+	bool		has_state;		/* of a queue: somebody has received, so that came counts */
+	bool		had_no_room;	/* of a queue: there was something, which could not be had */
 } Watched;
 
 static MemoryContext definitions = NULL;	/* of what follows */
@@ -75,7 +76,7 @@ static void read_definitions(void);
 static void add(const Watched *before, int nbefore, const Watched *entry);
 static void look_at_all(const EsWatch *told, bool is_poll);
 static void look(Watched *entry, const EsWatch *told, TimestampTz now);
-static bool look_into_queue(Watched *entry, bool is_told, TimestampTz now);
+static bool look_into_queue(Watched *entry, bool is_told, bool is_to_look, TimestampTz now);
 static bool look_into_table(Watched *entry, TimestampTz now);
 static bool look_into_subscription(Watched *entry, bool is_told, bool has_events, TimestampTz now);
 static void notify(void);
@@ -192,6 +193,7 @@ add(const Watched *before, int nbefore, const Watched *entry)
 		added->due = before[i].due;
 		added->head = before[i].head;
 		added->came = before[i].came;
+		added->has_state = before[i].has_state;
 		added->had_no_room = before[i].had_no_room;
 	}
 }
@@ -219,21 +221,22 @@ static void
 look(Watched *entry, const EsWatch *told, TimestampTz now)
 {
 	bool		is_told = entry->is_new || (es_watch_bit(entry->id) & told->ids) != 0;
+	bool		is_to_look = (es_watch_bit(entry->id) & told->looks) != 0;
 	bool		has_events = (entry->categories & told->categories) != 0;
 	bool		is_ready;
 
 	/* who holds it says so when he commits; if he does not, it is seen a while later */
 	if (es_lock_acquire(entry->is_queue ? ES_LOCK_QUEUE : ES_LOCK_SUBSCRIPTION, entry->id, AccessShareLock, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
-		entry->is_new |= is_told || has_events || entry->due <= now;
+		entry->is_new |= is_told || is_to_look || has_events || entry->due <= now;
 		entry->due = now + (TimestampTz) es_guc_poll_interval * 1000;
 		return;
 	}
 	AcceptInvalidationMessages();
 	if (entry->is_queue)
-		is_ready = look_into_queue(entry, is_told, now);
+		is_ready = look_into_queue(entry, is_told, is_to_look, now);
 	else
-		is_ready = look_into_subscription(entry, is_told, has_events, now);
+		is_ready = look_into_subscription(entry, is_told || is_to_look, has_events, now);
 	entry->is_owed |= is_ready;
 	entry->is_new = false;
 	entry->looked_at = now;
@@ -241,7 +244,7 @@ look(Watched *entry, const EsWatch *told, TimestampTz now)
 
 /* is there something that listeners were not told of? */
 static bool
-look_into_queue(Watched *entry, bool is_told, TimestampTz now)
+look_into_queue(Watched *entry, bool is_told, bool is_to_look, TimestampTz now)
 {
 	const EsQueue *queue = es_queue_lock(entry->id, AccessShareLock);
 	EsQueueState *state = queue == NULL || queue->is_paused ? NULL : es_queue_state_find(entry->id);
@@ -254,7 +257,10 @@ look_into_queue(Watched *entry, bool is_told, TimestampTz now)
 		return false;
 	/* nobody has received since the start of the server */
 	if (state == NULL)
-		return (is_told || is_due) && look_into_table(entry, now);
+		return (is_told || is_to_look || is_due) && look_into_table(entry, now);
+	/* what came before that was not counted */
+	is_told |= is_to_look && !entry->has_state;
+	entry->has_state = true;
 	take.max_in_flight = queue->max_in_flight;
 	take.rate = queue->rate;
 	news = es_queue_news(state, &take, entry->looked_at);

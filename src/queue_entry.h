@@ -70,7 +70,7 @@ struct EsQueueState
 	uint32		turn;
 	uint64		wanted;			/* counts reasons to look for shares */
 	uint64		found;
-	uint64		came;			/* counts what was made ready: it is news to who was told of what was there before */
+	uint64		came;			/* counts what was made ready, or room for: news to who was told of what was there before */
 	int			in_flight;
 	bool		is_limited;		/* the last claim knew a max_in_flight: what is settled makes room */
 	EsRate		rate;

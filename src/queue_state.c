@@ -584,7 +584,10 @@ es_queue_effect_commit(const EsQueueEffect *effect)
 				if (entry->hold.key_hash != 0)
 					es_entry_add_key(state, &entry->hold);
 				else
+				{
 					wake = state->is_limited;
+					state->came += wake;
+				}
 				es_entry_free(state, entry);
 				break;
 			case ES_EFFECT_AGAIN:

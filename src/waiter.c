@@ -67,7 +67,6 @@ static bool is_committed = false;	/* that transaction, a moment ago */
 
 static Size area_size(void);
 static void area_init(void *ptr);
-static void wake(int32 id, uint64 categories, int n);
 static void choose(int32 id, uint64 categories, int n);
 static bool waits_for(WaiterSlot *slot, int32 id, uint64 categories);
 static void xact_callback(XactEvent event, void *arg);
@@ -173,13 +172,17 @@ es_waiter_end(void)
 void
 es_waiter_wake(int32 id, int n)
 {
-	wake(id, 0, n);
+	pg_memory_barrier();
+	es_watch_tell_look(id);
+	choose(id, 0, n);
 }
 
 void
 es_waiter_wake_categories(uint64 categories)
 {
-	wake(0, categories, INT_MAX);
+	pg_memory_barrier();
+	es_watch_tell(0, categories);
+	choose(0, categories, INT_MAX);
 }
 
 void
@@ -223,15 +226,7 @@ area_init(void *ptr)
 	}
 }
 
-static void
-wake(int32 id, uint64 categories, int n)
-{
-	/* pairs with the barriers of waiter and watcher: the work is visible before the flags are read */
-	pg_memory_barrier();
-	es_watch_tell(id, categories);
-	choose(id, categories, n);
-}
-
+/* after a barrier, which pairs with those of the waiter: the work is visible before the flags are read */
 static void
 choose(int32 id, uint64 categories, int n)
 {
@@ -287,6 +282,10 @@ release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, 
 	if (n == 0 || !is_committed || !is_top_level || phase != RESOURCE_RELEASE_AFTER_LOCKS)
 		return;
 	nwake_at_commit = 0;
+	pg_memory_barrier();
 	for (int i = 0; i < n; i++)
-		wake(wake_at_commit[i].id, 0, wake_at_commit[i].n);
+	{
+		es_watch_tell(wake_at_commit[i].id, 0);
+		choose(wake_at_commit[i].id, 0, wake_at_commit[i].n);
+	}
 }

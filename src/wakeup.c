@@ -27,6 +27,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "utils/resowner.h"
 
 #include "compat.h"
 #include "shmem.h"
@@ -61,6 +62,7 @@ static void attach(bool scheduler);
 static void detach(int code, Datum arg);
 static void wake(int messages, bool look);
 static void at_transaction_end(XactEvent event, void *arg);
+static void at_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg);
 
 static const EsShmemPart part = {
 	.name = "wakeup",
@@ -76,6 +78,7 @@ es_wakeup_init(void)
 {
 	es_shmem_register(&part);
 	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterResourceReleaseCallback(at_release, NULL);
 }
 
 void
@@ -222,16 +225,15 @@ static void
 at_transaction_end(XactEvent event, void *arg)
 {
 	int			messages = requested;
-	bool		look = requested_look;
 
-	if (messages == 0 && !look)
+	if (messages == 0 && !requested_look)
 		return;
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
 			requested = 0;
-			requested_look = false;
-			wake(messages, look);
+			if (messages > 0)
+				wake(messages, false);
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
@@ -241,4 +243,17 @@ at_transaction_end(XactEvent event, void *arg)
 		default:
 			break;
 	}
+}
+
+/* the scheduler looks at definitions: after what this transaction made of them was told to all */
+static void
+at_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	bool		look = requested_look;
+
+	if (!look || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
+		return;
+	requested_look = false;
+	if (is_commit)
+		wake(0, true);
 }

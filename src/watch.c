@@ -123,7 +123,7 @@ es_watch_tell(int32 id, uint64 categories)
 }
 
 void
-es_watch_tell_time(int32 id)
+es_watch_tell_look(int32 id)
 {
 	WatchSlot  *slot;
 

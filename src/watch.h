@@ -8,8 +8,8 @@
 /* what was told, or is wanted: a bit for each id of a definition, which 63 others may share, and categories (see feed.h) */
 typedef struct EsWatch
 {
-	uint64 ids;		   /* something was made ready */
-	uint64 looks;	   /* nothing was, but when the next will be may be another time */
+	uint64 ids;		   /* what is there may be had now, also what was there before */
+	uint64 looks;	   /* something was made ready, or will be at another time */
 	uint64 categories; /* events */
 } EsWatch;
 
@@ -25,7 +25,7 @@ extern EsWatch es_watch_take(void);
  * cost the look at one counter where nobody watches.
  */
 extern void es_watch_tell(int32 id, uint64 categories);
-extern void es_watch_tell_time(int32 id);
+extern void es_watch_tell_look(int32 id);
 
 extern void es_watch_init(void);
 

@@ -6,7 +6,7 @@ COMMENT ON FUNCTION evtstore.create_queue IS
 "retry_on":["text in an error"],"give_up_on"}, "dead_letter_queue": queue that takes what is given up, "dedup_window": how long a
 dedup_id is remembered (a day), "endpoint": name of an endpoint that workers deliver to, "fair_by": "${key}", "${body.a.b}" or
 "${headers.a}", whose values take turns, as tenants do, "max_in_flight": messages that all consumers together may hold, "rate": messages
-that go out in a second}. Errors: 42710 another definition of that name, ST008 unknown endpoint or queue, 22023 unknown option, or dead
+that go out in a second, "notify": channel on which listeners are told that there is something}. Errors: 42710 another definition of that name, ST008 unknown endpoint or queue, 22023 unknown option, or dead
 letters would go round.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_queue(name text, changes jsonb)

@@ -9,13 +9,14 @@ COMMENT ON FUNCTION evtstore.create_subscription IS
 It begins at the ''beginning'', at the ''end'' (what is committed from now on), with the event at start_position, or after start_time. Up to
 lanes consumers work at a time. on_failure, when the retry policy is spent: ''block'' (the key waits), ''dead_letter'', or ''dead_letter_key'' (its later events
 follow, until one is redriven). options: {"key":
-"${stream}" or "${data.field}", "retry", "max_in_flight" (of a lane), "rate" (events a second)}. Errors: 42710 another definition of that name, 22023, 22004.';
+"${stream}" or "${data.field}", "retry", "max_in_flight" (of a lane), "rate" (events a second),
+"notify" (channel on which listeners are told that there is something)}. Errors: 42710 another definition of that name, 22023, 22004.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_subscription(name text, changes jsonb)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_alter_subscription';
 COMMENT ON FUNCTION evtstore.alter_subscription IS
-'Changes "filter", "lanes", "on_failure", "retry", "max_in_flight" or "rate" of a subscription; a null is the default again. For what is polled
+'Changes "filter", "lanes", "on_failure", "retry", "max_in_flight", "rate" or "notify" of a subscription; a null is the default again. For what is polled
 after the commit. Another number of lanes takes nothing from who has it, and keeps the order of each key. Errors: ST008, 22023, 25001 lanes
 in REPEATABLE READ, 53400 too many lanes of former changes are not emptied yet.';
 

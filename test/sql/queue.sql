@@ -57,6 +57,21 @@ SELECT fails($$SELECT evtstore.alter_queue('jobs', '{"retries": null}')$$);
 SELECT fails($$SELECT evtstore.alter_queue('jobs', '{"retry": {"attempts": null}}')$$);
 SELECT fails($$SELECT evtstore.alter_queue('jobs', '{"retry": {"max_attempts": "3"}}')$$);
 SELECT fails($$SELECT evtstore.alter_queue('jobs', NULL)$$);
+-- a channel for NOTIFY
+SELECT fails($$SELECT evtstore.create_queue('other', '{"notify": ""}')$$);
+SELECT fails($$SELECT evtstore.create_queue('other', '{"notify": true}')$$);
+SELECT fails($$SELECT evtstore.create_queue('other', '{"notify": null}')$$);
+SELECT fails(format($$SELECT evtstore.create_queue('other', '{"notify": "%s"}')$$, repeat('ü', 32)));
+SELECT fails($$SELECT evtstore.alter_queue('jobs', '{"notify": ""}')$$);
+SELECT evtstore.create_queue('told', jsonb_build_object('notify', repeat('ü', 31) || '"'));
+SELECT evtstore.create_queue('told', jsonb_build_object('notify', repeat('ü', 31) || '"'));
+SELECT fails($$SELECT evtstore.create_queue('told', '{"notify": "mail"}')$$);
+SELECT evtstore.alter_queue('told', '{"notify": "mail"}');
+SELECT evtstore.create_queue('told', '{"notify": "mail"}');
+SELECT evtstore.alter_queue('told', '{"notify": null}');
+SELECT evtstore.create_queue('told');
+SELECT evtstore.drop_queue('told');
+
 SELECT evtstore.alter_queue('jobs', '{"retry": {"initial": null, "max_delay": "1min"}}');
 SELECT spec FROM evtstore_internal.definition WHERE name = 'jobs';
 SELECT evtstore.alter_queue('jobs', '{"retry": null}');

@@ -340,6 +340,19 @@ SELECT evtstore.alter_subscription('of a', '{"on_failure": "dead_letter", "retry
 SELECT fails($$SELECT evtstore.alter_subscription('of a', '{"lanes": 0}')$$);
 SELECT fails($$SELECT evtstore.alter_subscription('of a', '{"on_failure": "ignore"}')$$);
 SELECT fails($$SELECT evtstore.alter_subscription('nobody', '{}')$$);
+-- a channel for NOTIFY
+SELECT fails($$SELECT evtstore.create_subscription('told', options => '{"notify": ""}')$$);
+SELECT fails($$SELECT evtstore.create_subscription('told', options => '{"notify": 1}')$$);
+SELECT fails(format($$SELECT evtstore.create_subscription('told', options => '{"notify": "%s"}')$$, repeat('x', 64)));
+SELECT evtstore.create_subscription('told', options => jsonb_build_object('notify', repeat('x', 62) || '"'));
+SELECT evtstore.create_subscription('told', options => jsonb_build_object('notify', repeat('x', 62) || '"'));
+SELECT fails($$SELECT evtstore.create_subscription('told', options => '{"notify": "orders"}')$$);
+SELECT fails($$SELECT evtstore.alter_subscription('told', '{"notify": ""}')$$);
+SELECT evtstore.alter_subscription('told', '{"notify": "orders"}');
+SELECT evtstore.create_subscription('told', options => '{"notify": "orders"}');
+SELECT evtstore.alter_subscription('told', '{"notify": null}');
+SELECT evtstore.create_subscription('told');
+SELECT evtstore.drop_subscription('told');
 SET evtstore.tenant = 'a';
 SELECT count(*) FROM evtstore.append_events('sale-1', '[{"type": "Sold", "data": 3}, {"type": "Sold", "data": 4}]');
 SELECT body FROM evtstore.poll('of a', 'c');

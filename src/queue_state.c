@@ -583,11 +583,8 @@ es_queue_effect_commit(const EsQueueEffect *effect)
 			case ES_EFFECT_GONE:
 				if (entry->hold.key_hash != 0)
 					es_entry_add_key(state, &entry->hold);
-				else
-				{
-					wake = state->is_limited;
-					state->came += wake;
-				}
+				else if ((wake = state->is_limited))
+					state->came++;
 				es_entry_free(state, entry);
 				break;
 			case ES_EFFECT_AGAIN:

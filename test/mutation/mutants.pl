@@ -1075,6 +1075,81 @@ return [
 		tests  => '073_wait_for_work',
 	},
 	{
+		name   => 'notify: nobody tells of sends',
+		file   => 'waiter.c',
+		change => [ "\tes_watch_tell_look(id);\n", '' ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: nobody tells of events',
+		file   => 'waiter.c',
+		change => [ "\tes_watch_tell(0, categories);\n", '' ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: listeners are told again of messages that they were told of',
+		file   => 'notifier.c',
+		change => [ 'is_told |= news.came != entry->came ||', 'is_told |= true ||' ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: listeners are told again of events that they were told of',
+		file   => 'notifier.c',
+		change => [ 'is_told ? 0 : entry->head', '0' ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: the next scheduler takes all for told',
+		file   => 'notifier.c',
+		change => [ "\tadded->is_new = true;", "\tadded->is_new = false;" ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: a sender notifies by himself',
+		file   => 'enqueue.c',
+		change => [
+			"#include \"waiter.h\"\n", "#include \"waiter.h\"\n#include \"commands/async.h\"\n",
+			"\t\tes_wakeup_at_commit(nnew);", "\t\tes_wakeup_at_commit(nnew);\n\tAsync_Notify(\"work\", \"q\");"
+		],
+		tests => '074_notify',
+	},
+	{
+		name   => 'notify: the scheduler waits for who has the lock of a queue',
+		file   => 'notifier.c',
+		change => [ 'entry->id, AccessShareLock, true)', 'entry->id, AccessShareLock, false)' ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: the lock of NOTIFY is waited for',
+		file   => 'notifier.c',
+		change => [ '"lock_timeout", LOCK_TIMEOUT', '"lock_timeout", "0"' ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: who receives says nothing of what is due next',
+		file   => 'claim.c',
+		change => [ "\t\tes_watch_tell_look(claim.queue.id);", "\t\t;" ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: whom the rate turned away is not told',
+		file   => 'claim.c',
+		change => [ "\t\tes_watch_tell(claim.queue.id, 0);", "\t\t;" ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: a pass for each send',
+		file   => 'scheduler.c',
+		change => [ '#define MIN_PASS_INTERVAL (100 * 1000)', '#define MIN_PASS_INTERVAL 1' ],
+		tests  => '074_notify',
+	},
+	{
+		name   => 'notify: a copy notifies',
+		file   => 'scheduler.c',
+		change => [ 'store->identity == ES_IDENTITY_HERE ? es_notifier_turn(context) : 0', 'es_notifier_turn(context)' ],
+		tests  => '074_notify',
+	},
+	{
 		name   => 'any receipt is settled for whoever may call',
 		file   => 'settle.c',
 		change => [ "\tif (queue != NULL)\n\t\tes_use_require", "\tif (false)\n\t\tes_use_require" ],

@@ -1138,15 +1138,6 @@ return [
 		tests  => '074_notify',
 	},
 	{
-		name   => 'notify: whom the rate of a subscription turned away is not told',
-		file   => 'poll.c',
-		change => [
-			"\tif (poll->max_count == 0)\n\t{\n\t\tes_watch_tell(poll->id, 0);", "\tif (poll->max_count == 0)\n\t{\n",
-			'if (poll->count == poll->max_count && poll->count < wanted)', 'if (false)'
-		],
-		tests  => '074_notify',
-	},
-	{
 		name   => 'notify: a pass for each send',
 		file   => 'scheduler.c',
 		change => [ '#define MIN_PASS_INTERVAL (100 * 1000)', '#define MIN_PASS_INTERVAL 1' ],

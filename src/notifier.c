@@ -257,9 +257,12 @@ look_into_queue(Watched *entry, bool is_told, bool is_to_look, TimestampTz now)
 		return false;
 	/* nobody has received since the start of the server */
 	if (state == NULL)
+	{
+		entry->has_state = false;
 		return (is_told || is_to_look || is_due) && look_into_table(entry, now);
+	}
 	/* what came before that was not counted */
-	is_told |= is_to_look && !entry->has_state;
+	is_told |= !entry->has_state;
 	entry->has_state = true;
 	take.max_in_flight = queue->max_in_flight;
 	take.rate = queue->rate;

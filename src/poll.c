@@ -159,6 +159,8 @@ es_subscription_poll(int32 id, const EsPollRequest *request)
 	}
 	if (request->has_more != NULL)
 		*request->has_more = poll->naside >= ASIDE_FOR_EACH * poll->max_count;
+	else if (poll->count == 0 && poll->naside >= ASIDE_FOR_EACH * poll->max_count)
+		es_waiter_wake_at_commit(id, 1);	/* he takes it for the end, and there may be more */
 	if (poll->count > 0 || poll->naside > 0)
 		es_subscription_look_anew(id);
 	return poll->count;

@@ -22,6 +22,7 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "queue_effect.h"
 #include "queue_entry.h"
@@ -276,7 +277,11 @@ es_channel_walk_end(EsQueueState *state, int32 number, EsQueueWalk which, const 
 	walk->mark = es_mark_is_before(walk->late, upto) ? walk->late : upto;
 	walk->walking = false;
 	if (which == ES_WALK_TIME)
+	{
 		channel->next_due = Min(next_due, walk->late.major);
+		/* who found them may leave some of them to others, who cannot tell by next_due any more that they came */
+		state->came += n > 0;
+	}
 	LWLockRelease(es_state_lock(state));
 	return result;
 }
@@ -721,7 +726,8 @@ announce(EsQueueState *state, const EsReady *ready)
 
 	if (number == ES_NONE)
 		number = es_channel_add(state, ready->share, ready->tenant_hash);
-	if (ready->deliver_at == 0)
+	/* also what was due before its transaction came to its end */
+	if (ready->deliver_at == 0 || ready->deliver_at <= es_clock_now())
 		state->came++;
 	if (number == ES_NONE)
 	{

@@ -63,6 +63,7 @@ static struct
 	int			n;
 }			wake_at_commit[ES_WAITER_MAX_NAMES];
 static int	nwake_at_commit = 0;
+static uint64 more_at_commit = 0;	/* bits of watch.c: of those that found no room there */
 static bool is_committed = false;	/* that transaction, a moment ago */
 
 static Size area_size(void);
@@ -193,7 +194,10 @@ es_waiter_wake_at_commit(int32 id, int n)
 	while (i < nwake_at_commit && wake_at_commit[i].id != id)
 		i++;
 	if (i == ES_WAITER_MAX_NAMES)
+	{
+		more_at_commit |= es_watch_bit(id);
 		return;
+	}
 	if (i == nwake_at_commit)
 	{
 		wake_at_commit[i].id = id;
@@ -266,8 +270,10 @@ xact_callback(XactEvent event, void *arg)
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
 		return;
 	is_committed = event == XACT_EVENT_COMMIT;
-	if (!is_committed)
-		nwake_at_commit = 0;
+	if (is_committed)
+		return;
+	nwake_at_commit = 0;
+	more_at_commit = 0;
 }
 
 /*
@@ -288,4 +294,9 @@ release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, 
 		es_watch_tell(wake_at_commit[i].id, 0);
 		choose(wake_at_commit[i].id, 0, wake_at_commit[i].n);
 	}
+	/* any id with that bit will do */
+	for (int32 id = 64; id < 128 && more_at_commit != 0; id++)
+		if ((more_at_commit & es_watch_bit(id)) != 0)
+			es_watch_tell(id, 0);
+	more_at_commit = 0;
 }

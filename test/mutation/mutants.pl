@@ -1058,8 +1058,8 @@ return [
 		name   => 'who waits is woken before caches are told',
 		file   => 'waiter.c',
 		change => [ "\tRegisterResourceReleaseCallback(release_callback, NULL);\n", '',
-			"\tif (!is_committed)\n\t\tnwake_at_commit = 0;\n",
-			"\tif (is_committed)\n\t\trelease_callback(RESOURCE_RELEASE_AFTER_LOCKS, true, true, NULL);\n\tnwake_at_commit = 0;\n" ],
+			"\tif (is_committed)\n\t\treturn;\n",
+			"\tif (is_committed)\n\t\trelease_callback(RESOURCE_RELEASE_AFTER_LOCKS, true, true, NULL);\n" ],
 		tests  => '075_queue_preempted',
 	},
 	{

@@ -1138,6 +1138,12 @@ return [
 		tests  => '081_notify',
 	},
 	{
+		name   => 'notify: what is due before it is committed is not told',
+		file   => 'queue_state.c',
+		change => [ ' || ready->deliver_at <= es_clock_now()', '' ],
+		tests  => '081_notify',
+	},
+	{
 		name   => 'notify: a pass for each send',
 		file   => 'scheduler.c',
 		change => [ '#define MIN_PASS_INTERVAL (100 * 1000)', '#define MIN_PASS_INTERVAL 1' ],

@@ -157,6 +157,21 @@ drain('q');
 heard('work:q', 'the second one');
 drain('q');
 
+# its time comes, and the scheduler looks, before the sender commits
+my $late = session($node);
+$late->query_safe('BEGIN');
+$late->query_safe(q{SELECT evtstore.send('q', '1', delay => '100ms')});
+my $due = sql(q{SELECT clock_timestamp() + '150ms'});
+poll_sql($node, "SELECT clock_timestamp() > '$due'");
+sql(q{SELECT evtstore.send('q', '2')});
+heard('work:q', 'a send after that time');
+drain('q');
+not_heard('work:q', 'what is not committed');
+$late->query_safe('COMMIT');
+heard('work:q', 'a delay that is over when its sender commits');
+$late->quit;
+drain('q');
+
 # what comes back
 sub receipt { return sql(q{SELECT receipt FROM evtstore.receive('q')}) }
 

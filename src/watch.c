@@ -113,7 +113,8 @@ es_watch_tell(int32 id, uint64 categories)
 
 	for (int i = 0; (slot = next_slot(&i)) != NULL;)
 	{
-		uint64		ids = id == 0 ? 0 : es_watch_bit(id) & pg_atomic_read_u64(&slot->wanted_ids);
+		/* a negative id calls those who wait for what is settled, which is no work (subscription_settled.c) */
+		uint64		ids = id <= 0 ? 0 : es_watch_bit(id) & pg_atomic_read_u64(&slot->wanted_ids);
 		uint64		events = categories & pg_atomic_read_u64(&slot->wanted_categories);
 
 		/* both, whatever comes of the first */

@@ -2,8 +2,8 @@
  * wakeup.c
  *		From a commit to a sleeping worker through shared memory.
  *
- * Backends that make work call es_wakeup_at_commit; a transaction callback, which the server runs after the transaction
- * left the proc array (so the work is visible), sets the latches of as many idle delivery workers of the database.
+ * Backends that make work call es_wakeup_at_commit; a callback that the server runs after the transaction left the proc
+ * array (so the work is visible), sent its invalidations and gave its locks back sets the latches of as many idle delivery workers of the database.
  * NOTIFY would do the same under a lock that all commits of the cluster share.
  *
  * No wake-up is lost.  Worker and committer each write, pass a full barrier, then read what the other wrote:
@@ -224,36 +224,27 @@ wake(int messages, bool look)
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	int			messages = requested;
-
-	if (messages == 0 && !requested_look)
+	if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			requested = 0;
-			if (messages > 0)
-				wake(messages, false);
-			break;
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			requested = 0;
-			requested_look = false;
-			break;
-		default:
-			break;
-	}
+	requested = 0;
+	requested_look = false;
 }
 
-/* the scheduler looks at definitions: after what this transaction made of them was told to all */
+/* after locks, and with them what this transaction made of definitions, were told to all: who is woken looks at those, too */
 static void
 at_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
 {
+	int			messages = requested;
 	bool		look = requested_look;
 
-	if (!look || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
+	if ((messages == 0 && !look) || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
 		return;
+	requested = 0;
 	requested_look = false;
-	if (is_commit)
+	if (!is_commit)
+		return;
+	if (messages > 0)
+		wake(messages, false);
+	if (look)
 		wake(0, true);
 }

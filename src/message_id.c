@@ -5,10 +5,10 @@
  * Runs in the backends and workers that send.  The sequence message_id_seq steps by a block; who finds none in shared memory, or
  * a used one, gets the next of the sequence and puts it there.  An id costs a spinlock instead of a visit to the sequence's page.
  *
- * Ids grow with time over all backends, which the order of keys needs (enqueue.c: an id is taken under the key's lock): blocks
- * grow, because the sequence does, and a block is put where the one of its database is only if it is a later one.  Who lost that
- * race takes from the winner's.  Each block has the place of a hash.  Where that is another database's nobody is pushed out, or one
- * who comes late could put an older block back; each id is then the first of a block of its own, which grows as well.
+ * Ids grow with time over all backends, which the order of keys needs (enqueue.c: an id is taken under the key's lock).  A block
+ * is put into its place only if nobody has put one there since its backend found nothing there, which was before it asked the sequence:
+ * so what is put into a place comes in the order of the sequence, though one is stopped in between, and though two databases of one
+ * hash push each other's blocks out, which loses ids and nothing else.  Who lost that race takes from what is there.
  *
  * Shared: the places, each under its spinlock; nothing else is done under it.  A crash loses them, and the sequence, which is
  * WAL-logged, goes on behind every block it gave.
@@ -33,6 +33,7 @@ typedef struct Block
 	slock_t		mutex;
 	Oid			database;		/* InvalidOid: empty */
 	Oid			sequence;		/* another one after DROP and CREATE EXTENSION */
+	uint64		puts;			/* counts blocks that were put here */
 	int64		next;
 	int64		end;			/* not its own any more */
 } Block;
@@ -47,8 +48,8 @@ typedef union Place
 static Place *places = NULL;
 
 static Block *place_of(Oid sequence);
-static bool take(Block *block, Oid sequence, int64 *id);
-static bool put(Block *block, Oid sequence, int64 first);
+static bool take(Block *block, Oid sequence, int64 *id, uint64 *seen);
+static void put(Block *block, Oid sequence, int64 first, uint64 seen);
 static Size area_size(void);
 static void area_init(void *area);
 
@@ -70,14 +71,13 @@ es_message_id_next(void)
 {
 	Oid			sequence = es_catalog()->message_id_seq;
 	Block	   *block = place_of(sequence);
+	uint64		seen;
 	int64		id;
 
-	while (!take(block, sequence, &id))
+	while (!take(block, sequence, &id, &seen))
 	{
 		CHECK_FOR_INTERRUPTS();
-		id = nextval_internal(sequence, false);
-		if (!put(block, sequence, id))
-			break;
+		put(block, sequence, nextval_internal(sequence, false), seen);
 	}
 	return id;
 }
@@ -88,8 +88,9 @@ place_of(Oid sequence)
 	return &places[hash_combine(MyDatabaseId, sequence) % PLACES].block;
 }
 
+/* false: nothing is there; seen: so many blocks were put there before */
 static bool
-take(Block *block, Oid sequence, int64 *id)
+take(Block *block, Oid sequence, int64 *id, uint64 *seen)
 {
 	bool		taken;
 
@@ -97,30 +98,25 @@ take(Block *block, Oid sequence, int64 *id)
 	taken = block->database == MyDatabaseId && block->sequence == sequence && block->next < block->end;
 	if (taken)
 		*id = block->next++;
+	*seen = block->puts;
 	SpinLockRelease(&block->mutex);
 	return taken;
 }
 
-/*
- * Dropped where a later one of the same sequence came first: its ids may have been given already.  False: the place is
- * another's
- */
-static bool
-put(Block *block, Oid sequence, int64 first)
+/* dropped where somebody was faster: ids of a later block may have been given already */
+static void
+put(Block *block, Oid sequence, int64 first, uint64 seen)
 {
-	bool		is_ours;
-
 	SpinLockAcquire(&block->mutex);
-	is_ours = block->database == InvalidOid || (block->database == MyDatabaseId && block->sequence == sequence);
-	if (is_ours && block->end <= first)
+	if (block->puts == seen)
 	{
+		block->puts++;
 		block->database = MyDatabaseId;
 		block->sequence = sequence;
 		block->next = first;
 		block->end = first + BLOCK;
 	}
 	SpinLockRelease(&block->mutex);
-	return is_ours;
 }
 
 static Size

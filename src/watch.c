@@ -118,7 +118,10 @@ es_watch_tell(int32 id, uint64 categories)
 		uint64		events = categories & pg_atomic_read_u64(&slot->wanted_categories);
 
 		/* both, whatever comes of the first */
-		if (add(&slot->ids, ids) | add(&slot->categories, events))
+		bool		ids_are_new = add(&slot->ids, ids);
+		bool		events_are_new = add(&slot->categories, events);
+
+		if (ids_are_new || events_are_new)
 			SetLatch(&es_proc_by_number(slot->procno)->procLatch);
 	}
 }

@@ -43,7 +43,7 @@ my @children = map {
 		  . ($n % 10 == 7 ? "BEGIN; SELECT evtstore.delete_stream('keep-$child'), evtstore.delete_stream('gone-$child'); ROLLBACK;\n" : '')
 		  . ($n % 10 == 8 ? "BEGIN; SAVEPOINT x; SELECT evtstore.delete_stream('keep-$child'); ROLLBACK TO x;\n"
 			  . "SELECT FROM evtstore.append('keep-$child', 'T', '$n'); COMMIT;\n" : '')
-	} 1 .. 1500)
+	} 1 .. 4000)
 } 1 .. 3;
 my @readers = (
 	EvtFeed::Reader->new($node, 'read_all', holes => 1),

@@ -33,7 +33,6 @@ typedef struct EsProjection
 	char *owner;
 	char *search_path;
 	bool is_sync;
-	bool is_catching_up; /* its history is applied by this transaction, which comes to what it appends meanwhile in its turn */
 	EsFilter *filter;
 	EsHandler *handlers;
 } EsProjection;

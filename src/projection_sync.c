@@ -27,9 +27,13 @@ typedef struct History
 	int64		last;			/* position of the last event that was read; 0: none */
 } History;
 
+/* the projection whose history is applied right now, which comes to what is appended meanwhile in its turn; 0: none */
+static int32 catching_up = 0;
+
 static void on_append(const EsAppendPart *parts, int nparts, int nevents);
 static void apply_parts(EsProjection *projection, const EsAppendPart *parts, int nparts, Datum *datums);
 static void apply_event(EsEvent *event, void *arg);
+static void apply_all(EsProjection *projection);
 
 void
 es_projection_sync_init(void)
@@ -48,7 +52,7 @@ on_append(const EsAppendPart *parts, int nparts, int nevents)
 	{
 		EsProjection *projection = lfirst(lc);
 
-		if (!projection->is_sync || projection->is_catching_up)
+		if (!projection->is_sync || projection->id == catching_up)
 			continue;
 		if (datums == NULL)
 			datums = MemoryContextAllocExtended(CurrentMemoryContext, nevents * sizeof(Datum), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
@@ -107,21 +111,38 @@ apply_event(EsEvent *event, void *arg)
 	es_apply_add(apply, &(EsApplied) {handler, row, event->position, event->type, stream.tenant});
 }
 
-/* if it fails, the definition goes with it, and is_catching_up with the cache */
 void
 es_projection_apply_history(const char *name)
 {
-	EsProjection *projection = NULL;
 	ListCell   *lc;
+
+	foreach(lc, es_projections())
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (strcmp(projection->name, name) != 0)
+			continue;
+		/* by id: a handler that changes a definition has the cache built anew */
+		catching_up = projection->id;
+		PG_TRY();
+		{
+			apply_all(projection);
+		}
+		PG_FINALLY();
+		{
+			catching_up = 0;
+		}
+		PG_END_TRY();
+		return;
+	}
+}
+
+static void
+apply_all(EsProjection *projection)
+{
 	History		history = {0};
 	int64		after;
 
-	foreach(lc, es_projections())
-		if (strcmp(((EsProjection *) lfirst(lc))->name, name) == 0)
-			projection = lfirst(lc);
-	if (projection == NULL)
-		return;
-	projection->is_catching_up = true;
 	es_apply_begin(&history.apply, projection);
 	after = es_read_history_to_head(apply_event, &history);
 	es_apply_end(&history.apply, false);
@@ -135,5 +156,4 @@ es_projection_apply_history(const char *name)
 		es_apply_end(&history.apply, false);
 		after = Max(after, history.last);
 	} while (history.last != 0);
-	projection->is_catching_up = false;
 }

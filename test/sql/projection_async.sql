@@ -244,6 +244,13 @@ SELECT kind, cause, last_error FROM evtstore.dead_letters WHERE name = 'lenient'
 SELECT evtstore.create_projection('twice', '{"*": "INSERT INTO applied (stream, version, data) SELECT ''twice-'' || ($1).stream, ($1).version, ($1).data"}', filter => '{"types": ["Fallible", "Fallible"]}');
 CALL evtstore.wait_for('twice', evtstore.head_position());
 SELECT stream, version FROM applied WHERE stream LIKE 'twice%' ORDER BY n;
+SELECT evtstore.drop_projection('twice');
+-- nor where it is applied here
+BEGIN;
+SELECT evtstore.create_projection('twice', '{"*": "INSERT INTO applied (stream, version, data) SELECT ''again-'' || ($1).stream, ($1).version, ($1).data"}', filter => '{"types": ["Fallible", "Fallible"]}');
+SELECT evtstore.switch_projection('twice', 'sync');
+COMMIT;
+SELECT stream, version FROM applied WHERE stream LIKE 'again%' ORDER BY n;
 
 --
 -- a new sync projection: what its handlers append while its history is applied comes once, and in its turn

@@ -16,12 +16,20 @@
 #include "append.h"
 #include "arg.h"
 #include "catalog.h"
+#include "cause.h"
 #include "compat.h"
 #include "event.h"
 #include "evtstore.h"
 #include "feed.h"
 #include "guc.h"
 #include "options.h"
+
+/* in a rebuild: the events are there already, and nobody knows where; one row of NULLs */
+#define RETURN_NO_RESULT(fcinfo) \
+	do { \
+		(fcinfo)->isnull = true; \
+		ES_RETURN_ROW(fcinfo, (Datum) 0); \
+	} while (0)
 
 PG_FUNCTION_INFO_V1(evtstore_append);
 PG_FUNCTION_INFO_V1(evtstore_append_events);
@@ -82,6 +90,8 @@ evtstore_append(PG_FUNCTION_ARGS)
 	event.stream = PG_GETARG_DATUM(0);
 	event.tenant = CStringGetTextDatum(es_guc_tenant);
 
+	if (es_cause_is_replay())
+		RETURN_NO_RESULT(fcinfo);
 	es_append(es_guc_tenant, stream, &event, 1, expected, require, &result);
 	ES_RETURN_ROW(fcinfo, result_row(stream, &result));
 }
@@ -106,6 +116,8 @@ evtstore_append_events(PG_FUNCTION_ARGS)
 	events = es_event_parse_array(PG_GETARG_JSONB_P(1), &n);
 	own_events(events, n, PG_GETARG_DATUM(0));
 
+	if (es_cause_is_replay())
+		RETURN_NO_RESULT(fcinfo);
 	es_append(es_guc_tenant, stream, events, n, expected, require, &result);
 	ES_RETURN_ROW(fcinfo, result_row(stream, &result));
 }
@@ -123,7 +135,7 @@ evtstore_append_streams(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	es_arg_required(fcinfo, 0, "appends");
 	parts = parse_parts(PG_GETARG_JSONB_P(0), &nparts, &nevents);
-	if (nparts == 0)
+	if (nparts == 0 || es_cause_is_replay())
 		return (Datum) 0;
 	events = gather_events(parts, nparts, nevents);
 	es_append_parts(es_guc_tenant, parts, nparts, events, nevents, NULL);
@@ -155,6 +167,8 @@ evtstore_append_if(PG_FUNCTION_ARGS)
 	condition.query = es_query_parse(PG_GETARG_JSONB_P(1), "fail_if_events_match");
 	condition.after = PG_ARGISNULL(2) ? 0 : check_after(PG_GETARG_INT64(2));
 
+	if (es_cause_is_replay())
+		RETURN_NO_RESULT(fcinfo);
 	es_append_parts(es_guc_tenant, &part, 1, part.events, part.n, &condition);
 	ES_RETURN_ROW(fcinfo, result_row(part.stream, &part.result));
 }

@@ -27,6 +27,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "cause.h"
 #include "compat.h"
 #include "evtstore.h"
 
@@ -77,6 +78,18 @@ es_catalog_definitions_changed(void)
 
 void
 es_catalog_require_writable(const char *what)
+{
+	if (es_cause_is_replay())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s cannot be called by a handler while its projection is rebuilt", what),
+				 errdetail("The events were handled before; what has effects elsewhere would have them again."),
+				 errhint("Append an event, or send a message: both are left out in a rebuild.")));
+	es_catalog_require_writable_or_replay(what);
+}
+
+void
+es_catalog_require_writable_or_replay(const char *what)
 {
 	PreventCommandIfReadOnly(what);
 	PreventCommandIfParallelMode(what);

@@ -67,6 +67,8 @@ extern void es_catalog_definitions_changed(void);
 
 /* refuses read-only transactions and parallel mode in one place: call first in every writing entry point */
 extern void es_catalog_require_writable(const char *what);
+/* the same for what handlers may call while their projection is rebuilt: it has to leave itself out (es_cause_is_replay) */
+extern void es_catalog_require_writable_or_replay(const char *what);
 
 extern void es_catalog_init(void);
 

@@ -9,6 +9,7 @@
 #include "cause.h"
 
 static const EsCause *current = NULL;
+static bool is_replay = false;
 
 void
 es_cause_run(const EsCause *cause, void (*run)(void *arg), void *arg)
@@ -31,4 +32,16 @@ const EsCause *
 es_cause(void)
 {
 	return current;
+}
+
+bool
+es_cause_is_replay(void)
+{
+	return is_replay;
+}
+
+void
+es_cause_set_replay(void)
+{
+	is_replay = true;
 }

@@ -28,4 +28,11 @@ extern void es_cause_run(const EsCause *cause, void (*run)(void *arg), void *arg
 /* NULL: nothing is being handled */
 extern const EsCause *es_cause(void);
 
+/*
+ * Are events handled that were handled before, to build tables anew?  Then what their handlers append is in the store, and what
+ * they send was sent: it is not done again.  Of this process, to its end.
+ */
+extern bool es_cause_is_replay(void);
+extern void es_cause_set_replay(void);
+
 #endif

@@ -30,6 +30,39 @@
 #define es_rel_filenumber(rel) ((rel)->rd_node.relNode)
 #endif
 
+/* 16 renamed that too; a file that is new in this transaction */
+#if PG_VERSION_NUM >= 160000
+#define es_relation_has_new_file(rel) \
+	((rel)->rd_createSubid != InvalidSubTransactionId || (rel)->rd_newRelfilelocatorSubid != InvalidSubTransactionId)
+#else
+#define es_relation_has_new_file(rel) \
+	((rel)->rd_createSubid != InvalidSubTransactionId || (rel)->rd_newRelfilenodeSubid != InvalidSubTransactionId)
+#endif
+
+/* 17 gave the relations of smgr a life of their own (21d9c3ee4): nothing of it dangles */
+#if PG_VERSION_NUM >= 170000
+#define es_close_smgr(oid) ((void) 0)
+#else
+#define es_close_smgr(oid) RelationCloseSmgrByOid(oid)
+#endif
+
+/* 18 counts frozen pages (99f8f3fbb); form_a and form_b of pg_class, before they are exchanged otherwise */
+#if PG_VERSION_NUM >= 180000
+#define es_exchange_all_frozen(a, b) \
+	do { \
+		int32 es_frozen = (a)->relallfrozen; \
+		(a)->relallfrozen = (b)->relallfrozen; \
+		(b)->relallfrozen = es_frozen; \
+	} while (0)
+#else
+#define es_exchange_all_frozen(a, b) ((void) 0)
+#endif
+
+/* 16 took permissions out of the range table (a61b1f748): what a query may do with a table is found by the table there, too */
+#if PG_VERSION_NUM >= 160000
+#define ES_HAVE_PERMISSION_INFOS
+#endif
+
 /* 17 split the process number from PGPROC (024c52117) */
 #if PG_VERSION_NUM >= 170000
 #define es_my_procno() MyProcNumber
@@ -100,9 +133,11 @@ es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *es
 #if PG_VERSION_NUM >= 160000
 #define es_owns_database(database, role) object_ownercheck(DatabaseRelationId, (database), (role))
 #define es_owns_extension(extension, role) object_ownercheck(ExtensionRelationId, (extension), (role))
+#define es_owns_table(table, role) object_ownercheck(RelationRelationId, (table), (role))
 #else
 #define es_owns_database(database, role) pg_database_ownercheck((database), (role))
 #define es_owns_extension(extension, role) pg_extension_ownercheck((extension), (role))
+#define es_owns_table(table, role) pg_class_ownercheck((table), (role))
 #endif
 
 /* 16 took the outer joins that may null it out of the arguments (2489d76c4) */

@@ -61,6 +61,12 @@ static EsPlan update_plan = {
 	.args = {INT4OID, JSONBOID},
 };
 
+static EsPlan replace_plan = {
+	.sql = "UPDATE evtstore_internal.definition SET owner = $2, search_path = $3, spec = $4 WHERE id = $1",
+	.nargs = 4,
+	.args = {INT4OID, TEXTOID, TEXTOID, JSONBOID},
+};
+
 static EsPlan state_plan = {
 	.sql = "UPDATE evtstore_internal.definition SET state = $2 WHERE id = $1",
 	.nargs = 2,
@@ -93,8 +99,6 @@ es_definition_create(const char *kind, const char *name, Jsonb *spec, int32 *id)
 	const char *owner = GetUserNameFromId(GetUserId(), false);
 	const char *search_path = namespace_search_path;
 	EsDefinition *existing;
-	EsSpiState	state;
-	Datum		values[6];
 
 	es_arg_check_name(name, "name", ES_MAX_NAME_BYTES);
 	es_definition_lock(kind, name);
@@ -107,6 +111,17 @@ es_definition_create(const char *kind, const char *name, Jsonb *spec, int32 *id)
 		return false;
 	}
 
+	*id = es_definition_create_as(kind, name, owner, search_path, spec);
+	return true;
+}
+
+int32
+es_definition_create_as(const char *kind, const char *name, const char *owner, const char *search_path, Jsonb *spec)
+{
+	EsSpiState	state;
+	Datum		values[6];
+	int32		id;
+
 	es_spi_begin(&state);
 	values[0] = CStringGetTextDatum(kind);
 	values[1] = CStringGetTextDatum(namespace_of(kind));
@@ -115,10 +130,23 @@ es_definition_create(const char *kind, const char *name, Jsonb *spec, int32 *id)
 	values[4] = CStringGetTextDatum(search_path);
 	values[5] = JsonbPGetDatum(spec);
 	es_spi_run(&insert_plan, values, NULL, false, 0);
-	*id = es_spi_int32(0, 0);
+	id = es_spi_int32(0, 0);
 	es_spi_end(&state);
 	es_catalog_definitions_changed();
-	return true;
+	return id;
+}
+
+void
+es_definition_replace(const EsDefinition *existing, const char *owner, const char *search_path, Jsonb *spec)
+{
+	EsSpiState	state;
+	Datum		values[4] = {Int32GetDatum(existing->id), CStringGetTextDatum(owner), CStringGetTextDatum(search_path), JsonbPGetDatum(spec)};
+
+	es_spi_begin(&state);
+	if (es_spi_run(&replace_plan, values, NULL, false, 0) != 1)
+		refuse_unseen(existing);
+	es_spi_end(&state);
+	es_catalog_definitions_changed();
 }
 
 void

@@ -24,9 +24,17 @@ typedef struct EsDefinition
  * one of that name: 42710 with the difference.  Concurrent identical calls all succeed.  *id is set in both cases.
  */
 extern bool es_definition_create(const char *kind, const char *name, Jsonb *spec, int32 *id);
-/* the states of a definition; one that is paused hands nothing out */
+/* the same for another owner than the current user, with his search_path; one of that name is an error.  Locks: the name's, held */
+extern int32 es_definition_create_as(const char *kind, const char *name, const char *owner, const char *search_path, Jsonb *spec);
+/* another owner, search_path and spec for one that exists; its state, grants and id stay.  Locks: the name's, held */
+extern void es_definition_replace(const EsDefinition *existing, const char *owner, const char *search_path, Jsonb *spec);
+
+/* the states of a definition; one that is paused hands nothing out, and so does a projection whose tables are filled anew */
 #define ES_DEFINITION_ACTIVE "active"
 #define ES_DEFINITION_PAUSED "paused"
+#define ES_DEFINITION_REBUILDING "rebuilding"
+/* of a rebuild: it cannot go on */
+#define ES_DEFINITION_FAILED "failed"
 
 /* sets the state; ST008 when unknown */
 extern void es_definition_set_state(const char *kind, const char *name, const char *state);

@@ -24,7 +24,7 @@ es_definition_cache_by_name(EsDefinitionCache *cache, const char *name)
 {
 	refresh(cache);
 	for (int i = 0; i < cache->n; i++)
-		if (strcmp(entry_at(cache, i)->name, name) == 0)
+		if (!entry_at(cache, i)->is_unnamed && strcmp(entry_at(cache, i)->name, name) == 0)
 			return entry_at(cache, i);
 	return NULL;
 }
@@ -86,6 +86,7 @@ refresh(EsDefinitionCache *cache)
 		entry = (EsCachedDefinition *) (entries + cache->size * n++);
 		entry->id = definition->id;
 		entry->name = pstrdup(definition->name);
+		entry->is_unnamed = cache->unnamed_kind != NULL && strcmp(definition->kind, cache->unnamed_kind) == 0;
 		cache->fill(entry, definition);
 	}
 	MemoryContextSwitchTo(old_context);
@@ -105,9 +106,10 @@ list_definitions(EsDefinitionCache *cache)
 {
 	List	   *list = es_definition_list(cache->kind);
 
-	if (cache->other_kind == NULL)
-		return list;
-	list = list_concat(list, es_definition_list(cache->other_kind));
+	if (cache->other_kind != NULL)
+		list = list_concat(list, es_definition_list(cache->other_kind));
+	if (cache->unnamed_kind != NULL)
+		list = list_concat(list, es_definition_list(cache->unnamed_kind));
 	list_sort(list, compare_ids);
 	return list;
 }

@@ -12,12 +12,14 @@ typedef struct EsCachedDefinition
 {
 	int32 id;
 	char *name;
+	bool is_unnamed; /* of unnamed_kind */
 } EsCachedDefinition;
 
 typedef struct EsDefinitionCache
 {
 	const char *kind;
 	const char *other_kind; /* NULL: one is all */
+	const char *unnamed_kind; /* one more, found by id only: its names are those of other kinds; NULL: none */
 	/* which definitions are entries; NULL: all */
 	bool (*wants)(const EsDefinition *definition);
 	Size size; /* of an entry */

@@ -26,6 +26,7 @@ bool		es_guc_enabled = true;
 bool		es_guc_allow_drop = false;
 char	   *es_guc_allowed_networks = NULL;
 int			es_guc_delivery_workers = 2;
+int			es_guc_rebuild_workers = 2;
 int			es_guc_max_subscriptions = 128;
 int			es_guc_max_queues = 256;
 int			es_guc_max_messages_in_flight = 100000;
@@ -107,6 +108,8 @@ static const BoolSetting bool_settings[] = {
 static const IntSetting int_settings[] = {
 	{"evtstore.delivery_workers", "Delivery workers per database.",
 	&es_guc_delivery_workers, 2, 0, 64, PGC_POSTMASTER, 0, NULL},
+	{"evtstore.rebuild_workers", "Workers per database that rebuild projections, while one is rebuilt.",
+	&es_guc_rebuild_workers, 2, 0, 64, PGC_SIGHUP, 0, NULL},
 	{"evtstore.max_databases", "Databases of the cluster that may hold an event store.",
 	&es_guc_max_databases, 64, 1, 10000, PGC_POSTMASTER, 0, NULL},
 	{"evtstore.max_subscriptions", "Subscriptions of the cluster that may be in use.",

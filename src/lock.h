@@ -1,7 +1,8 @@
 /*
  * lock.h
  *		Heavyweight locks of ours, held to the end of the transaction: streams, tags and types, queues and their keys,
- *		shares of queues that somebody reads, subscriptions and their lanes, names of definitions, commands, imports, scavenging, the ledger, the making of snapshots.
+ *		shares of queues that somebody reads, subscriptions and their lanes, names of definitions, commands, imports, scavenging, the ledger, the making
+ *		of snapshots and of shadows.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
  * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
@@ -32,7 +33,8 @@ typedef enum EsLockSpace
 	ES_LOCK_WALK = 0xE513, /* of a share of a queue (queue_walk.c) */
 	ES_LOCK_LEDGER = 0xE50A,
 	ES_LOCK_SNAPSHOT = 0xE50B,
-	ES_LOCK_SCAVENGE = 0xE50C /* one for the store */
+	ES_LOCK_SCAVENGE = 0xE50C, /* one for the store */
+	ES_LOCK_SHADOW = 0xE514	   /* the privileges on the schema of shadows (shadow.c) */
 } EsLockSpace;
 
 /*

@@ -249,6 +249,24 @@ es_options_merge(Jsonb *options, Jsonb *changes)
 	return DatumGetJsonbP(merged);
 }
 
+bool
+es_options_equal(Jsonb *a, Jsonb *b)
+{
+	return a == NULL || b == NULL ? a == b : compareJsonbContainers(&a->root, &b->root) == 0;
+}
+
+Jsonb *
+es_options_of(const char *key, Jsonb *value)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '{');
+	escape_json(&buf, key);
+	appendStringInfo(&buf, ": %s}", value == NULL ? "null" : es_options_text(value));
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
+}
+
 Jsonb *
 es_options_of_int(const char *key, int value)
 {

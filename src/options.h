@@ -61,6 +61,9 @@ extern Jsonb **es_options_elements(Jsonb *array, const char *what, const char *h
 extern Jsonb *es_options_merge(Jsonb *options, Jsonb *changes);
 /* {key: value} */
 extern Jsonb *es_options_of_int(const char *key, int value);
+extern Jsonb *es_options_of(const char *key, Jsonb *value);
+/* NULL is equal to NULL */
+extern bool es_options_equal(Jsonb *a, Jsonb *b);
 extern char *es_options_text(Jsonb *options);
 /* the same for a message: the beginning of what is long, the size of what is very long */
 extern char *es_options_shown(Jsonb *options);

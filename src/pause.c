@@ -79,6 +79,12 @@ evtstore_resume_projection(PG_FUNCTION_ARGS)
 static void
 set_paused(const char *kind, const char *name, bool paused)
 {
+	es_definition_lock(kind, name);
+	if (strcmp(es_definition_get(kind, name)->state, ES_DEFINITION_REBUILDING) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is being rebuilt in place", name),
+				 errhint("evtstore.projection_status shows how far it is.")));
 	es_definition_set_state(kind, name, paused ? ES_DEFINITION_PAUSED : ES_DEFINITION_ACTIVE);
 	/* who waits for it to come to a position hears of a pause, too */
 	es_waiter_wake_at_commit(-es_definition_get(kind, name)->id, INT_MAX);

@@ -15,9 +15,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "storage/lmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
@@ -39,6 +37,8 @@
 #include "options.h"
 #include "projection.h"
 #include "projection_apply.h"
+#include "projection_rebuild.h"
+#include "projection_tables.h"
 #include "retry.h"
 #include "spi.h"
 #include "subscription.h"
@@ -73,6 +73,8 @@ PG_FUNCTION_INFO_V1(evtstore_alter_projection);
 PG_FUNCTION_INFO_V1(evtstore_switch_projection);
 PG_FUNCTION_INFO_V1(evtstore_drop_projection);
 
+static bool replace_handlers(const EsDefinition *existing, Jsonb *spec);
+static bool replace_tables(const EsDefinition *existing, Jsonb *spec);
 static Jsonb *build_spec(FunctionCallInfo fcinfo);
 static bool parse_mode(const char *mode);
 static void append_options(StringInfo json, Jsonb *options, bool is_sync);
@@ -102,6 +104,10 @@ evtstore_create_projection(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable("create_projection");
 	check_handlers(es_options_object(spec, "handlers"));
+	es_definition_lock("projection", name);
+	AcceptInvalidationMessages();
+	if (replace_handlers(es_definition_find("projection", name), spec))
+		PG_RETURN_VOID();
 	if (es_definition_create("projection", name, spec, &id))
 	{
 		es_identity_establish();
@@ -114,6 +120,47 @@ evtstore_create_projection(PG_FUNCTION_ARGS)
 		}
 	}
 	PG_RETURN_VOID();
+}
+
+/*
+ * One that exists, and is given other events or other handlers: it is rebuilt with them, and they take its place when they have
+ * come as far.  Where that is under way, nothing.  False: that is not what is wanted
+ */
+static bool
+replace_handlers(const EsDefinition *existing, Jsonb *spec)
+{
+	const char *owner = GetUserNameFromId(GetUserId(), false);
+	EsDefinition *rebuild;
+	bool		in_place = false;
+
+	if (existing == NULL || es_options_equal(existing->spec, spec))
+		return false;
+	rebuild = es_rebuild_find(existing->name);
+	if (rebuild != NULL && es_options_equal(es_rebuild_spec(rebuild), spec))
+		return true;
+	if (es_options_equal(es_options_object(existing->spec, "handlers"), es_options_object(spec, "handlers")) &&
+		es_options_equal(es_options_object(existing->spec, "filter"), es_options_object(spec, "filter")) && rebuild == NULL)
+		return replace_tables(existing, spec);
+	/* what is newer takes the place of what is on its way */
+	if (rebuild != NULL)
+	{
+		in_place = es_rebuild_read(rebuild)->is_in_place;
+		es_rebuild_give_up(rebuild);
+	}
+	es_rebuild_begin(existing, spec, owner, namespace_search_path, in_place);
+	return true;
+}
+
+/* other tables, and nothing else: what is declared says only what a rebuild is about */
+static bool
+replace_tables(const EsDefinition *existing, Jsonb *spec)
+{
+	Jsonb	   *with_tables = es_options_merge(existing->spec, es_options_of("tables", es_options_array(spec, "tables")));
+
+	if (!es_options_equal(with_tables, spec))
+		return false;
+	es_definition_alter("projection", existing->name, spec);
+	return true;
 }
 
 /* evtstore.alter_projection(name, changes): the options of an async one */
@@ -129,6 +176,7 @@ evtstore_alter_projection(PG_FUNCTION_ARGS)
 	es_definition_lock("projection", name);
 	AcceptInvalidationMessages();
 	definition = es_definition_get("projection", name);
+	es_rebuild_refuse(name, "altered");
 	if (is_sync(definition))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -158,6 +206,7 @@ evtstore_switch_projection(PG_FUNCTION_ARGS)
 	definition = es_definition_get("projection", name);
 	if (is_sync(definition) == to_sync)
 		PG_RETURN_VOID();
+	es_rebuild_refuse(name, "switched");
 	if (to_sync)
 		become_sync(definition);
 	else
@@ -176,6 +225,8 @@ evtstore_drop_projection(PG_FUNCTION_ARGS)
 	es_definition_lock("projection", name);
 	AcceptInvalidationMessages();
 	definition = es_definition_get("projection", name);
+	if (es_rebuild_find(name) != NULL)
+		es_rebuild_give_up(es_rebuild_find(name));
 	if (!is_sync(definition))
 		es_subscription_end(definition->id);
 	es_definition_drop("projection", name);
@@ -208,7 +259,7 @@ build_spec(FunctionCallInfo fcinfo)
 	Jsonb	   *options;
 	char	   *mode;
 	StringInfoData json;
-	Datum		tables;
+	char	   *tables;
 
 	es_arg_required(fcinfo, 1, "handlers");
 	handlers = PG_GETARG_JSONB_P(1);
@@ -218,7 +269,7 @@ build_spec(FunctionCallInfo fcinfo)
 	filter = PG_GETARG_JSONB_P(3);
 	es_filter_parse(filter, "filter");
 	es_arg_required(fcinfo, 4, "tables");
-	tables = OidFunctionCall1(F_ARRAY_TO_JSON_ANYARRAY, PG_GETARG_DATUM(4));
+	tables = es_projection_tables_json(PG_GETARG_DATUM(4));
 	es_arg_required(fcinfo, 5, "options");
 	options = PG_GETARG_JSONB_P(5);
 	if (!JB_ROOT_IS_OBJECT(handlers) || JB_ROOT_COUNT(handlers) == 0)
@@ -229,7 +280,7 @@ build_spec(FunctionCallInfo fcinfo)
 
 	initStringInfo(&json);
 	appendStringInfo(&json, "{\"mode\":\"%s\",\"filter\":%s,\"tables\":%s,\"handlers\":", mode, es_options_text(filter),
-					 TextDatumGetCString(tables));
+					 tables);
 	appendStringInfoString(&json, es_options_text(handlers));
 	append_options(&json, options, parse_mode(mode));
 	appendStringInfoChar(&json, '}');
@@ -372,9 +423,9 @@ become_sync(const EsDefinition *definition)
 				 errhint("Resume it with evtstore.resume_projection().")));
 	refuse_failed(id, definition->name);
 	refuse_own_events();
-	es_projection_catch_up(id);
+	es_projection_catch_up(id, false);
 	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
-	es_projection_catch_up(id);
+	es_projection_catch_up(id, false);
 	/* nobody else appends: what is not settled now is nobody's */
 	refuse_own_events();
 	refuse_failed(id, definition->name);

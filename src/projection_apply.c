@@ -294,7 +294,7 @@ refresh(void)
 
 	fresh->context = context;
 	fresh->generation = generation;
-	foreach(lc, es_definition_list("projection"))
+	foreach(lc, list_concat(es_definition_list("projection"), es_definition_list("rebuild")))
 		fresh->projections = lappend(fresh->projections, load(lfirst(lc)));
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
@@ -316,7 +316,9 @@ load(const EsDefinition *definition)
 	projection->name = definition->name;
 	projection->owner = definition->owner;
 	projection->search_path = definition->search_path;
-	projection->is_sync = strcmp(es_options_string(definition->spec, "mode", "async"), "sync") == 0;
+	projection->is_rebuild = strcmp(definition->kind, "rebuild") == 0;
+	projection->is_sync = !projection->is_rebuild && strcmp(definition->state, ES_DEFINITION_REBUILDING) != 0 &&
+		strcmp(es_options_string(definition->spec, "mode", "async"), "sync") == 0;
 	projection->filter = es_filter_parse(es_options_object(definition->spec, "filter"), "filter");
 	projection->handlers = load_handlers(projection, es_options_object(definition->spec, "handlers"));
 	return projection;

@@ -32,13 +32,14 @@ typedef struct EsProjection
 	char *name;
 	char *owner;
 	char *search_path;
-	bool is_sync;
+	bool is_sync; /* its handlers run in appends: not those of a rebuild, nor while one fills its tables in place */
+	bool is_rebuild;
 	EsFilter *filter;
 	EsHandler *handlers;
 } EsProjection;
 
 /*
- * All projections, in order of creation, from the latest snapshot, whatever the isolation level.  Good to the end of the
+ * All projections, in order of creation, and behind them the rebuilds, from the latest snapshot, whatever the isolation level.  Good to the end of the
  * transaction, also where a handler changes a definition meanwhile.
  */
 extern List *es_projections(void);

@@ -120,7 +120,7 @@ es_projection_apply_history(const char *name)
 	{
 		EsProjection *projection = lfirst(lc);
 
-		if (strcmp(projection->name, name) != 0)
+		if (projection->is_rebuild || strcmp(projection->name, name) != 0)
 			continue;
 		/* by id: a handler that changes a definition has the cache built anew */
 		catching_up = projection->id;

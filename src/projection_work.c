@@ -85,7 +85,7 @@ es_projection_has_work(void)
 	const EsSubscription *all = es_subscription_all(&n);
 
 	for (int i = 0; i < n; i++)
-		if (all[i].is_projection && !all[i].is_paused)
+		if (all[i].is_projection && !all[i].is_rebuild && !all[i].is_paused)
 			return true;
 	return false;
 }
@@ -138,7 +138,7 @@ es_projection_work(int32 id, int max_count)
 }
 
 void
-es_projection_catch_up(int32 id)
+es_projection_catch_up(int32 id, bool check)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore projection catching up", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
@@ -147,7 +147,7 @@ es_projection_catch_up(int32 id)
 
 	do
 	{
-		Work		work = {.context = context};
+		Work		work = {.context = context, .check = check};
 		EsPollRequest request = {.max_count = ES_MAX_POLL, .lease_ms = LEASE_MS, .put = put, .arg = &work, .has_more = &has_more};
 
 		CHECK_FOR_INTERRUPTS();

@@ -54,6 +54,13 @@ typedef struct StartMessage
 
 StaticAssertDecl(sizeof(StartMessage) <= BGW_EXTRALEN, "a start message must fit into bgw_extra");
 
+/* the launcher is registered by itself */
+static const char *const main_functions[] = {
+	[ES_WORKER_SCHEDULER] = "es_scheduler_main",
+	[ES_WORKER_DELIVERY] = "es_worker_main",
+	[ES_WORKER_REBUILD] = "es_rebuilder_main",
+};
+
 EsRegistry *es_registry = NULL;
 LWLockPadded *es_registry_locks = NULL;
 
@@ -91,6 +98,8 @@ es_registry_kind_name(EsWorkerKind kind)
 			return "evtstore scheduler";
 		case ES_WORKER_DELIVERY:
 			return "evtstore delivery worker";
+		case ES_WORKER_REBUILD:
+			return "evtstore rebuild worker";
 	}
 	return "evtstore";
 }
@@ -114,7 +123,7 @@ es_registry_start(EsWorkerKind kind, Oid database)
 	/* the registry decides about restarts: the server's own would outlive DROP DATABASE and double after a crash */
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, "evtstore", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, kind == ES_WORKER_SCHEDULER ? "es_scheduler_main" : "es_worker_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, main_functions[kind], BGW_MAXLEN);
 	strlcpy(worker.bgw_type, es_registry_kind_name(kind), BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "%s for database %u", es_registry_kind_name(kind), database);
 	worker.bgw_main_arg = Int32GetDatum(slot);
@@ -234,7 +243,7 @@ es_registry_count(int deliveries, int failures)
 }
 
 int
-es_registry_missing_workers(int wanted, TimestampTz *next)
+es_registry_missing_workers(EsWorkerKind kind, int wanted, TimestampTz *next)
 {
 	EsRegistryDatabase *db;
 	int			have = 0;
@@ -244,13 +253,13 @@ es_registry_missing_workers(int wanted, TimestampTz *next)
 	{
 		EsRegistrySlot *slot = &es_registry_slots()[i];
 
-		if (slot->state == ES_STATE_FREE || slot->kind != ES_WORKER_DELIVERY || slot->database != MyDatabaseId)
+		if (slot->state == ES_STATE_FREE || slot->kind != kind || slot->database != MyDatabaseId)
 			continue;
 		if (++have > wanted && pg_atomic_exchange_u32(&slot->leave, 1) == 0 && slot->pid != 0)
 			SetLatch(&es_proc_by_number(slot->procno)->procLatch);
 	}
 	db = es_registry_find_database(MyDatabaseId);
-	*next = db != NULL ? db->delivery.next_start : 0;
+	*next = db != NULL ? es_registry_pace(db, kind)->next_start : 0;
 	LWLockRelease(ES_REGISTRY_LOCK);
 	return Max(wanted - have, 0);
 }
@@ -461,15 +470,16 @@ detach(int code, Datum arg)
 				es_registry->rescan = true;
 			break;
 		case ES_WORKER_DELIVERY:
+		case ES_WORKER_REBUILD:
 			if (db != NULL)
-				es_registry_note_end(&db->delivery, slot, code != 0);
+				es_registry_note_end(es_registry_pace(db, slot->kind), slot, code != 0);
 			break;
 	}
 	slot->state = ES_STATE_FREE;
 	slot->pid = 0;
 	if (slot->kind == ES_WORKER_SCHEDULER)
 		es_registry_wake_launcher();
-	else if (slot->kind == ES_WORKER_DELIVERY)
+	else if (slot->kind != ES_WORKER_LAUNCHER)
 		wake_scheduler(slot->database);
 	LWLockRelease(ES_REGISTRY_LOCK);
 

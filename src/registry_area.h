@@ -43,6 +43,7 @@ typedef struct EsRegistryDatabase
 	Oid appended;	/* the extension (it may be dropped and made again) in which somebody appended since the start */
 	EsRegistryPace scheduler;
 	EsRegistryPace delivery;
+	EsRegistryPace rebuild;
 } EsRegistryDatabase;
 
 typedef struct EsRegistry
@@ -77,6 +78,8 @@ extern void es_registry_wake_launcher(void);
 /* with InvalidOid: a free entry */
 extern EsRegistryDatabase *es_registry_find_database(Oid oid);
 extern bool es_registry_is_forbidden(Oid oid);
+/* by kind of worker */
+extern EsRegistryPace *es_registry_pace(EsRegistryDatabase *db, EsWorkerKind kind);
 /* the worker of that slot ends */
 extern void es_registry_note_end(EsRegistryPace *pace, EsRegistrySlot *slot, bool failed);
 

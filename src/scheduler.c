@@ -6,7 +6,8 @@
  * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
  * First it looks: where the extension is absent or switched off it reports that and ends.  Then, where this database is
  * the place that delivers (identity.c), it gives back the leases of workers that did not survive the last server, and
- * only then starts delivery workers, as long as there is a queue with an endpoint or an async projection.  In a copy it starts none.
+ * only then starts delivery workers, as long as there is a queue with an endpoint or an async projection, and rebuild workers, as long as
+ * there is a rebuild.  In a copy it starts none.
  *
  * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
  * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end, and by
@@ -38,6 +39,7 @@
 #include "notifier.h"
 #include "process.h"
 #include "projection.h"
+#include "projection_rebuild.h"
 #include "queue.h"
 #include "registry.h"
 #include "scheduler.h"
@@ -62,8 +64,17 @@ typedef struct Store
 	TimestampTz next_notify; /* the same for what listeners are told of */
 	TimestampTz next_ledger; /* not before then */
 	TimestampTz next_janitor; /* the next turn; 0: not in this store yet */
-	TimestampTz next_start;	 /* of delivery workers that are missing; 0: none is */
+	int rebuild_lanes;		 /* of the rebuilds that can go on: so many workers have something to do */
+	TimestampTz next_start;	 /* of workers that are missing; 0: none is */
 } Store;
+
+/* starting workers of a kind */
+typedef struct Start
+{
+	EsWorkerKind kind;
+	TimestampTz not_before; /* after a shortage of slots */
+	bool said;
+} Start;
 
 static void pass(Store *store, MemoryContext context);
 static void look(Store *store);
@@ -71,6 +82,7 @@ static void say_copy(const char *detail);
 static bool in_use(const Store *store);
 static void look_at_time(Store *store);
 static void start_workers(Store *store);
+static void start(Store *store, Start *start, int wanted);
 static void leave(EsDatabaseState state);
 
 void
@@ -162,6 +174,7 @@ look(Store *store)
 		store->identity = es_identity_check(&detail);
 		store->has_pushed_queues = es_queue_list_pushed() != NIL;
 		store->has_projections = es_projection_has_work();
+		store->rebuild_lanes = es_rebuild_lanes();
 		if (store->identity == ES_IDENTITY_ELSEWHERE && before != ES_IDENTITY_ELSEWHERE)
 			say_copy(detail);
 	}
@@ -226,30 +239,37 @@ look_at_time(Store *store)
 static void
 start_workers(Store *store)
 {
-	static TimestampTz not_before = 0; /* after a shortage of slots */
-	static bool said = false;
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next;
-	int			missing;
+	static Start delivery = {ES_WORKER_DELIVERY};
+	static Start rebuild = {ES_WORKER_REBUILD};
+	bool		here = store->identity == ES_IDENTITY_HERE;
 
 	store->next_start = 0;
-	if (store->identity == ES_IDENTITY_HERE && !store->has_pushed_queues && !store->has_projections)
-		return;
-	missing = es_registry_missing_workers(store->identity == ES_IDENTITY_HERE ? es_guc_delivery_workers : 0, &next);
-	next = Max(next, not_before);
-	while (missing > 0 && now >= next && es_registry_start(ES_WORKER_DELIVERY, MyDatabaseId))
+	if (!here || store->has_pushed_queues || store->has_projections)
+		start(store, &delivery, here ? es_guc_delivery_workers : 0);
+	start(store, &rebuild, here ? Min(es_guc_rebuild_workers, store->rebuild_lanes) : 0);
+}
+
+static void
+start(Store *store, Start *start, int wanted)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next;
+	int			missing = es_registry_missing_workers(start->kind, wanted, &next);
+
+	next = Max(next, start->not_before);
+	while (missing > 0 && now >= next && es_registry_start(start->kind, MyDatabaseId))
 		missing--;
 	if (missing > 0 && now >= next)
-		next = not_before = es_registry_retry_start(now);
+		next = start->not_before = es_registry_retry_start(now);
 	if (missing > 0)
-		store->next_start = next;
-	if (missing > 0 && es_registry_exhausted() && !said)
+		store->next_start = store->next_start == 0 ? next : Min(store->next_start, next);
+	if (missing > 0 && es_registry_exhausted() && !start->said)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no worker slot is left for %d of %d evtstore delivery workers of database \"%s\"",
-						missing, es_guc_delivery_workers, es_process_database()),
+				 errmsg("no worker slot is left for %d of %d %ss of database \"%s\"",
+						missing, wanted, es_registry_kind_name(start->kind), es_process_database()),
 				 errhint("Raise max_worker_processes, now %d, and restart the server.", max_worker_processes)));
-	said = missing > 0 && es_registry_exhausted();
+	start->said = missing > 0 && es_registry_exhausted();
 }
 
 static void

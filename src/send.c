@@ -17,6 +17,7 @@
 
 #include "arg.h"
 #include "catalog.h"
+#include "cause.h"
 #include "clock.h"
 #include "compat.h"
 #include "evtstore.h"
@@ -55,7 +56,7 @@ evtstore_send(PG_FUNCTION_ARGS)
 	EsMessage	message = {0};
 	char	   *name;
 
-	es_catalog_require_writable("send");
+	es_catalog_require_writable_or_replay("send");
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 1, "body");
 	message.body = JsonbPGetDatum(PG_GETARG_JSONB_P(1));
@@ -71,6 +72,8 @@ evtstore_send(PG_FUNCTION_ARGS)
 	get_deliver_at(fcinfo, 7, &message);
 	message.expires_ms = get_expires_ms(fcinfo, 8);
 
+	if (es_cause_is_replay())
+		PG_RETURN_NULL();
 	es_queue_send(get_queue(name), &message, 1);
 	PG_RETURN_INT64(message.id);
 }
@@ -94,7 +97,7 @@ evtstore_send_batch(PG_FUNCTION_ARGS)
 	int32		priority;
 	int			n;
 
-	es_catalog_require_writable("send_batch");
+	es_catalog_require_writable_or_replay("send_batch");
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 1, "bodies");
 	n = get_array(fcinfo, 1, "bodies", JSONBOID, -1, &bodies, NULL);
@@ -124,6 +127,8 @@ evtstore_send_batch(PG_FUNCTION_ARGS)
 			messages[i].headers = headers[i];
 		}
 	}
+	if (es_cause_is_replay())
+		PG_RETURN_NULL();
 	es_queue_send(queue, messages, n);
 	for (int i = 0; i < n; i++)
 		ids[i] = messages[i].id;
@@ -139,13 +144,15 @@ evtstore_send_messages(PG_FUNCTION_ARGS)
 	EsMessage  *messages;
 	int			n;
 
-	es_catalog_require_writable("send_messages");
+	es_catalog_require_writable_or_replay("send_messages");
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 1, "messages");
 	messages = parse_messages(PG_GETARG_JSONB_P(1), &n);
+	InitMaterializedSRF(fcinfo, 0);
+	if (es_cause_is_replay())
+		PG_RETURN_NULL();
 	es_queue_send(get_queue(name), messages, n);
 
-	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < n; i++)
 	{
 		Datum		values[2] = {Int64GetDatum(messages[i].id), BoolGetDatum(messages[i].is_duplicate)};

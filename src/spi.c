@@ -85,6 +85,12 @@ es_spi_run_latest(EsPlan *plan, Datum *values, const char *nulls)
 	return SPI_processed;
 }
 
+void
+es_spi_execute(const char *sql)
+{
+	check_result(SPI_execute(sql, false, 0), sql);
+}
+
 Datum
 es_spi_value(uint64 row, int col, bool *isnull)
 {
@@ -158,6 +164,17 @@ bool
 es_spi_plan_is_single(SPIPlanPtr plan)
 {
 	return list_length(SPI_plan_get_plan_sources(plan)) == 1;
+}
+
+List *
+es_spi_plan_queries(SPIPlanPtr plan)
+{
+	List	   *queries = NIL;
+	ListCell   *lc;
+
+	foreach(lc, SPI_plan_get_plan_sources(plan))
+		queries = list_concat(queries, ((CachedPlanSource *) lfirst(lc))->query_list);
+	return queries;
 }
 
 void

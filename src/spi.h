@@ -38,6 +38,9 @@ extern uint64 es_spi_run(EsPlan *plan, Datum *values, const char *nulls, bool re
 /* same, under the latest snapshot whatever the isolation level: for definitions */
 extern uint64 es_spi_run_latest(EsPlan *plan, Datum *values, const char *nulls);
 
+/* one statement that is made here, and not kept */
+extern void es_spi_execute(const char *sql);
+
 /* column col (from 0) of row row of the last result */
 extern Datum es_spi_value(uint64 row, int col, bool *isnull);
 extern char *es_spi_text(uint64 row, int col); /* NULL for SQL NULL; palloc'd in the SPI context */
@@ -60,6 +63,8 @@ extern void es_spi_check_constraints(void);
 extern void es_spi_free_plan(SPIPlanPtr plan);
 /* false where the text was several statements */
 extern bool es_spi_plan_is_single(SPIPlanPtr plan);
+/* what it does, after rewriting: Queries, good as long as the plan */
+extern List *es_spi_plan_queries(SPIPlanPtr plan);
 
 /*
  * A query of the caller's, run with the caller's rights under the caller's search_path.  Describe: the columns of its

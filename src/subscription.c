@@ -85,6 +85,25 @@ static EsPlan delete_dead_letters_plan = {
 	.args = {INT4OID},
 };
 
+/* all that has the id of a subscription */
+#define MOVE(table, column) \
+	{ \
+		.sql = "UPDATE evtstore_internal." table " SET " column " = $1 WHERE " column " = $2", \
+		.nargs = 2, \
+		.args = {INT4OID, INT4OID}, \
+	}
+static EsPlan move_plans[] = {
+	MOVE("checkpoint", "subscription_id"),
+	MOVE("lane_generation", "subscription_id"),
+	MOVE("failed_event", "subscription_id"),
+	MOVE("dead_key", "subscription_id"),
+	{
+		.sql = "UPDATE evtstore_internal.dead_letter SET source_id = $1 WHERE source_id = $2 AND kind = 'subscription'",
+		.nargs = 2,
+		.args = {INT4OID, INT4OID},
+	},
+};
+
 static bool wants(const EsDefinition *definition);
 static void fill(void *entry, const EsDefinition *definition);
 static List *types_handled(Jsonb *handlers);
@@ -102,6 +121,7 @@ static void refuse_snapshot(const char *what);
 static EsDefinitionCache cache = {
 	.kind = "subscription",
 	.other_kind = "projection",
+	.unnamed_kind = "rebuild",
 	.wants = wants,
 	.size = sizeof(EsSubscription),
 	.fill = fill,
@@ -211,11 +231,19 @@ evtstore_seek(PG_FUNCTION_ARGS)
 }
 
 const EsSubscription *
-es_subscription_get(const char *name)
+es_subscription_find(const char *name)
 {
 	const EsSubscription *subscription = es_definition_cache_by_name(&cache, name);
 
-	if (subscription == NULL || !es_subscription_is_visible(subscription))
+	return subscription != NULL && es_subscription_is_visible(subscription) ? subscription : NULL;
+}
+
+const EsSubscription *
+es_subscription_get(const char *name)
+{
+	const EsSubscription *subscription = es_subscription_find(name);
+
+	if (subscription == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("subscription \"%s\" does not exist", name),
@@ -310,6 +338,21 @@ es_subscription_end(int32 id)
 	es_lane_change_end(id);
 	es_lanes_forget(id);
 	es_waiter_wake_at_commit(-id, INT_MAX);
+}
+
+void
+es_subscription_take_place(int32 id, int32 from)
+{
+	EsSpiState	state;
+	Datum		values[2] = {Int32GetDatum(id), Int32GetDatum(from)};
+
+	es_subscription_end(id);
+	es_spi_begin(&state);
+	for (int i = 0; i < lengthof(move_plans); i++)
+		es_spi_run(&move_plans[i], values, NULL, false, 0);
+	es_spi_end(&state);
+	es_lanes_forget(from);
+	es_waiter_wake_at_commit(id, INT_MAX);
 }
 
 const EsSubscription *
@@ -436,7 +479,7 @@ es_subscription_retire_lanes(void)
 static bool
 wants(const EsDefinition *definition)
 {
-	return strcmp(definition->kind, "subscription") == 0 ||
+	return strcmp(definition->kind, "projection") != 0 ||
 		strcmp(es_options_string(definition->spec, "mode", ""), "async") == 0;
 }
 
@@ -446,8 +489,9 @@ fill(void *entry, const EsDefinition *definition)
 	EsSubscription *subscription = entry;
 	Jsonb	   *filter = es_options_object(definition->spec, "filter");
 
-	subscription->is_projection = strcmp(definition->kind, "projection") == 0;
-	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
+	subscription->is_rebuild = strcmp(definition->kind, "rebuild") == 0;
+	subscription->is_projection = subscription->is_rebuild || strcmp(definition->kind, "projection") == 0;
+	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	subscription->tenant = es_options_string(definition->spec, "tenant", "");
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
 	if (subscription->is_projection && subscription->filter->query == NULL && subscription->filter->types == NIL)

@@ -34,6 +34,7 @@ typedef struct EsSubscription
 {
 	EsCachedDefinition definition; /* must be first */
 	bool is_projection; /* of a projection that workers keep: nobody polls it or sets it elsewhere by hand */
+	bool is_rebuild;	/* and it fills the tables anew (rebuild.h) */
 	bool is_paused;
 	char *tenant; /* '': of the events of every tenant, or of none */
 	EsFilter *filter;
@@ -53,6 +54,8 @@ typedef struct EsSubscription
  */
 extern const EsSubscription *es_subscription_get(const char *name);
 extern const EsSubscription *es_subscription_get_own(const char *name);
+/* NULL instead of an error */
+extern const EsSubscription *es_subscription_find(const char *name);
 /* alters the definition, checked but for what needs the other parts of it.  Locks: the name's, held */
 extern void es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int default_lanes);
 /* all there are, in order of id.  Valid until the next look-up */
@@ -62,6 +65,11 @@ extern const EsSubscription *es_subscription_all(int *n);
 extern void es_subscription_begin(int32 id, int64 position, int lanes);
 /* removes them again, waiting for who polls or settles.  Locks: the name's, held */
 extern void es_subscription_end(int32 id);
+/*
+ * What is settled, what failed and what is dead of the one are the other's, whose own are forgotten.  Locks: both
+ * subscriptions', exclusive
+ */
+extern void es_subscription_take_place(int32 id, int32 from);
 /*
  * Locks the subscription to the end of the transaction and returns it as it is then; NULL when it was dropped.
  * AccessShareLock for who polls or settles, AccessExclusiveLock for who drops it, sets it elsewhere or changes its lanes.

@@ -46,7 +46,8 @@ static EsPlan position_plan = {
 };
 
 static const EsSubscription *get_subscription(FunctionCallInfo fcinfo);
-static bool find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, char **tenant);
+static const EsSubscription *find_aside(FunctionCallInfo fcinfo, EsPlan *plan, Datum what, int64 *position, char **tenant);
+static bool is_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, char **tenant);
 
 PG_FUNCTION_INFO_V1(evtstore_unblock_key);
 PG_FUNCTION_INFO_V1(evtstore_skip_event);
@@ -62,9 +63,9 @@ evtstore_unblock_key(PG_FUNCTION_ARGS)
 	int64		position;
 
 	es_catalog_require_writable("unblock_key");
-	subscription = get_subscription(fcinfo);
 	key = es_arg_name(fcinfo, 1, "key", ES_MAX_KEY_BYTES);
-	if (!find_aside(&front_plan, subscription, CStringGetTextDatum(key), &position, &tenant))
+	subscription = find_aside(fcinfo, &front_plan, CStringGetTextDatum(key), &position, &tenant);
+	if (position < 0)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("no event of key \"%s\" is set aside in subscription \"%s\"", key, subscription->definition.name),
@@ -89,10 +90,10 @@ evtstore_skip_event(PG_FUNCTION_ARGS)
 	int64		position;
 
 	es_catalog_require_writable("skip_event");
-	subscription = get_subscription(fcinfo);
 	es_arg_required(fcinfo, 1, "event_id");
 	reason = es_arg_name(fcinfo, 2, "reason", ES_MAX_KEY_BYTES);
-	if (!find_aside(&position_plan, subscription, PG_GETARG_DATUM(1), &position, &tenant))
+	subscription = find_aside(fcinfo, &position_plan, PG_GETARG_DATUM(1), &position, &tenant);
+	if (position < 0)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("event %s is not set aside in subscription \"%s\"",
@@ -146,9 +147,36 @@ get_subscription(FunctionCallInfo fcinfo)
 	return subscription != NULL ? subscription : es_subscription_get(name);
 }
 
+/*
+ * What stands aside in the subscription of argument 0; or, where that is a projection, in its rebuild, which has failures of its own.
+ * *position -1: in neither
+ */
+static const EsSubscription *
+find_aside(FunctionCallInfo fcinfo, EsPlan *plan, Datum what, int64 *position, char **tenant)
+{
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	EsDefinition *rebuild = es_definition_find("rebuild", name);
+	const EsSubscription *subscription = NULL;
+
+	if (rebuild == NULL || es_subscription_find(name) != NULL)
+	{
+		subscription = get_subscription(fcinfo);
+		if (is_aside(plan, subscription, what, position, tenant))
+			return subscription;
+	}
+	if (rebuild != NULL && es_subscription_lock(rebuild->id, AccessShareLock) != NULL)
+	{
+		subscription = es_subscription_lock(rebuild->id, AccessShareLock);
+		if (is_aside(plan, subscription, what, position, tenant))
+			return subscription;
+	}
+	*position = -1;
+	return subscription != NULL ? subscription : get_subscription(fcinfo);
+}
+
 /* and locks its key */
 static bool
-find_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, char **tenant)
+is_aside(EsPlan *plan, const EsSubscription *subscription, Datum what, int64 *position, char **tenant)
 {
 	EsSpiState	state;
 	Datum		values[3];

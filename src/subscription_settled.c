@@ -129,6 +129,11 @@ is_sync_projection(const char *name)
 {
 	EsDefinition *definition = es_definition_find("projection", name);
 
+	if (definition != NULL && strcmp(definition->state, ES_DEFINITION_REBUILDING) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is being rebuilt in place", name),
+				 errhint("evtstore.projection_status shows how far it is.")));
 	if (definition != NULL && strcmp(es_options_string(definition->spec, "mode", ""), "sync") == 0)
 		return true;
 	if (definition == NULL && es_definition_find("subscription", name) == NULL)

@@ -237,7 +237,7 @@ add_projections(Worker *worker, const EsSubscription *all, int n, const Turn *be
 	worker->wait_for = (EsWaitFor) {0};
 	for (int i = 0; i < n; i++)
 	{
-		if (!all[i].is_projection || all[i].is_paused)
+		if (!all[i].is_projection || all[i].is_rebuild || all[i].is_paused)
 			continue;
 		(void) add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore);
 		worker->wait_for.categories |= es_subscription_categories(&all[i]);

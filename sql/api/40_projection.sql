@@ -6,9 +6,27 @@ COMMENT ON FUNCTION evtstore.create_projection IS
 'Defines a read model. handlers: {"Type": "one SQL statement with $1 of type evtstore.event" | {"fn": "schema.function"} of one event |
 {"batch": "schema.function"} of evtstore.event[]}, "*" for every other type; they run as the caller, under the present search_path. mode ''async'':
 workers apply, each event exactly once, in one transaction with the projection''s place. mode ''sync'': in the append''s transaction, able to refuse
-it. Events that exist are applied first. options, of async ones: {"lanes": how many workers at once, 1; "key": whose events stay in order, ${stream};
+it. Events that exist are applied first. One that exists with other handlers or another filter is rebuilt with the new ones, and goes on with the old
+ones until that is done. tables: what functions write, for rebuilds. options, of async ones: {"lanes": how many workers at once, 1; "key": whose events stay in order, ${stream};
 "on_failure": ''block'', ''dead_letter'' or ''dead_letter_key''; "retry"}. With more than one lane only the order within a key is kept.
-Errors: ST009 invalid handler, 42710 another definition of that name, 22023.';
+Errors: ST009 invalid handler, 42710 another definition of that name, 42P01 unknown table, 22023.';
+
+CREATE OR REPLACE FUNCTION evtstore.rebuild_projection(name text, options jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_rebuild_projection';
+COMMENT ON FUNCTION evtstore.rebuild_projection IS
+'Begins to build the tables of a projection anew, from all events, with the handlers that it has, in shadow tables that workers fill while it goes on
+with the old ones; when they are level, they take the place of the old rows at once, and indexes, constraints, grants, comments and views stay.
+What handlers append or send is left out meanwhile. Tables: those declared, and those that its SQL statements write; its owner must own them. options:
+{"in_place": true}: the tables are truncated now and filled again, where there is no room for twice the data. Errors: ST008; 55000 a
+rebuild is under way, or no tables are known; 42501; 0A000 a table that cannot have a shadow; ST009 one that others refer to; 25001.';
+
+CREATE OR REPLACE FUNCTION evtstore.cancel_rebuild(name text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_cancel_rebuild';
+COMMENT ON FUNCTION evtstore.cancel_rebuild IS
+'Ends a rebuild; the projection goes on as if there had been none. Waits for the worker that is at it. Errors: ST008; 55000 there is none, or
+it is one in place, which has truncated the tables.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_projection(name text, changes jsonb)
 RETURNS void

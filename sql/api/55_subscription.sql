@@ -99,9 +99,9 @@ CREATE OR REPLACE VIEW evtstore_internal.subscription_status AS
         FROM evtstore_internal.failed_event e WHERE e.subscription_id = d.id) f
     CROSS JOIN LATERAL (
         SELECT count(*) AS dead FROM evtstore_internal.dead_letter t WHERE t.source_id = d.id AND t.kind = 'subscription') x
-    WHERE (d.kind = 'subscription' OR (d.kind = 'projection' AND d.spec->>'mode' = 'async'))
+    WHERE (d.kind IN ('subscription', 'rebuild') OR (d.kind = 'projection' AND d.spec->>'mode' = 'async'))
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
-COMMENT ON VIEW evtstore_internal.subscription_status IS 'subscriptions, and async projections, which have one of their name';
+COMMENT ON VIEW evtstore_internal.subscription_status IS 'subscriptions, and async projections and rebuilds, which have one of their id';
 
 CREATE OR REPLACE VIEW evtstore.subscription_status AS
     SELECT name, state, lanes, "position", lag_events, lag_seconds, in_flight, blocked, retrying, waiting, dead, closing_lanes

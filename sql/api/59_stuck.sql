@@ -18,10 +18,14 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
     WHERE d.kind IN ('queue', 'subscription', 'projection') AND d.state = 'paused'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
+    SELECT 'projection', d.name, NULL, NULL, d.spec->'rebuild'->>'error', NULL, format('SELECT evtstore.cancel_rebuild(%L)', d.name)
+    FROM evtstore_internal.definition d
+    WHERE d.kind = 'rebuild' AND d.state = 'failed'
+    UNION ALL
     SELECT 'feed', 'head', NULL, w.xact_start, 'an appending transaction is open', format('pid %s', w.pid),
            format('SELECT pg_terminate_backend(%s)', w.pid)
     FROM evtstore.why_behind() w
     WHERE (SELECT evtstore_internal.tenant()) = '' AND w.xact_start < clock_timestamp() - interval '1 minute';
 COMMENT ON VIEW evtstore.stuck IS
-    'everything that waits for a person: keys that are blocked, dead letters, what is paused, appending transactions that hold the head back
+    'everything that waits for a person: keys that are blocked, dead letters, what is paused, rebuilds that cannot go on, appending transactions that hold the head back
 for more than a minute; fix: SQL to run, once the cause is gone';

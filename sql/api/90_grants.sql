@@ -30,7 +30,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.delete_stream, evtstore.truncate_stream, evtstore.set_stream_policy, evtstore.set_category_policy,
     evtstore.scavenge,
     evtstore.create_projection, evtstore.alter_projection, evtstore.switch_projection, evtstore.pause_projection, evtstore.resume_projection,
-    evtstore.drop_projection,
+    evtstore.drop_projection, evtstore.rebuild_projection, evtstore.cancel_rebuild,
     evtstore.create_reducer, evtstore.alter_reducer, evtstore.drop_reducer,
     evtstore.create_queue, evtstore.alter_queue, evtstore.drop_queue, evtstore.purge_queue,
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,

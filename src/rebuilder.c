@@ -1,0 +1,273 @@
+/*
+ * rebuilder.c
+ *		The main loop of a rebuild worker.
+ *
+ * Dynamic background workers, evtstore.rebuild_workers per database at most, and no more than rebuilds have lanes, started by the scheduler
+ * as long as there is a rebuild, connected as the bootstrap superuser.  Each takes turns with every rebuild (projection_work.c), and ends
+ * one that has applied everything (projection_swap.c).  They do nothing else, because what handlers name here is redirected
+ * (redirect.c) and what they append or send is left out: no plan and no setting of this process may be met by a live
+ * projection.  Live ones have their own workers, which a rebuild does not slow down.
+ *
+ * An error that is no event's rolls back the turn, is logged, and keeps this worker off that rebuild for 1 s, 2 s, … 60 s; where the
+ * rebuild cannot go on (ST009: its tables are not what they were) that is written down, and a person cancels it.  A lock that
+ * was not to be had is no error: again after 0.1 s, 0.2 s, … 2 s.
+ *
+ * Holds nothing between two turns; a crash leaves what was committed.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "cause.h"
+#include "clock.h"
+#include "compat.h"
+#include "error.h"
+#include "guc.h"
+#include "identity.h"
+#include "process.h"
+#include "projection.h"
+#include "projection_rebuild.h"
+#include "rebuilder.h"
+#include "redirect.h"
+#include "registry.h"
+#include "subscription_poll.h"
+
+#define MAX_BACKOFF (60 * USECS_PER_SEC)
+#define FIRST_RETRY (100 * 1000) /* µs, of a lock */
+#define LAST_RETRY (2 * USECS_PER_SEC)
+/* nobody wakes a rebuild worker: while one is not level it has work */
+#define NAP 50 /* ms */
+/* so many events at first; more while a turn takes less than the one time, fewer when it takes the other */
+#define FIRST_EVENTS 1000
+#define SHORT_TURN (200 * 1000) /* µs */
+#define LONG_TURN (500 * 1000)
+
+/* a rebuild as this worker knows it; outlives a reload of the definitions */
+typedef struct Turn
+{
+	EsRebuild *rebuild; /* in the definitions' context */
+	int32 id;
+	int events;	  /* of the next turn */
+	int failures; /* in a row */
+	int waits;	  /* for locks, in a row */
+	TimestampTz not_before;
+} Turn;
+
+typedef struct Rebuilder
+{
+	MemoryContext iteration;   /* emptied after each turn */
+	MemoryContext definitions; /* emptied when the catalog changed */
+	uint64 generation;		   /* of the catalog, when they were read; 0: never */
+	Turn *turns;
+	int nturns;
+	bool done;
+} Rebuilder;
+
+static bool may_go_on(Rebuilder *rebuilder);
+static void refresh(Rebuilder *rebuilder);
+static void read_rebuilds(Rebuilder *rebuilder);
+static bool take_turn(Rebuilder *rebuilder, Turn *turn);
+static bool work(Turn *turn);
+static int	apply(Turn *turn);
+static void failed(Rebuilder *rebuilder, Turn *turn);
+static TimestampTz backoff(TimestampTz first, TimestampTz last, int times);
+static void write_down(const Turn *turn, const char *error);
+
+void
+es_rebuilder_main(Datum arg)
+{
+	Rebuilder	rebuilder = {0};
+
+	es_process_begin(ES_WORKER_REBUILD);
+	es_cause_set_replay();
+	es_redirect_init();
+	rebuilder.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore rebuild", ALLOCSET_DEFAULT_SIZES);
+	rebuilder.definitions = AllocSetContextCreate(TopMemoryContext, "evtstore rebuilds", ALLOCSET_DEFAULT_SIZES);
+	rebuilder.done = !es_guc_enabled;
+
+	while (may_go_on(&rebuilder))
+	{
+		bool		worked = false;
+
+		es_registry_set_state(ES_STATE_BUSY);
+		refresh(&rebuilder);
+		for (int i = 0; i < rebuilder.nturns && may_go_on(&rebuilder); i++)
+			if (rebuilder.turns[i].not_before <= GetCurrentTimestamp())
+				worked |= take_turn(&rebuilder, &rebuilder.turns[i]);
+		if (worked)
+			continue;
+		es_registry_set_state(ES_STATE_IDLE);
+		(void) es_process_sleep(NAP);
+	}
+	proc_exit(0);
+}
+
+static bool
+may_go_on(Rebuilder *rebuilder)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (es_process_reload() && !es_guc_enabled)
+		rebuilder->done = true;
+	return !rebuilder->done && !es_process_stop && !es_registry_told_to_leave();
+}
+
+/* reads the definitions again where they changed; an error there ends the process, and the scheduler starts the next one later */
+static void
+refresh(Rebuilder *rebuilder)
+{
+	MemoryContextSwitchTo(rebuilder->iteration);
+	es_redirect_pause();
+	es_process_start_transaction("looking for rebuilds");
+	if (!es_catalog_installed() || es_identity_check(NULL) != ES_IDENTITY_HERE)
+		rebuilder->done = true;
+	else if (rebuilder->generation != es_catalog_generation())
+		read_rebuilds(rebuilder);
+	es_process_commit();
+	MemoryContextSwitchTo(rebuilder->iteration);
+	MemoryContextReset(rebuilder->iteration);
+}
+
+static void
+read_rebuilds(Rebuilder *rebuilder)
+{
+	uint64		generation = es_catalog_generation();
+	int			nbefore = rebuilder->nturns;
+	Turn	   *before = palloc(Max(nbefore, 1) * sizeof(Turn));
+	MemoryContext old;
+	List	   *rebuilds;
+	ListCell   *lc;
+
+	memcpy(before, rebuilder->turns, nbefore * sizeof(Turn));
+	rebuilder->nturns = 0;
+	MemoryContextReset(rebuilder->definitions);
+	old = MemoryContextSwitchTo(rebuilder->definitions);
+	rebuilds = es_rebuild_list();
+	rebuilder->turns = palloc0(Max(list_length(rebuilds), 1) * sizeof(Turn));
+	foreach(lc, rebuilds)
+	{
+		EsRebuild  *rebuild = lfirst(lc);
+		Turn	   *turn = &rebuilder->turns[rebuilder->nturns];
+
+		if (rebuild->is_failed)
+			continue;
+		*turn = (Turn) {.id = rebuild->id, .events = FIRST_EVENTS};
+		for (int i = 0; i < nbefore; i++)
+			if (before[i].id == rebuild->id)
+				*turn = before[i];
+		turn->rebuild = rebuild;
+		rebuilder->nturns++;
+	}
+	MemoryContextSwitchTo(old);
+	rebuilder->done = rebuilder->nturns == 0;
+	rebuilder->generation = generation;
+}
+
+/* was there anything to do? */
+static bool
+take_turn(Rebuilder *rebuilder, Turn *turn)
+{
+	volatile bool worked = false;
+
+	MemoryContextSwitchTo(rebuilder->iteration);
+	PG_TRY();
+	{
+		es_process_show(turn->rebuild->name);
+		worked = work(turn);
+		pgstat_report_stat(false);
+		turn->failures = 0;
+	}
+	PG_CATCH();
+	{
+		failed(rebuilder, turn);
+	}
+	PG_END_TRY();
+	es_redirect_pause();
+	MemoryContextSwitchTo(rebuilder->iteration);
+	MemoryContextReset(rebuilder->iteration);
+	return worked;
+}
+
+static bool
+work(Turn *turn)
+{
+	es_process_start_transaction("rebuilding");
+	es_rebuild_use(turn->rebuild);
+	es_process_commit();
+	if (apply(turn) > 0)
+	{
+		turn->waits = 0;
+		return true;
+	}
+	switch (es_rebuild_end(turn->rebuild))
+	{
+		case ES_REBUILD_BEHIND:
+		case ES_REBUILD_WAITS:
+			return false;
+		case ES_REBUILD_OVER:
+			break;
+	}
+	return true;
+}
+
+static int
+apply(Turn *turn)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	EsProjectionTurn result = es_projection_work(turn->id, turn->events);
+	TimestampTz took = GetCurrentTimestamp() - start;
+
+	if (took > LONG_TURN)
+		turn->events = Max(turn->events / 2, 1);
+	else if (took < SHORT_TURN && result.handled == turn->events)
+		turn->events = Min(turn->events * 2, ES_MAX_POLL);
+	es_registry_count(result.handled - result.failed, result.failed);
+	return result.handled;
+}
+
+/* in PG_CATCH */
+static void
+failed(Rebuilder *rebuilder, Turn *turn)
+{
+	ErrorData  *error = es_process_recover(rebuilder->iteration);
+
+	es_redirect_pause();
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+	{
+		turn->not_before = GetCurrentTimestamp() + backoff(FIRST_RETRY, LAST_RETRY, turn->waits++);
+		return;
+	}
+	turn->not_before = GetCurrentTimestamp() + backoff(USECS_PER_SEC, MAX_BACKOFF, turn->failures++);
+	es_registry_count(0, 1);
+	if (es_process_stop || es_registry_told_to_leave())
+		return;
+	es_process_log_error(error, psprintf("rebuilding projection \"%s\" in database \"%s\" failed", turn->rebuild->name, es_process_database()));
+	if (error->sqlerrcode == ES_ERRCODE_INVALID_DEFINITION)
+		write_down(turn, error->message);
+}
+
+/* twice as long each time */
+static TimestampTz
+backoff(TimestampTz first, TimestampTz last, int times)
+{
+	TimestampTz interval = first;
+
+	for (int i = 0; i < times && interval < last; i++)
+		interval *= 2;
+	return Min(interval, last);
+}
+
+/* an error here ends the process */
+static void
+write_down(const Turn *turn, const char *error)
+{
+	es_process_start_transaction("giving up a rebuild");
+	es_rebuild_fail(turn->rebuild, error);
+	es_process_commit();
+}

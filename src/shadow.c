@@ -1,0 +1,517 @@
+/*
+ * shadow.c
+ *		Tables made like others, empty, that take their place later (table_swap.c).
+ *
+ * Runs in the backend of who begins a rebuild and in the worker that ends it.  A shadow has the columns of its table under the
+ * same numbers, dropped ones included, so that a plan for the one fits the other; its constraints, indexes and triggers; and the
+ * same owner and grants.  It lies in a schema that nobody may use: who may read a table under a policy must not read its shadow
+ * without.  Shadows are the user's data as far as a dump is concerned, and go with the extension.
+ *
+ * The statements that make one are generated from the catalogs, and run as the table's owner, because index expressions are
+ * his code.  He may create in the schema only within this transaction; two that give and take this privilege wait
+ * for each other (ES_LOCK_SHADOW).  The same statements, with another name, are the fingerprint of what the table was
+ * then.  Everything is transactional.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "error.h"
+#include "lock.h"
+#include "shadow.h"
+#include "spi.h"
+
+/* of a table's name in that of its shadow */
+#define NAME_BYTES 30
+
+/*
+ * how a shadow is made; $1 the table, $2 the shadow's name, $3 what the names of its indexes begin with, $4 and $5 tables and
+ * their shadows, $6 the schema.  Foreign keys come last, when all shadows are there
+ */
+static EsPlan statements_plan = {
+	.sql =
+	"WITH t AS (SELECT c.*, c.oid::regclass::text AS name FROM pg_class c WHERE c.oid = $1),"
+	" a AS (SELECT a.*, y.typcollation, y.typstorage, pg_get_expr(d.adbin, d.adrelid) AS expression"
+	"   FROM pg_attribute a LEFT JOIN pg_type y ON y.oid = a.atttypid"
+	"   LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''"
+	"   WHERE a.attrelid = $1 AND a.attnum > 0),"
+	" k AS (SELECT k.*, pg_get_constraintdef(k.oid) AS text FROM pg_constraint k WHERE k.conrelid = $1),"
+	" i AS (SELECT ic.relname, ic.reltablespace, ic.reloptions, pg_get_indexdef(x.indexrelid) AS text, k.text AS constraint_text,"
+	"     format('%I', $3 || row_number() OVER (ORDER BY ic.relname)) AS name, row_number() OVER (ORDER BY ic.relname) AS n"
+	"   FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid"
+	"   LEFT JOIN k ON k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x') WHERE x.indrelid = $1)"
+	" SELECT statement, step = 9 FROM ("
+	"  SELECT 1 AS step, 0::bigint AS n, format('CREATE %sTABLE %s (%s) USING heap%s%s',"
+	"    CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END, $2,"
+	"    (SELECT string_agg(CASE WHEN a.attisdropped THEN format('%I int', '.evtstore.dropped.' || a.attnum) ELSE"
+	"       format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))"
+	"       || CASE WHEN a.attcollation <> a.typcollation THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END"
+	"       || CASE a.attgenerated WHEN 's' THEN format(' GENERATED ALWAYS AS (%s) STORED', a.expression)"
+	"            WHEN 'v' THEN format(' GENERATED ALWAYS AS (%s) VIRTUAL', a.expression) ELSE '' END"
+	"       || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END END, ', ' ORDER BY a.attnum) FROM a),"
+	"    ' WITH (' || array_to_string(t.reloptions, ', ') || ')',"
+	"    (SELECT format(' TABLESPACE %I', s.spcname) FROM pg_tablespace s WHERE s.oid = t.reltablespace)) AS statement FROM t"
+	" UNION ALL SELECT 2, a.attnum, format('ALTER TABLE %s DROP COLUMN %I', $2, '.evtstore.dropped.' || a.attnum) FROM a WHERE a.attisdropped"
+	" UNION ALL SELECT 3, a.attnum, format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE %s', $2, a.attname,"
+	"    CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END)"
+	"    FROM a WHERE NOT a.attisdropped AND a.attstorage <> a.typstorage"
+	" UNION ALL SELECT 4, a.attnum, format('ALTER TABLE %s ALTER COLUMN %I SET COMPRESSION %s', $2, a.attname,"
+	"    CASE a.attcompression WHEN 'l' THEN 'lz4' ELSE 'pglz' END) FROM a WHERE NOT a.attisdropped AND a.attcompression <> ''"
+	" UNION ALL SELECT 5, row_number() OVER (ORDER BY k.conname), format('ALTER TABLE %s ADD CONSTRAINT %I %s', $2, k.conname, k.text) FROM k WHERE k.contype = 'c'"
+	" UNION ALL SELECT 6, 3 * i.n, format('SET LOCAL default_tablespace = %L',"
+	"    coalesce((SELECT s.spcname FROM pg_tablespace s WHERE s.oid = i.reltablespace), '')) FROM i"
+	" UNION ALL SELECT 6, 3 * i.n + 1, coalesce(format('ALTER TABLE %s ADD CONSTRAINT %s ', $2, i.name) || i.constraint_text,"
+	"    replace(i.text, format(' INDEX %I ON %s USING ', i.relname, t.name), format(' INDEX %s ON %s USING ', i.name, $2))) FROM i, t"
+	" UNION ALL SELECT 6, 3 * i.n + 2, format('ALTER INDEX %I.%s SET (%s)', $6, i.name, array_to_string(i.reloptions, ', '))"
+	"    FROM i WHERE i.constraint_text IS NOT NULL AND i.reloptions IS NOT NULL"
+	" UNION ALL SELECT 7, row_number() OVER (ORDER BY g.tgname), replace(pg_get_triggerdef(g.oid), format(' ON %s ', t.name), format(' ON %s ', $2))"
+	"    FROM pg_trigger g, t WHERE g.tgrelid = $1 AND NOT g.tgisinternal"
+	" UNION ALL SELECT 8, row_number() OVER (ORDER BY g.tgname), format('ALTER TABLE %s %s TRIGGER %I', $2,"
+	"    CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname)"
+	"    FROM pg_trigger g WHERE g.tgrelid = $1 AND NOT g.tgisinternal AND g.tgenabled <> 'O'"
+	" UNION ALL SELECT 9, row_number() OVER (ORDER BY k.conname), format('ALTER TABLE %s ADD CONSTRAINT %I %s', $2, k.conname,"
+	"    replace(k.text, format(' REFERENCES %s(', k.confrelid::regclass),"
+	"      format(' REFERENCES %s(', coalesce(($5::text[])[array_position($4::oid[], k.confrelid)], k.confrelid::regclass::text))))"
+	"    FROM k WHERE k.contype = 'f') s ORDER BY step, n",
+	.nargs = 6,
+	.args = {OIDOID, TEXTOID, TEXTOID, OIDARRAYOID, TEXTARRAYOID, TEXTOID},
+};
+
+/* what others may do with the table, they may do with the shadow: handlers may run as them */
+static EsPlan grants_plan = {
+	.sql = "SELECT format('GRANT %s%s ON %s TO %s', e.privilege_type, g.columns, $2, CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE format('%I', r.rolname) END)"
+	" FROM (SELECT c.relacl AS acl, '' AS columns FROM pg_class c WHERE c.oid = $1"
+	"   UNION ALL SELECT a.attacl, format(' (%I)', a.attname) FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped) g"
+	" CROSS JOIN LATERAL aclexplode(g.acl) e LEFT JOIN pg_roles r ON r.oid = e.grantee"
+	" WHERE e.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')"
+	"   AND e.grantee <> (SELECT relowner FROM pg_class WHERE oid = $1) AND (e.grantee = 0 OR r.oid IS NOT NULL)",
+	.nargs = 2,
+	.args = {OIDOID, TEXTOID},
+};
+
+/* by what follows the names in their definitions, and by the kind of constraint; those that are equal in all are as good as each other */
+static EsPlan indexes_plan = {
+	.sql =
+	"WITH i AS (SELECT x.indrelid, x.indexrelid, d.text, row_number() OVER (PARTITION BY x.indrelid, d.text ORDER BY x.indexrelid) AS n"
+	"   FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid"
+	"   LEFT JOIN pg_constraint k ON k.conindid = x.indexrelid AND k.conrelid = x.indrelid AND k.contype IN ('p', 'u', 'x')"
+	"   CROSS JOIN LATERAL (SELECT concat_ws('|', replace(pg_get_indexdef(x.indexrelid), format(' INDEX %I ON %s USING ', ic.relname, x.indrelid::regclass), ' INDEX '),"
+	"     pg_get_constraintdef(k.oid)) AS text) d"
+	"   WHERE x.indrelid IN ($1, $2))"
+	" SELECT a.indexrelid, b.indexrelid FROM (SELECT * FROM i WHERE indrelid = $1) a FULL JOIN (SELECT * FROM i WHERE indrelid = $2) b USING (text, n) ORDER BY 1",
+	.nargs = 2,
+	.args = {OIDOID, OIDOID},
+};
+
+static EsPlan md5_plan = {
+	.sql = "SELECT md5(array_to_string($1, E'\\n'))",
+	.nargs = 1,
+	.args = {TEXTARRAYOID},
+};
+
+/* the first one that refers to one of the tables and is none of them */
+static EsPlan referrer_plan = {
+	.sql = "SELECT k.conrelid::regclass::text, k.conname FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = $1 AND k.conrelid <> ALL ($2) LIMIT 1",
+	.nargs = 2,
+	.args = {OIDOID, OIDARRAYOID},
+};
+
+static List *make(List *shadows, Datum tables, Datum names);
+static void run_as_owner(const EsShadow *shadow, List *statements);
+static void privilege(const char *format, const char *role);
+static void statements(const EsShadow *shadow, Datum tables, Datum names, List **own, List **references);
+static List *grants(const EsShadow *shadow);
+static char *fingerprint(Oid table);
+static Oid	owner_of(Oid table);
+static void refuse_referrers(List *tables);
+static void refuse(Oid table, const char *why) es_noreturn;
+static Datum oid_array(List *oids);
+static Datum text_array(List *strings);
+static Oid	resolve(const char *name);
+static void go_with_extension(Oid table);
+
+List *
+es_shadow_make(List *tables, const char *prefix)
+{
+	List	   *shadows = NIL;
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		EsShadow   *shadow = palloc0(sizeof(EsShadow));
+		Oid			table = lfirst_oid(lc);
+		char	   *name;
+
+		LockRelationOid(table, AccessShareLock);
+		es_shadow_check_table(table);
+		name = psprintf("%s%d_%.*s", prefix, list_length(shadows) + 1, NAME_BYTES, get_rel_name(table));
+		name[pg_mbcliplen(name, strlen(name), NAMEDATALEN - 8)] = '\0';
+		shadow->table = es_shadow_table_name(table);
+		shadow->shadow = quote_qualified_identifier(ES_SHADOW_SCHEMA, name);
+		shadow->table_oid = table;
+		shadows = lappend(shadows, shadow);
+		names = lappend(names, shadow->shadow);
+	}
+	refuse_referrers(tables);
+	return make(shadows, oid_array(tables), text_array(names));
+}
+
+void
+es_shadow_check_table(Oid table)
+{
+	Relation	rel = relation_open(table, AccessShareLock);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+		refuse(table, "It is not an ordinary table.");
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse(table, "It is a temporary table.");
+	if (rel->rd_rel->relam != HEAP_TABLE_AM_OID)
+		refuse(table, "It has another access method than heap.");
+	if (rel->rd_rel->relispartition || rel->rd_rel->relhassubclass || has_superclass(table))
+		refuse(table, "It inherits from another table, or another one from it.");
+	if (IsCatalogRelation(rel))
+		refuse(table, "It is a system catalog.");
+	relation_close(rel, NoLock);
+}
+
+char *
+es_shadow_table_name(Oid table)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)), get_rel_name(table));
+}
+
+void
+es_shadow_resolve(List *shadows)
+{
+	ListCell   *lc;
+
+	foreach(lc, shadows)
+	{
+		EsShadow   *shadow = lfirst(lc);
+
+		shadow->table_oid = resolve(shadow->table);
+		shadow->shadow_oid = resolve(shadow->shadow);
+	}
+}
+
+void
+es_shadow_check(List *shadows)
+{
+	ListCell   *lc;
+	List	   *tables = NIL;
+
+	foreach(lc, shadows)
+	{
+		EsShadow   *shadow = lfirst(lc);
+
+		tables = lappend_oid(tables, shadow->table_oid);
+		if (strcmp(fingerprint(shadow->table_oid), shadow->fingerprint) != 0)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_INVALID_DEFINITION),
+					 errmsg("table %s was altered while it was rebuilt", shadow->table),
+					 errdetail("What was built has its former columns, constraints, indexes or triggers."),
+					 errhint("Cancel the rebuild with evtstore.cancel_rebuild(), and begin it again.")));
+	}
+	refuse_referrers(tables);
+}
+
+EsIndexPair *
+es_shadow_indexes(const EsShadow *shadow, int *n)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EsSpiState	state;
+	Datum		values[2] = {ObjectIdGetDatum(shadow->table_oid), ObjectIdGetDatum(shadow->shadow_oid)};
+	EsIndexPair *pairs;
+	bool		isnull[2] = {false, false};
+
+	es_spi_begin(&state);
+	*n = es_spi_run_latest(&indexes_plan, values, NULL);
+	pairs = MemoryContextAlloc(caller, Max(*n, 1) * sizeof(EsIndexPair));
+	for (int i = 0; i < *n && !isnull[0] && !isnull[1]; i++)
+	{
+		pairs[i].index = DatumGetObjectId(es_spi_value(i, 0, &isnull[0]));
+		pairs[i].shadow = DatumGetObjectId(es_spi_value(i, 1, &isnull[1]));
+	}
+	es_spi_end(&state);
+	if (isnull[0] || isnull[1])
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_DEFINITION),
+				 errmsg("table %s and its shadow %s have other indexes", shadow->table, shadow->shadow),
+				 errhint("Cancel the rebuild with evtstore.cancel_rebuild(), and begin it again.")));
+	return pairs;
+}
+
+void
+es_shadow_drop(List *shadows)
+{
+	EsSpiState	state;
+	StringInfoData sql;
+	ListCell   *lc;
+
+	if (shadows == NIL)
+		return;
+	initStringInfo(&sql);
+	/* together: they may refer to each other */
+	foreach(lc, shadows)
+		appendStringInfo(&sql, "%s %s", sql.len == 0 ? "DROP TABLE IF EXISTS" : ",", ((EsShadow *) lfirst(lc))->shadow);
+	es_spi_begin(&state);
+	es_spi_execute(sql.data);
+	es_spi_end(&state);
+}
+
+static List *
+make(List *shadows, Datum tables, Datum names)
+{
+	List	   *references = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	es_lock(ES_LOCK_SHADOW, 0);
+	foreach(lc, shadows)
+	{
+		EsShadow   *shadow = lfirst(lc);
+		List	   *own;
+		List	   *later;
+
+		statements(shadow, tables, names, &own, &later);
+		references = lappend(references, later);
+		run_as_owner(shadow, list_concat(own, grants(shadow)));
+		shadow->shadow_oid = resolve(shadow->shadow);
+		shadow->fingerprint = fingerprint(shadow->table_oid);
+		go_with_extension(shadow->shadow_oid);
+	}
+	forboth(lc, shadows, lc2, references)
+		run_as_owner(lfirst(lc), lfirst(lc2));
+	return shadows;
+}
+
+/* Locks: ES_LOCK_SHADOW, held */
+static void
+run_as_owner(const EsShadow *shadow, List *statements)
+{
+	char	   *owner = GetUserNameFromId(owner_of(shadow->table_oid), false);
+	bool		is_ours = owner_of(shadow->table_oid) == es_catalog()->owner;
+	EsSpiState	state;
+	ListCell   *lc;
+
+	if (statements == NIL)
+		return;
+	if (!is_ours)
+		privilege("GRANT USAGE, CREATE ON SCHEMA " ES_SHADOW_SCHEMA " TO %s", owner);
+	es_spi_become(&state, owner, "pg_catalog");
+	foreach(lc, statements)
+	{
+		SPIPlanPtr	plan = es_spi_prepare_foreign(lfirst(lc), 0, NULL);
+
+		es_spi_run_foreign(plan, NULL, lfirst(lc));
+		es_spi_free_plan(plan);
+	}
+	es_spi_unbecome(&state);
+	if (!is_ours)
+		privilege("REVOKE USAGE, CREATE ON SCHEMA " ES_SHADOW_SCHEMA " FROM %s", owner);
+}
+
+static void
+privilege(const char *format, const char *role)
+{
+	EsSpiState	state;
+	char	   *sql = psprintf(format, quote_identifier(role));
+
+	es_spi_begin(&state);
+	es_spi_execute(sql);
+	es_spi_end(&state);
+}
+
+/* in order: its own, and those that refer to others */
+static void
+statements(const EsShadow *shadow, Datum tables, Datum names, List **own, List **references)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EsSpiState	state;
+	List	   *parts = stringToQualifiedNameList(shadow->shadow);
+	Datum		values[6] = {ObjectIdGetDatum(shadow->table_oid), CStringGetTextDatum(shadow->shadow),
+	CStringGetTextDatum(psprintf("%s_", strVal(llast(parts)))), tables, names, CStringGetTextDatum(strVal(linitial(parts)))};
+	uint64		n;
+
+	*own = *references = NIL;
+	es_spi_begin(&state);
+	n = es_spi_run_latest(&statements_plan, values, NULL);
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+		bool		refers = DatumGetBool(es_spi_value(i, 1, &isnull));
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+
+		if (refers)
+			*references = lappend(*references, es_spi_text(i, 0));
+		else
+			*own = lappend(*own, es_spi_text(i, 0));
+		MemoryContextSwitchTo(spi);
+	}
+	es_spi_end(&state);
+}
+
+static List *
+grants(const EsShadow *shadow)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EsSpiState	state;
+	Datum		values[2] = {ObjectIdGetDatum(shadow->table_oid), CStringGetTextDatum(shadow->shadow)};
+	List	   *result = NIL;
+	uint64		n;
+
+	es_spi_begin(&state);
+	n = es_spi_run_latest(&grants_plan, values, NULL);
+	for (uint64 i = 0; i < n; i++)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+
+		result = lappend(result, es_spi_text(i, 0));
+		MemoryContextSwitchTo(spi);
+	}
+	es_spi_end(&state);
+	return result;
+}
+
+static char *
+fingerprint(Oid table)
+{
+	EsShadow	nameless = {.table_oid = table, .shadow = "shadow.shadow"};
+	EsSpiState	state;
+	List	   *own;
+	List	   *references;
+	Datum		values[1];
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *result;
+
+	statements(&nameless, oid_array(NIL), text_array(NIL), &own, &references);
+	values[0] = text_array(list_concat(own, references));
+	es_spi_begin(&state);
+	es_spi_run_latest(&md5_plan, values, NULL);
+	result = MemoryContextStrdup(caller, es_spi_text(0, 0));
+	es_spi_end(&state);
+	return result;
+}
+
+static Oid
+owner_of(Oid table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", table);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* their rows might lose what they refer to, which nobody would check */
+static void
+refuse_referrers(List *tables)
+{
+	ListCell   *lc;
+	MemoryContext caller = CurrentMemoryContext;
+
+	foreach(lc, tables)
+	{
+		EsSpiState	state;
+		Datum		values[2] = {ObjectIdGetDatum(lfirst_oid(lc)), oid_array(tables)};
+		char	   *referrer = NULL;
+		char	   *constraint = NULL;
+
+		es_spi_begin(&state);
+		if (es_spi_run_latest(&referrer_plan, values, NULL) > 0)
+		{
+			referrer = MemoryContextStrdup(caller, es_spi_text(0, 0));
+			constraint = MemoryContextStrdup(caller, es_spi_text(0, 1));
+		}
+		es_spi_end(&state);
+		if (referrer != NULL)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_INVALID_DEFINITION),
+					 errmsg("table %s cannot be exchanged: table %s refers to it", es_shadow_table_name(lfirst_oid(lc)), referrer),
+					 errdetail("The foreign key \"%s\" would not be checked.", constraint),
+					 errhint("Declare that table among the tables of the projection, too, or drop the foreign key.")));
+	}
+}
+
+static void
+refuse(Oid table, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("table %s cannot be rebuilt beside itself", es_shadow_table_name(table)),
+			 errdetail("%s", why),
+			 errhint("Rebuild it in place: evtstore.rebuild_projection(name, '{\"in_place\": true}').")));
+}
+
+static Datum
+oid_array(List *oids)
+{
+	Datum	   *elements = palloc(Max(list_length(oids), 1) * sizeof(Datum));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, oids)
+		elements[n++] = ObjectIdGetDatum(lfirst_oid(lc));
+	return PointerGetDatum(construct_array(elements, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+}
+
+static Datum
+text_array(List *strings)
+{
+	Datum	   *elements = palloc(Max(list_length(strings), 1) * sizeof(Datum));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, strings)
+		elements[n++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+static Oid
+resolve(const char *name)
+{
+	Oid			oid = RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), NoLock, true);
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_DEFINITION),
+				 errmsg("table %s of the rebuild is gone", name),
+				 errhint("Cancel the rebuild with evtstore.cancel_rebuild(), and begin it again.")));
+	return oid;
+}
+
+/* it is no part of the extension, or a dump would leave it out, but DROP EXTENSION drops it */
+static void
+go_with_extension(Oid table)
+{
+	ObjectAddress object;
+	ObjectAddress extension;
+
+	ObjectAddressSet(object, RelationRelationId, table);
+	ObjectAddressSet(extension, ExtensionRelationId, es_catalog()->extension);
+	recordDependencyOn(&object, &extension, DEPENDENCY_AUTO);
+}

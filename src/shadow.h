@@ -1,0 +1,46 @@
+/*
+ * shadow.h
+ *		Tables made like others, empty, that take their place later.
+ */
+#ifndef ES_SHADOW_H
+#define ES_SHADOW_H
+
+#include "nodes/pg_list.h"
+
+#define ES_SHADOW_SCHEMA "evtstore_rebuild"
+
+typedef struct EsShadow
+{
+	char *table;	   /* qualified and quoted names */
+	char *shadow;
+	char *fingerprint; /* of all in the table's definition that the shadow has, too */
+	Oid table_oid;	   /* see es_shadow_resolve */
+	Oid shadow_oid;
+} EsShadow;
+
+/* an index of a table, and that of its shadow that was made like it */
+typedef struct EsIndexPair
+{
+	Oid index;
+	Oid shadow;
+} EsIndexPair;
+
+/*
+ * Makes shadows of these tables (Oids), whose names begin with prefix; list of EsShadow.  Foreign keys between them are between the
+ * shadows.  Errors: 0A000 a table that cannot have one.  Locks: each table, AccessShare
+ */
+extern List *es_shadow_make(List *tables, const char *prefix);
+/* ST009 where a table or a shadow is gone */
+extern void es_shadow_resolve(List *shadows);
+/* ST009 where a table is not any more what it was when its shadow was made.  Locks: each of both */
+extern void es_shadow_check(List *shadows);
+/* the indexes of a table and of its shadow: as many EsIndexPairs as *n; ST009 where one is without the other */
+extern EsIndexPair *es_shadow_indexes(const EsShadow *shadow, int *n);
+/* those that are still there */
+extern void es_shadow_drop(List *shadows);
+/* 0A000 where it can have no shadow: with a hint */
+extern void es_shadow_check_table(Oid table);
+/* the name as the functions above take and give it */
+extern char *es_shadow_table_name(Oid table);
+
+#endif

@@ -69,6 +69,12 @@
 #else
 #define es_my_procno() (MyProc->pgprocno)
 #endif
+/* 17 put what the transaction is called into a struct (ab355e3a8) */
+#if PG_VERSION_NUM >= 170000
+#define es_my_lxid() (MyProc->vxid.lxid)
+#else
+#define es_my_lxid() (MyProc->lxid)
+#endif
 #define es_proc_by_number(n) (&ProcGlobal->allProcs[(n)])
 
 /* 17 added custom wait events (c9af05465) */

@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -20,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
@@ -34,7 +37,7 @@
 #include "options.h"
 #include "spi.h"
 
-#define COLUMNS "id, kind, name, owner, search_path, state, spec, grants"
+#define COLUMNS "id, kind, name, owner, search_path, state, spec, grants, xmin"
 
 static EsPlan find_plan = {
 	.sql = "SELECT " COLUMNS " FROM evtstore_internal.definition WHERE namespace = $1 AND name = $2",
@@ -88,6 +91,7 @@ static EsPlan delete_plan = {
 static void update(EsPlan *plan, const EsDefinition *existing, Datum value);
 static const char *namespace_of(const char *kind);
 static EsDefinition *find_any(const char *kind, const char *name);
+static bool is_unseen(TransactionId xmin);
 static EsDefinition *copy_row(uint64 row, MemoryContext context);
 static void refuse_other(const EsDefinition *existing, const char *kind, Jsonb *spec) es_noreturn;
 static void refuse_unseen(const EsDefinition *existing) es_noreturn;
@@ -324,8 +328,15 @@ copy_row(uint64 row, MemoryContext context)
 	definition->state = es_spi_text(row, 5);
 	definition->spec = DatumGetJsonbPCopy(es_spi_value(row, 6, &isnull));
 	definition->grants = DatumGetJsonbPCopy(es_spi_value(row, 7, &isnull));
+	definition->is_unseen = IsolationUsesXactSnapshot() && is_unseen(DatumGetTransactionId(es_spi_value(row, 8, &isnull)));
 	MemoryContextSwitchTo(old);
 	return definition;
+}
+
+static bool
+is_unseen(TransactionId xmin)
+{
+	return TransactionIdIsNormal(xmin) && !TransactionIdIsCurrentTransactionId(xmin) && XidInMVCCSnapshot(xmin, GetTransactionSnapshot());
 }
 
 static void

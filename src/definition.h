@@ -17,6 +17,7 @@ typedef struct EsDefinition
 	char *state;
 	Jsonb *spec;
 	Jsonb *grants; /* {"role": ["privilege"]}, see use.h */
+	bool is_unseen; /* changed since the snapshot that this transaction keeps to its end (REPEATABLE READ) */
 } EsDefinition;
 
 /*

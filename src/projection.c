@@ -423,9 +423,9 @@ become_sync(const EsDefinition *definition)
 				 errhint("Resume it with evtstore.resume_projection().")));
 	refuse_failed(id, definition->name);
 	refuse_own_events();
-	es_projection_catch_up(id, false);
+	es_projection_catch_up(id, false, true);
 	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
-	es_projection_catch_up(id, false);
+	es_projection_catch_up(id, false, true);
 	/* nobody else appends: what is not settled now is nobody's */
 	refuse_own_events();
 	refuse_failed(id, definition->name);

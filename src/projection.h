@@ -28,8 +28,9 @@ extern EsProjectionTurn es_projection_work(int32 id, int max_count);
 
 /*
  * Applies all that the async projection with this id has not applied, in the caller's transaction; an event's error is raised.
- * check: what its effects deferred to the commit is checked with them.  Locks: its subscription's, exclusive
+ * check: what its effects deferred to the commit is checked with them.  to_end: also what is appended meanwhile, until nothing is
+ * left.  Locks: its subscription's, exclusive
  */
-extern void es_projection_catch_up(int32 id, bool check);
+extern void es_projection_catch_up(int32 id, bool check, bool to_end);
 
 #endif

@@ -316,6 +316,7 @@ load(const EsDefinition *definition)
 	projection->name = definition->name;
 	projection->owner = definition->owner;
 	projection->search_path = definition->search_path;
+	projection->unseen_in = definition->is_unseen ? es_my_lxid() : InvalidLocalTransactionId;
 	projection->is_rebuild = strcmp(definition->kind, "rebuild") == 0;
 	projection->is_sync = !projection->is_rebuild && strcmp(definition->state, ES_DEFINITION_REBUILDING) != 0 &&
 		strcmp(es_options_string(definition->spec, "mode", "async"), "sync") == 0;

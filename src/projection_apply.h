@@ -34,6 +34,7 @@ typedef struct EsProjection
 	char *search_path;
 	bool is_sync; /* its handlers run in appends: not those of a rebuild, nor while one fills its tables in place */
 	bool is_rebuild;
+	LocalTransactionId unseen_in; /* its definition was read in this transaction, whose snapshot is older */
 	EsFilter *filter;
 	EsHandler *handlers;
 } EsProjection;

@@ -6,25 +6,27 @@
  * has the argument.  A rebuild is a definition of its own kind under the projection's name: the projection as it will be, and
  * under "rebuild" how its tables and their shadows are called.  With it goes a subscription, which begins at 0.
  *
- * Locks: the projection's name; in place its subscription, exclusive, and the event table where it is sync, so that nobody writes what
- * is truncated.  All of it is in the caller's transaction.
+ * Locks: the projection's name; in place its subscription, exclusive, so that nobody writes what is truncated.  All of it is in the
+ * caller's transaction.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/json.h"
-#include "utils/resowner.h"
+#include "utils/lsyscache.h"
 
 #include "arg.h"
+#include "attempt.h"
 #include "catalog.h"
 #include "compat.h"
 #include "error.h"
 #include "evtstore.h"
 #include "identity.h"
-#include "lock.h"
 #include "options.h"
 #include "projection_rebuild.h"
 #include "projection_tables.h"
@@ -39,10 +41,20 @@ static const EsOption options_allowed[] = {
 	{NULL}
 };
 
+/* the tables of another definition */
+typedef struct Others
+{
+	EsDefinition *definition;
+	List	   *tables;
+} Others;
+
 PG_FUNCTION_INFO_V1(evtstore_rebuild_projection);
 PG_FUNCTION_INFO_V1(evtstore_cancel_rebuild);
 
 static List *find_tables(const char *name, Jsonb *spec, const char *owner, const char *search_path);
+static void refuse_shared(const char *name, List *tables);
+static void look_tables(void *arg);
+static void refuse_in_place_sync(Jsonb *old, Jsonb *new);
 static void stop_in_place(const EsDefinition *projection, List *tables, const char *owner);
 static List *in_place_of(List *tables);
 static Jsonb *with_rebuild(Jsonb *spec, const char *json);
@@ -116,6 +128,8 @@ es_rebuild_begin(const EsDefinition *projection, Jsonb *spec, const char *owner,
 	int32		id;
 
 	refuse_snapshot();
+	if (in_place)
+		refuse_in_place_sync(projection->spec, spec);
 	tables = find_tables(projection->name, spec, owner, search_path);
 	es_definition_lock("rebuild", projection->name);
 	id = es_definition_create_as("rebuild", projection->name, owner, search_path, spec);
@@ -280,12 +294,68 @@ find_tables(const char *name, Jsonb *spec, const char *owner, const char *search
 				 errdetail("What a function writes is not known before it runs."),
 				 errhint("Create the projection again with the same handlers and its tables.")));
 	foreach(lc, tables)
+	{
+		char	   *table = es_shadow_table_name(lfirst_oid(lc));
+
 		if (!es_owns_table(lfirst_oid(lc), role))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("must be owner of table %s", es_shadow_table_name(lfirst_oid(lc))),
+					 errmsg("must be owner of table %s", table),
 					 errdetail("Projection \"%s\" belongs to role \"%s\".", name, owner)));
+		if (get_rel_persistence(lfirst_oid(lc)) != RELPERSISTENCE_PERMANENT || get_rel_namespace(lfirst_oid(lc)) == get_namespace_oid(ES_SCHEMA_INTERNAL, false))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table %s cannot be rebuilt", table),
+					 errdetail("It is not logged, so that a crash would empty it and leave the place of the projection, or it is a table of evtstore.")));
+	}
+	refuse_shared(name, tables);
 	return tables;
+}
+
+/* what another projection wrote would be gone, and nobody would write it again */
+static void
+refuse_shared(const char *name, List *tables)
+{
+	List	   *definitions = list_concat(es_definition_list("projection"), es_definition_list("rebuild"));
+	ListCell   *lc;
+
+	foreach(lc, definitions)
+	{
+		Others		others = {.definition = lfirst(lc)};
+		ListCell   *lc2;
+
+		/* one whose handlers cannot be planned any more writes nothing, either */
+		if (strcmp(others.definition->name, name) == 0 || es_attempt(look_tables, &others) != NULL)
+			continue;
+		foreach(lc2, tables)
+			if (list_member_oid(others.tables, lfirst_oid(lc2)))
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("projection \"%s\" shares table %s with projection \"%s\"", name, es_shadow_table_name(lfirst_oid(lc2)),
+								others.definition->name),
+						 errdetail("A rebuild of the one would lose what the other wrote."),
+						 errhint("Let one projection write it, with the handlers of both.")));
+	}
+}
+
+static void
+look_tables(void *arg)
+{
+	Others	   *others = arg;
+
+	others->tables = es_projection_tables(others->definition->spec, others->definition->owner, others->definition->search_path);
+}
+
+/* what it would refuse would pass meanwhile, and then never be applied */
+static void
+refuse_in_place_sync(Jsonb *old, Jsonb *new)
+{
+	if (strcmp(es_options_string(old, "mode", ""), "sync") == 0 || strcmp(es_options_string(new, "mode", ""), "sync") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a sync projection cannot be rebuilt in place"),
+				 errdetail("What is appended meanwhile would not be seen by its handlers, which may refuse it."),
+				 errhint("Switch it to 'async', rebuild it, and switch it back; or rebuild it beside itself.")));
 }
 
 /*
@@ -300,10 +370,7 @@ stop_in_place(const EsDefinition *projection, List *tables, const char *owner)
 	SPIPlanPtr	plan;
 	ListCell   *lc;
 
-	if (strcmp(es_options_string(projection->spec, "mode", ""), "sync") == 0)
-		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
-	else
-		(void) es_subscription_lock(projection->id, AccessExclusiveLock);
+	(void) es_subscription_lock(projection->id, AccessExclusiveLock);
 	es_definition_set_state("projection", projection->name, ES_DEFINITION_REBUILDING);
 	initStringInfo(&sql);
 	foreach(lc, tables)

@@ -5,6 +5,8 @@
 #ifndef ES_PROJECTION_REBUILD_H
 #define ES_PROJECTION_REBUILD_H
 
+#include "storage/lock.h"
+
 #include "definition.h"
 
 /* a rebuild that is under way: a definition of kind "rebuild", and a subscription of its id */
@@ -35,11 +37,23 @@ typedef enum EsRebuildEnd
 	ES_REBUILD_OVER	   /* the new tables are there, or it was cancelled */
 } EsRebuildEnd;
 
+/* who had a snapshot when a rebuild had applied everything for the first time, and was not seen without one since */
+typedef struct EsRebuildOlder
+{
+	bool is_listed;
+	int n;
+	VirtualTransactionId *vxids; /* lives as long as the process */
+} EsRebuildOlder;
+
 /*
- * Worker: ends it if everything is applied, in a transaction of its own, which none may be around.  Errors as they come; 55P03 is
- * a lock that was not to be had
+ * Worker: ends it if everything up to that position is applied, in a transaction of its own, which none may be around.  Errors as they
+ * come; es_rebuild_may_retry tells those that only mean that somebody else was at it, or that it took too long
  */
-extern EsRebuildEnd es_rebuild_end(const EsRebuild *rebuild);
+extern EsRebuildEnd es_rebuild_end(const EsRebuild *rebuild, int64 up_to, EsRebuildOlder *older);
+/* once in a worker */
+extern void es_rebuild_end_init(void);
+/* in PG_CATCH, once */
+extern bool es_rebuild_may_retry(int sqlerrcode);
 
 /* within projections: */
 /* begins one with this spec; the projection has none.  Locks: the name's, held */

@@ -11,6 +11,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -19,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 
 #include "attempt.h"
 #include "catalog.h"
@@ -36,54 +39,90 @@
 #include "table_swap.h"
 #include "wakeup.h"
 
-/* shorter than deadlock_timeout, so that it is we who give way */
 #define LOCK_TIMEOUT "200ms"
-
-/* who had a snapshot when this rebuild had applied everything for the first time in this process */
-static int32 level_id = 0; /* 0: none */
-static VirtualTransactionId *older = NULL;
-static int nolder = 0;
+/* of a lock that autovacuum has, or that is part of a circle: it is we who find that, and soon */
+#define DEADLOCK_TIMEOUT "50ms"
+/* from E2 to the commit.  Who waits for us, and for whom we wait, looks for a deadlock after 1 s, unless somebody made that shorter */
+#define MAX_TIME 800 /* ms */
 
 /* whether it is level */
 typedef struct Level
 {
 	int32		id;
+	int64		up_to;
 	bool		is_level;
 } Level;
 
-static bool is_level(int32 id);
+/* a time-out of the server's, with a handler of ours: no setting of a handler reaches it */
+static TimeoutId limit_id;
+static volatile sig_atomic_t limit_came = false;
+
+static bool is_level(int32 id, int64 up_to);
 static void look_level(void *arg);
-static bool older_snapshots(int32 id);
+static bool has_older(EsRebuildOlder *older);
+static void limit_over(void);
+static void end_limit(void);
 static VirtualTransactionId *snapshots(int *n);
 static EsRebuildEnd swap(const EsRebuild *rebuild);
 static bool catch_up(const EsDefinition *projection, const EsDefinition *mine);
 static void exchange_tables(List *shadows);
 static void lock_in_order(List *shadows);
 static int	compare_oids(const ListCell *a, const ListCell *b);
-static void exchange_table(EsShadow *shadow);
+static void lock_indexes(const EsShadow *shadow);
+static void exchange_table(const EsShadow *shadow);
 static void replace(const EsDefinition *projection, const EsDefinition *mine);
 static bool is_sync(const EsDefinition *definition);
 static void analyze(List *shadows);
 
 EsRebuildEnd
-es_rebuild_end(const EsRebuild *rebuild)
+es_rebuild_end(const EsRebuild *rebuild, int64 up_to, EsRebuildOlder *older)
 {
-	EsRebuildEnd end;
-
-	if (!is_level(rebuild->id))
+	if (!is_level(rebuild->id, up_to))
 		return ES_REBUILD_BEHIND;
-	if (!rebuild->is_in_place && older_snapshots(rebuild->id))
+	if (!rebuild->is_in_place && has_older(older))
 		return ES_REBUILD_WAITS;
-	end = swap(rebuild);
-	if (end == ES_REBUILD_OVER)
-		level_id = 0;
-	return end;
+	return swap(rebuild);
+}
+
+void
+es_rebuild_end_init(void)
+{
+	limit_id = RegisterTimeout(USER_TIMEOUT, limit_over);
+}
+
+/* in a signal handler */
+static void
+limit_over(void)
+{
+	limit_came = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/* it may have come a moment ago, and then nobody is to be cancelled by it */
+static void
+end_limit(void)
+{
+	disable_timeout(limit_id, false);
+	if (limit_came)
+		QueryCancelPending = false;
+}
+
+bool
+es_rebuild_may_retry(int sqlerrcode)
+{
+	bool		came = limit_came;
+
+	end_limit();
+	limit_came = false;
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED || (came && sqlerrcode == ERRCODE_QUERY_CANCELED);
 }
 
 static bool
-is_level(int32 id)
+is_level(int32 id, int64 up_to)
 {
-	Level		level = {.id = id};
+	Level		level = {.id = id, .up_to = up_to};
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -99,7 +138,7 @@ look_level(void *arg)
 {
 	Level	   *level = arg;
 
-	level->is_level = es_subscription_is_settled(level->id, es_feed_head(ES_FEED_ALL_CATEGORIES));
+	level->is_level = es_subscription_is_settled(level->id, level->up_to);
 }
 
 /*
@@ -107,34 +146,32 @@ look_level(void *arg)
  * one takes a later one next.
  */
 static bool
-older_snapshots(int32 id)
+has_older(EsRebuildOlder *older)
 {
 	VirtualTransactionId *now;
 	int			nnow;
 	int			left = 0;
 
 	now = snapshots(&nnow);
-	if (level_id != id)
+	if (!older->is_listed)
 	{
-		if (older != NULL)
-			pfree(older);
-		older = MemoryContextAlloc(TopMemoryContext, Max(nnow, 1) * sizeof(VirtualTransactionId));
-		memcpy(older, now, nnow * sizeof(VirtualTransactionId));
-		nolder = nnow;
-		level_id = id;
+		older->vxids = MemoryContextAlloc(TopMemoryContext, Max(nnow, 1) * sizeof(VirtualTransactionId));
+		memcpy(older->vxids, now, nnow * sizeof(VirtualTransactionId));
+		older->n = nnow;
+		older->is_listed = true;
 	}
-	for (int i = 0; i < nolder; i++)
+	for (int i = 0; i < older->n; i++)
 	{
 		bool		found = false;
 
 		for (int j = 0; j < nnow && !found; j++)
-			found = VirtualTransactionIdEquals(older[i], now[j]);
+			found = VirtualTransactionIdEquals(older->vxids[i], now[j]);
 		if (found)
-			older[left++] = older[i];
+			older->vxids[left++] = older->vxids[i];
 	}
-	nolder = left;
+	older->n = left;
 	pfree(now);
-	return nolder > 0;
+	return left > 0;
 }
 
 /* vacuum reads no rows of others by its snapshot */
@@ -155,12 +192,16 @@ swap(const EsRebuild *rebuild)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	(void) set_config_option("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	limit_came = false;
+	enable_timeout_after(limit_id, MAX_TIME);
 	es_definition_lock("projection", rebuild->name);
 	AcceptInvalidationMessages();
 	projection = es_definition_find("projection", rebuild->name);
 	mine = es_rebuild_find(rebuild->name);
 	if (projection == NULL || mine == NULL || mine->id != rebuild->id)
 	{
+		end_limit();
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		return ES_REBUILD_OVER;
@@ -176,6 +217,7 @@ swap(const EsRebuild *rebuild)
 		replace(projection, mine);
 		done = true;
 	}
+	end_limit();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	if (!done)
@@ -198,7 +240,7 @@ catch_up(const EsDefinition *projection, const EsDefinition *mine)
 		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
 	/* all that the old worker can have applied; or all that there is, as nobody appends */
 	up_to = is_locked ? es_feed_last_allocated() : es_feed_head(ES_FEED_ALL_CATEGORIES);
-	es_projection_catch_up(mine->id, true);
+	es_projection_catch_up(mine->id, true, false);
 	return es_subscription_is_settled(mine->id, up_to);
 }
 
@@ -211,6 +253,9 @@ exchange_tables(List *shadows)
 	es_shadow_resolve(shadows);
 	lock_in_order(shadows);
 	es_shadow_check(shadows);
+	/* all of them before any file is exchanged */
+	foreach(lc, shadows)
+		lock_indexes(lfirst(lc));
 	foreach(lc, shadows)
 		exchange_table(lfirst(lc));
 	es_shadow_drop(shadows);
@@ -249,18 +294,27 @@ compare_oids(const ListCell *a, const ListCell *b)
 }
 
 static void
-exchange_table(EsShadow *shadow)
+lock_indexes(const EsShadow *shadow)
+{
+	int			n;
+	EsIndexPair *pairs = es_shadow_indexes(shadow, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		LockRelationOid(pairs[i].index, AccessExclusiveLock);
+		LockRelationOid(pairs[i].shadow, AccessExclusiveLock);
+	}
+}
+
+static void
+exchange_table(const EsShadow *shadow)
 {
 	int			n;
 	EsIndexPair *pairs = es_shadow_indexes(shadow, &n);
 
 	es_table_swap(shadow->table_oid, shadow->shadow_oid);
 	for (int i = 0; i < n; i++)
-	{
-		LockRelationOid(pairs[i].index, AccessExclusiveLock);
-		LockRelationOid(pairs[i].shadow, AccessExclusiveLock);
 		es_table_swap_index(pairs[i].index, pairs[i].shadow);
-	}
 }
 
 /* E7 */

@@ -32,6 +32,7 @@ static int32 catching_up = 0;
 
 static void on_append(const EsAppendPart *parts, int nparts, int nevents);
 static void apply_parts(EsProjection *projection, const EsAppendPart *parts, int nparts, Datum *datums);
+static void refuse_unseen(const EsProjection *projection) es_noreturn;
 static void apply_event(EsEvent *event, void *arg);
 static void apply_all(EsProjection *projection);
 
@@ -54,12 +55,27 @@ on_append(const EsAppendPart *parts, int nparts, int nevents)
 
 		if (!projection->is_sync || projection->id == catching_up)
 			continue;
+		if (projection->unseen_in == es_my_lxid())
+			refuse_unseen(projection);
 		if (datums == NULL)
 			datums = MemoryContextAllocExtended(CurrentMemoryContext, nevents * sizeof(Datum), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 		apply_parts(projection, parts, nparts, datums);
 	}
 	if (datums != NULL)
 		pfree(datums);
+}
+
+/*
+ * Its tables may hold effects that this transaction does not see, of events that it does: a handler would write what nobody corrects
+ * later.
+ */
+static void
+refuse_unseen(const EsProjection *projection)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("projection \"%s\" was created, switched or rebuilt after this transaction began", projection->name),
+			 errhint("Run the whole transaction again.")));
 }
 
 static void

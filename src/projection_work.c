@@ -110,6 +110,8 @@ es_projection_work(int32 id, int max_count)
 	work.context = turn_context;
 	work.check = true;
 	work.items = palloc(max_count * sizeof(WorkItem));
+	/* the lock first: who replaces the handlers has it, and what they are after him is known after it */
+	(void) es_subscription_lock(id, AccessShareLock);
 	work.projection = es_projection_by_id(id);
 	if (work.projection != NULL && !work.projection->is_sync)
 		turn.handled = es_subscription_poll(id, &request);
@@ -138,12 +140,13 @@ es_projection_work(int32 id, int max_count)
 }
 
 void
-es_projection_catch_up(int32 id, bool check)
+es_projection_catch_up(int32 id, bool check, bool to_end)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore projection catching up", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	int			n;
 	bool		has_more = false;
+	bool		is_full;
 
 	do
 	{
@@ -158,8 +161,9 @@ es_projection_catch_up(int32 id, bool check)
 		apply_all(&work);
 		acknowledge(&work);
 		CommandCounterIncrement();
+		is_full = n == ES_MAX_POLL || work.bytes >= MAX_ROW_BYTES;
 		MemoryContextReset(context);
-	} while (n > 0 || has_more);
+	} while (to_end ? n > 0 || has_more : is_full || has_more);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 }

@@ -10,7 +10,7 @@
  *
  * An error that is no event's rolls back the turn, is logged, and keeps this worker off that rebuild for 1 s, 2 s, … 60 s; where the
  * rebuild cannot go on (ST009: its tables are not what they were) that is written down, and a person cancels it.  A lock that
- * was not to be had is no error: again after 0.1 s, 0.2 s, … 2 s.
+ * was not to be had is no error: again after 0.1 s, 0.2 s, … 10 s.
  *
  * Holds nothing between two turns; a crash leaves what was committed.
  */
@@ -29,6 +29,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "error.h"
+#include "feed.h"
 #include "guc.h"
 #include "identity.h"
 #include "process.h"
@@ -41,7 +42,8 @@
 
 #define MAX_BACKOFF (60 * USECS_PER_SEC)
 #define FIRST_RETRY (100 * 1000) /* µs, of a lock */
-#define LAST_RETRY (2 * USECS_PER_SEC)
+#define LAST_RETRY (10 * USECS_PER_SEC)
+#define SAID_WAITS 7 /* after 13 s */
 /* nobody wakes a rebuild worker: while one is not level it has work */
 #define NAP 50 /* ms */
 /* so many events at first; more while a turn takes less than the one time, fewer when it takes the other */
@@ -58,6 +60,7 @@ typedef struct Turn
 	int failures; /* in a row */
 	int waits;	  /* for locks, in a row */
 	TimestampTz not_before;
+	EsRebuildOlder older;
 } Turn;
 
 typedef struct Rebuilder
@@ -88,6 +91,7 @@ es_rebuilder_main(Datum arg)
 	es_process_begin(ES_WORKER_REBUILD);
 	es_cause_set_replay();
 	es_redirect_init();
+	es_rebuild_end_init();
 	rebuilder.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore rebuild", ALLOCSET_DEFAULT_SIZES);
 	rebuilder.definitions = AllocSetContextCreate(TopMemoryContext, "evtstore rebuilds", ALLOCSET_DEFAULT_SIZES);
 	rebuilder.done = !es_guc_enabled;
@@ -194,26 +198,23 @@ take_turn(Rebuilder *rebuilder, Turn *turn)
 	return worked;
 }
 
+/* what is appended meanwhile is for the next turn, so that there is an end */
 static bool
 work(Turn *turn)
 {
+	int			events = turn->events;
+	int			handled;
+	int64		head;
+
 	es_process_start_transaction("rebuilding");
 	es_rebuild_use(turn->rebuild);
+	head = es_feed_head(ES_FEED_ALL_CATEGORIES);
 	es_process_commit();
-	if (apply(turn) > 0)
-	{
-		turn->waits = 0;
+	handled = apply(turn);
+	/* more to come */
+	if (handled == events)
 		return true;
-	}
-	switch (es_rebuild_end(turn->rebuild))
-	{
-		case ES_REBUILD_BEHIND:
-		case ES_REBUILD_WAITS:
-			return false;
-		case ES_REBUILD_OVER:
-			break;
-	}
-	return true;
+	return es_rebuild_end(turn->rebuild, head, &turn->older) == ES_REBUILD_OVER || handled > 0;
 }
 
 static int
@@ -238,9 +239,12 @@ failed(Rebuilder *rebuilder, Turn *turn)
 	ErrorData  *error = es_process_recover(rebuilder->iteration);
 
 	es_redirect_pause();
-	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+	if (es_rebuild_may_retry(error->sqlerrcode))
 	{
 		turn->not_before = GetCurrentTimestamp() + backoff(FIRST_RETRY, LAST_RETRY, turn->waits++);
+		if (turn->waits == SAID_WAITS)
+			es_process_log_error(error, psprintf("the end of the rebuild of projection \"%s\" in database \"%s\" waits for others", turn->rebuild->name,
+												 es_process_database()));
 		return;
 	}
 	turn->not_before = GetCurrentTimestamp() + backoff(USECS_PER_SEC, MAX_BACKOFF, turn->failures++);

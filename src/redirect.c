@@ -4,9 +4,9 @@
  *
  * Runs in rebuild workers only: the hooks are installed there, and nowhere else.  The planner gets the query after parsing and
  * rewriting, with views, rules, policies and defaults in it, and with the table's OID where the rows are read and written;
- * that OID is exchanged for the shadow's, whose columns have the same numbers.  What is planned for another query than the
- * one in hand (functions of the language SQL that are inlined) is not seen by that, and so the executor looks again: a plan that
- * has one of the tables in it, or writes what is none of their shadows, does not run.  Utility commands have no plan; those
+ * that OID is exchanged for the shadow's, whose columns have the same numbers.  Functions of the language SQL are not inlined here,
+ * so that each is planned by itself, and no plan is parallel, as other processes have no hooks.  The executor looks again: a plan
+ * that has one of the tables in it, or writes what is none of their shadows, does not run.  Utility commands have no plan; those
  * that could write, or mean the table by its name, are refused.
  *
  * A plan that was made here is good for nothing else, as the OIDs in it are.  It stays in the process, which ends with its last
@@ -17,7 +17,10 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 #include "executor/executor.h"
+#include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
@@ -26,6 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
+#include "utils/syscache.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -41,11 +45,13 @@ static List *others = NIL;
 static planner_hook_type next_planner = NULL;
 static ExecutorStart_hook_type next_executor_start = NULL;
 static ProcessUtility_hook_type next_utility = NULL;
+static needs_fmgr_hook_type next_needs_fmgr = NULL;
 
 static PlannedStmt *redirect_planner(Query *query, const char *text, int options, ParamListInfo params);
 static void check_plan(QueryDesc *query, int eflags);
 static void check_utility(PlannedStmt *statement, const char *text, bool read_only, ProcessUtilityContext context,
 						  ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion);
+static bool is_planned_alone(Oid function);
 static bool redirect(Node *node, void *context);
 static void redirect_query(Query *query);
 static Oid	other_of(Oid relation);
@@ -62,6 +68,8 @@ es_redirect_init(void)
 	planner_hook = redirect_planner;
 	next_executor_start = ExecutorStart_hook;
 	ExecutorStart_hook = check_plan;
+	next_needs_fmgr = needs_fmgr_hook;
+	needs_fmgr_hook = is_planned_alone;
 	next_utility = ProcessUtility_hook;
 	ProcessUtility_hook = check_utility;
 }
@@ -94,8 +102,30 @@ static PlannedStmt *
 redirect_planner(Query *query, const char *text, int options, ParamListInfo params)
 {
 	if (is_active)
+	{
 		redirect_query(query);
+		/* a parallel worker plans functions by itself, and has no hooks */
+		options &= ~CURSOR_OPT_PARALLEL_OK;
+	}
 	return next_planner != NULL ? next_planner(query, text, options, params) : standard_planner(query, text, options, params);
+}
+
+/* what a hook wants to see is not inlined; ours wants to see nothing of it */
+static bool
+is_planned_alone(Oid function)
+{
+	HeapTuple	tuple;
+	bool		is_sql = false;
+
+	if (next_needs_fmgr != NULL && next_needs_fmgr(function))
+		return true;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (HeapTupleIsValid(tuple))
+	{
+		is_sql = ((Form_pg_proc) GETSTRUCT(tuple))->prolang == SQLlanguageId;
+		ReleaseSysCache(tuple);
+	}
+	return is_active && is_sql;
 }
 
 static bool
@@ -156,8 +186,7 @@ check_plan(QueryDesc *query, int eflags)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("table \"%s\" is read in a way that a rebuild cannot see", get_rel_name(rte->relid)),
-					 errdetail("A function of the language SQL with a parsed body was inlined into another statement."),
-					 errhint("Write its body as a string, or mark it VOLATILE.")));
+					 errdetail("It came into the plan after the statement was planned.")));
 	}
 	foreach(lc, plan->resultRelations)
 	{
@@ -218,7 +247,8 @@ other_constraint(Oid constraint)
 static bool
 may_write(Oid table)
 {
-	return list_member_oid(others, table) || get_rel_persistence(table) == RELPERSISTENCE_TEMP ||
+	/* of a view its trigger writes something, or nothing */
+	return list_member_oid(others, table) || get_rel_relkind(table) == RELKIND_VIEW || get_rel_persistence(table) == RELPERSISTENCE_TEMP ||
 		get_rel_namespace(table) == get_namespace_oid(ES_SCHEMA_INTERNAL, true);
 }
 
@@ -234,7 +264,7 @@ is_harmless(Node *statement)
 		case T_DoStmt:
 			return true;
 		case T_CreateStmt:
-			return ((CreateStmt *) statement)->relation->relpersistence == RELPERSISTENCE_TEMP;
+			return ((CreateStmt *) statement)->relation->relpersistence == RELPERSISTENCE_TEMP && ((CreateStmt *) statement)->inhRelations == NIL;
 		case T_CreateTableAsStmt:
 			return ((CreateTableAsStmt *) statement)->into->rel->relpersistence == RELPERSISTENCE_TEMP;
 		case T_TruncateStmt:

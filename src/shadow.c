@@ -4,18 +4,20 @@
  *
  * Runs in the backend of who begins a rebuild and in the worker that ends it.  A shadow has the columns of its table under the
  * same numbers, dropped ones included, so that a plan for the one fits the other; its constraints, indexes and triggers; and the
- * same owner and grants.  It lies in a schema that nobody may use: who may read a table under a policy must not read its shadow
- * without.  Shadows are the user's data as far as a dump is concerned, and go with the extension.
+ * same owner and grants, but where policies say who sees which rows.  It lies in a schema of its own, whose names everybody may look up,
+ * as foreign keys do it as the owner.  Shadows are the user's data as far as a dump is concerned, and go with the extension.
+ *
+ * A foreign key to or from a table that is no part of it would check that one's rows against a shadow, or leave them unchecked: such
+ * tables are refused.
  *
  * The statements that make one are generated from the catalogs, and run as the table's owner, because index expressions are
  * his code.  He may create in the schema only within this transaction; two that give and take this privilege wait
  * for each other (ES_LOCK_SHADOW).  The same statements, with another name, are the fingerprint of what the table was
- * then.  Everything is transactional.
+ * then, and of what the shadow must be still.  Everything is transactional.
  */
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "catalog/catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
@@ -57,9 +59,10 @@ static EsPlan statements_plan = {
 	"   WHERE a.attrelid = $1 AND a.attnum > 0),"
 	" k AS (SELECT k.*, pg_get_constraintdef(k.oid) AS text FROM pg_constraint k WHERE k.conrelid = $1),"
 	" i AS (SELECT ic.relname, ic.reltablespace, ic.reloptions, pg_get_indexdef(x.indexrelid) AS text, k.text AS constraint_text,"
-	"     format('%I', $3 || row_number() OVER (ORDER BY ic.relname)) AS name, row_number() OVER (ORDER BY ic.relname) AS n"
-	"   FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid"
-	"   LEFT JOIN k ON k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x') WHERE x.indrelid = $1)"
+	"     format('%I', $3 || row_number() OVER by_text) AS name, row_number() OVER by_text AS n"
+	"   FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid CROSS JOIN t"
+	"   LEFT JOIN k ON k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x') WHERE x.indrelid = $1"
+	"   WINDOW by_text AS (ORDER BY replace(pg_get_indexdef(x.indexrelid), format(' INDEX %I ON %s USING ', ic.relname, t.name), ''), k.text, ic.relname))"
 	" SELECT statement, step = 9 FROM ("
 	"  SELECT 1 AS step, 0::bigint AS n, format('CREATE %sTABLE %s (%s) USING heap%s%s',"
 	"    CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END, $2,"
@@ -69,7 +72,8 @@ static EsPlan statements_plan = {
 	"       || CASE a.attgenerated WHEN 's' THEN format(' GENERATED ALWAYS AS (%s) STORED', a.expression)"
 	"            WHEN 'v' THEN format(' GENERATED ALWAYS AS (%s) VIRTUAL', a.expression) ELSE '' END"
 	"       || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END END, ', ' ORDER BY a.attnum) FROM a),"
-	"    ' WITH (' || array_to_string(t.reloptions, ', ') || ')',"
+	"    ' WITH (' || (SELECT string_agg(o.name, ', ') FROM (SELECT unnest(t.reloptions) AS name UNION ALL"
+	"       SELECT 'toast.' || unnest(w.reloptions) FROM pg_class w WHERE w.oid = t.reltoastrelid) o) || ')',"
 	"    (SELECT format(' TABLESPACE %I', s.spcname) FROM pg_tablespace s WHERE s.oid = t.reltablespace)) AS statement FROM t"
 	" UNION ALL SELECT 2, a.attnum, format('ALTER TABLE %s DROP COLUMN %I', $2, '.evtstore.dropped.' || a.attnum) FROM a WHERE a.attisdropped"
 	" UNION ALL SELECT 3, a.attnum, format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE %s', $2, a.attname,"
@@ -90,8 +94,7 @@ static EsPlan statements_plan = {
 	"    CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname)"
 	"    FROM pg_trigger g WHERE g.tgrelid = $1 AND NOT g.tgisinternal AND g.tgenabled <> 'O'"
 	" UNION ALL SELECT 9, row_number() OVER (ORDER BY k.conname), format('ALTER TABLE %s ADD CONSTRAINT %I %s', $2, k.conname,"
-	"    replace(k.text, format(' REFERENCES %s(', k.confrelid::regclass),"
-	"      format(' REFERENCES %s(', coalesce(($5::text[])[array_position($4::oid[], k.confrelid)], k.confrelid::regclass::text))))"
+	"    replace(k.text, format(' REFERENCES %s(', k.confrelid::regclass), format(' REFERENCES %s(', ($5::text[])[array_position($4::oid[], k.confrelid)])))"
 	"    FROM k WHERE k.contype = 'f') s ORDER BY step, n",
 	.nargs = 6,
 	.args = {OIDOID, TEXTOID, TEXTOID, OIDARRAYOID, TEXTARRAYOID, TEXTOID},
@@ -104,6 +107,8 @@ static EsPlan grants_plan = {
 	"   UNION ALL SELECT a.attacl, format(' (%I)', a.attname) FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped) g"
 	" CROSS JOIN LATERAL aclexplode(g.acl) e LEFT JOIN pg_roles r ON r.oid = e.grantee"
 	" WHERE e.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')"
+	/* a policy would be missing */
+	"   AND NOT (SELECT relrowsecurity FROM pg_class WHERE oid = $1)"
 	"   AND e.grantee <> (SELECT relowner FROM pg_class WHERE oid = $1) AND (e.grantee = 0 OR r.oid IS NOT NULL)",
 	.nargs = 2,
 	.args = {OIDOID, TEXTOID},
@@ -123,17 +128,26 @@ static EsPlan indexes_plan = {
 	.args = {OIDOID, OIDOID},
 };
 
+/* why it cannot have one: what goes on in other tables would look at the shadow, too, or must hear of the exchange; NULL: it can */
+static EsPlan obstacle_plan = {
+	.sql =
+	"SELECT coalesce("
+	"  (SELECT format('Its foreign key \"%s\" refers to table %s, which is no table of the projection.', k.conname, k.confrelid::regclass)"
+	"   FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = $1 AND k.confrelid <> ALL ($2) LIMIT 1),"
+	"  (SELECT format('Table %s refers to it with the foreign key \"%s\", and is no table of the projection.', k.conrelid::regclass, k.conname)"
+	"   FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = $1 AND k.conrelid <> ALL ($2) LIMIT 1),"
+	"  (SELECT format('Its index \"%s\" has an access method that is none of the server''s own.', i.relname)"
+	"   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = $1 AND i.relam >= 16384 LIMIT 1),"
+	"  (SELECT format('It is in publication \"%s\", whose subscribers would not hear of the exchange.', p.pubname)"
+	"   FROM pg_publication_tables p WHERE format('%I.%I', p.schemaname, p.tablename)::regclass = $1 LIMIT 1))",
+	.nargs = 2,
+	.args = {OIDOID, OIDARRAYOID},
+};
+
 static EsPlan md5_plan = {
 	.sql = "SELECT md5(array_to_string($1, E'\\n'))",
 	.nargs = 1,
 	.args = {TEXTARRAYOID},
-};
-
-/* the first one that refers to one of the tables and is none of them */
-static EsPlan referrer_plan = {
-	.sql = "SELECT k.conrelid::regclass::text, k.conname FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = $1 AND k.conrelid <> ALL ($2) LIMIT 1",
-	.nargs = 2,
-	.args = {OIDOID, OIDARRAYOID},
 };
 
 static List *make(List *shadows, Datum tables, Datum names);
@@ -141,10 +155,11 @@ static void run_as_owner(const EsShadow *shadow, List *statements);
 static void privilege(const char *format, const char *role);
 static void statements(const EsShadow *shadow, Datum tables, Datum names, List **own, List **references);
 static List *grants(const EsShadow *shadow);
-static char *fingerprint(Oid table);
+static char *fingerprint(Oid table, Datum tables, Datum names);
 static Oid	owner_of(Oid table);
-static void refuse_referrers(List *tables);
+static void refuse_obstacles(List *tables);
 static void refuse(Oid table, const char *why) es_noreturn;
+static Datum names_of(List *shadows);
 static Datum oid_array(List *oids);
 static Datum text_array(List *strings);
 static Oid	resolve(const char *name);
@@ -173,7 +188,7 @@ es_shadow_make(List *tables, const char *prefix)
 		shadows = lappend(shadows, shadow);
 		names = lappend(names, shadow->shadow);
 	}
-	refuse_referrers(tables);
+	refuse_obstacles(tables);
 	return make(shadows, oid_array(tables), text_array(names));
 }
 
@@ -184,14 +199,12 @@ es_shadow_check_table(Oid table)
 
 	if (rel->rd_rel->relkind != RELKIND_RELATION)
 		refuse(table, "It is not an ordinary table.");
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
-		refuse(table, "It is a temporary table.");
+	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		refuse(table, "It is a temporary or unlogged table.");
 	if (rel->rd_rel->relam != HEAP_TABLE_AM_OID)
 		refuse(table, "It has another access method than heap.");
 	if (rel->rd_rel->relispartition || rel->rd_rel->relhassubclass || has_superclass(table))
 		refuse(table, "It inherits from another table, or another one from it.");
-	if (IsCatalogRelation(rel))
-		refuse(table, "It is a system catalog.");
 	relation_close(rel, NoLock);
 }
 
@@ -220,20 +233,29 @@ es_shadow_check(List *shadows)
 {
 	ListCell   *lc;
 	List	   *tables = NIL;
+	List	   *copies = NIL;
 
 	foreach(lc, shadows)
 	{
 		EsShadow   *shadow = lfirst(lc);
 
 		tables = lappend_oid(tables, shadow->table_oid);
-		if (strcmp(fingerprint(shadow->table_oid), shadow->fingerprint) != 0)
+		copies = lappend_oid(copies, shadow->shadow_oid);
+	}
+	foreach(lc, shadows)
+	{
+		EsShadow   *shadow = lfirst(lc);
+
+		/* the shadow, too: it is its owner's, and a file of another shape must not come under this table */
+		if (strcmp(fingerprint(shadow->table_oid, oid_array(tables), names_of(shadows)), shadow->fingerprint) != 0 ||
+			strcmp(fingerprint(shadow->shadow_oid, oid_array(copies), names_of(shadows)), shadow->fingerprint) != 0)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_INVALID_DEFINITION),
 					 errmsg("table %s was altered while it was rebuilt", shadow->table),
 					 errdetail("What was built has its former columns, constraints, indexes or triggers."),
 					 errhint("Cancel the rebuild with evtstore.cancel_rebuild(), and begin it again.")));
 	}
-	refuse_referrers(tables);
+	refuse_obstacles(tables);
 }
 
 EsIndexPair *
@@ -275,6 +297,8 @@ es_shadow_drop(List *shadows)
 	/* together: they may refer to each other */
 	foreach(lc, shadows)
 		appendStringInfo(&sql, "%s %s", sql.len == 0 ? "DROP TABLE IF EXISTS" : ",", ((EsShadow *) lfirst(lc))->shadow);
+	/* somebody may have made a view of one */
+	appendStringInfoString(&sql, " CASCADE");
 	es_spi_begin(&state);
 	es_spi_execute(sql.data);
 	es_spi_end(&state);
@@ -283,6 +307,7 @@ es_shadow_drop(List *shadows)
 static List *
 make(List *shadows, Datum tables, Datum names)
 {
+	Datum		table_names = names_of(shadows);
 	List	   *references = NIL;
 	ListCell   *lc;
 	ListCell   *lc2;
@@ -298,7 +323,7 @@ make(List *shadows, Datum tables, Datum names)
 		references = lappend(references, later);
 		run_as_owner(shadow, list_concat(own, grants(shadow)));
 		shadow->shadow_oid = resolve(shadow->shadow);
-		shadow->fingerprint = fingerprint(shadow->table_oid);
+		shadow->fingerprint = fingerprint(shadow->table_oid, tables, table_names);
 		go_with_extension(shadow->shadow_oid);
 	}
 	forboth(lc, shadows, lc2, references)
@@ -318,7 +343,7 @@ run_as_owner(const EsShadow *shadow, List *statements)
 	if (statements == NIL)
 		return;
 	if (!is_ours)
-		privilege("GRANT USAGE, CREATE ON SCHEMA " ES_SHADOW_SCHEMA " TO %s", owner);
+		privilege("GRANT CREATE ON SCHEMA " ES_SHADOW_SCHEMA " TO %s", owner);
 	es_spi_become(&state, owner, "pg_catalog");
 	foreach(lc, statements)
 	{
@@ -329,7 +354,7 @@ run_as_owner(const EsShadow *shadow, List *statements)
 	}
 	es_spi_unbecome(&state);
 	if (!is_ours)
-		privilege("REVOKE USAGE, CREATE ON SCHEMA " ES_SHADOW_SCHEMA " FROM %s", owner);
+		privilege("REVOKE CREATE ON SCHEMA " ES_SHADOW_SCHEMA " FROM %s", owner);
 }
 
 static void
@@ -395,7 +420,7 @@ grants(const EsShadow *shadow)
 }
 
 static char *
-fingerprint(Oid table)
+fingerprint(Oid table, Datum tables, Datum names)
 {
 	EsShadow	nameless = {.table_oid = table, .shadow = "shadow.shadow"};
 	EsSpiState	state;
@@ -405,7 +430,7 @@ fingerprint(Oid table)
 	MemoryContext caller = CurrentMemoryContext;
 	char	   *result;
 
-	statements(&nameless, oid_array(NIL), text_array(NIL), &own, &references);
+	statements(&nameless, tables, names, &own, &references);
 	values[0] = text_array(list_concat(own, references));
 	es_spi_begin(&state);
 	es_spi_run_latest(&md5_plan, values, NULL);
@@ -427,9 +452,8 @@ owner_of(Oid table)
 	return owner;
 }
 
-/* their rows might lose what they refer to, which nobody would check */
 static void
-refuse_referrers(List *tables)
+refuse_obstacles(List *tables)
 {
 	ListCell   *lc;
 	MemoryContext caller = CurrentMemoryContext;
@@ -438,22 +462,14 @@ refuse_referrers(List *tables)
 	{
 		EsSpiState	state;
 		Datum		values[2] = {ObjectIdGetDatum(lfirst_oid(lc)), oid_array(tables)};
-		char	   *referrer = NULL;
-		char	   *constraint = NULL;
+		char	   *obstacle = NULL;
 
 		es_spi_begin(&state);
-		if (es_spi_run_latest(&referrer_plan, values, NULL) > 0)
-		{
-			referrer = MemoryContextStrdup(caller, es_spi_text(0, 0));
-			constraint = MemoryContextStrdup(caller, es_spi_text(0, 1));
-		}
+		if (es_spi_run_latest(&obstacle_plan, values, NULL) > 0 && es_spi_text(0, 0) != NULL)
+			obstacle = MemoryContextStrdup(caller, es_spi_text(0, 0));
 		es_spi_end(&state);
-		if (referrer != NULL)
-			ereport(ERROR,
-					(errcode(ES_ERRCODE_INVALID_DEFINITION),
-					 errmsg("table %s cannot be exchanged: table %s refers to it", es_shadow_table_name(lfirst_oid(lc)), referrer),
-					 errdetail("The foreign key \"%s\" would not be checked.", constraint),
-					 errhint("Declare that table among the tables of the projection, too, or drop the foreign key.")));
+		if (obstacle != NULL)
+			refuse(lfirst_oid(lc), obstacle);
 	}
 }
 
@@ -465,6 +481,18 @@ refuse(Oid table, const char *why)
 			 errmsg("table %s cannot be rebuilt beside itself", es_shadow_table_name(table)),
 			 errdetail("%s", why),
 			 errhint("Rebuild it in place: evtstore.rebuild_projection(name, '{\"in_place\": true}').")));
+}
+
+/* of the tables */
+static Datum
+names_of(List *shadows)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, shadows)
+		names = lappend(names, ((EsShadow *) lfirst(lc))->table);
+	return text_array(names);
 }
 
 static Datum

@@ -32,7 +32,7 @@ typedef struct EsIndexPair
 extern List *es_shadow_make(List *tables, const char *prefix);
 /* ST009 where a table or a shadow is gone */
 extern void es_shadow_resolve(List *shadows);
-/* ST009 where a table is not any more what it was when its shadow was made.  Locks: each of both */
+/* ST009 where a table or its shadow is not any more what they were when that was made; 0A000.  Locks: each of both */
 extern void es_shadow_check(List *shadows);
 /* the indexes of a table and of its shadow: as many EsIndexPairs as *n; ST009 where one is without the other */
 extern EsIndexPair *es_shadow_indexes(const EsShadow *shadow, int *n);

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
@@ -67,6 +68,13 @@ es_table_swap(Oid a, Oid b)
 void
 es_table_swap_index(Oid a, Oid b)
 {
+	Relation	rel_a = index_open(a, NoLock);
+	Relation	rel_b = index_open(b, NoLock);
+
+	TransferPredicateLocksToHeapRelation(rel_a);
+	TransferPredicateLocksToHeapRelation(rel_b);
+	index_close(rel_a, NoLock);
+	index_close(rel_b, NoLock);
 	exchange_rows(a, b);
 	CommandCounterIncrement();
 }

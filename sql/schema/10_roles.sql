@@ -26,6 +26,8 @@ CREATE SCHEMA evtstore;
 COMMENT ON SCHEMA evtstore IS 'evtstore: the public functions, views and types';
 CREATE SCHEMA evtstore_internal;
 CREATE SCHEMA evtstore_rebuild;
-COMMENT ON SCHEMA evtstore_rebuild IS 'evtstore: tables of projections that are being rebuilt, until they take the place of the old ones; granted to nobody';
+COMMENT ON SCHEMA evtstore_rebuild IS 'evtstore: tables of projections that are being rebuilt, until they take the place of the old ones';
+-- foreign keys look the names up as the owner of the table; what is in a table is granted by the table
+GRANT USAGE ON SCHEMA evtstore_rebuild TO PUBLIC;
 COMMENT ON SCHEMA evtstore_internal IS 'evtstore: tables and helpers; not an interface, granted to nobody';
 GRANT USAGE ON SCHEMA evtstore TO evtstore_reader, evtstore_writer, evtstore_admin;

@@ -643,6 +643,8 @@ static void
 put_lanes(Poll *poll, int64 passed)
 {
 	TimestampTz until = es_queue_deadline(es_clock_now(), poll->request->lease_ms, "lease");
+	/* of a rebuild everybody looks how far it is, and it polls no more often than its worker naps */
+	int64		passed_over = poll->subscription->is_rebuild ? 1 : PASSED_OVER;
 
 	for (int i = 0; i < poll->nheld; i++)
 	{
@@ -655,7 +657,7 @@ put_lanes(Poll *poll, int64 passed)
 		if (!held->is_full)
 			held->lane.fetched = Max(held->lane.fetched, Min(passed, held->end));
 		/* so that the next holder need not walk all that again; or nobody needs to, because it is the end */
-		if ((held->lane.in_flight == 0 && held->lane.fetched - held->checkpoint->position >= PASSED_OVER) ||
+		if ((held->lane.in_flight == 0 && held->lane.fetched - held->checkpoint->position >= passed_over) ||
 			(held->lane.in_flight <= held->settled && held->lane.fetched >= held->end && held->checkpoint->position < held->end))
 		{
 			es_checkpoint_add(held->checkpoint, held->checkpoint->position, held->lane.fetched);

@@ -38,7 +38,7 @@ my @gdb = ('gdb', '-q', '-nx', '-iex', 'set auto-solib-add off');
 
 # what servers tell each other by signals is nothing to stop at
 my $SETTINGS = join "\n", 'set pagination off', 'set confirm off', 'set breakpoint pending off',
-  'sharedlibrary evtstore', 'handle SIGUSR1 SIGUSR2 SIGURG SIGALRM SIGHUP SIGTERM SIGQUIT SIGPIPE nostop noprint pass', '';
+  'sharedlibrary evtstore', 'handle SIGINT SIGUSR1 SIGUSR2 SIGURG SIGALRM SIGHUP SIGTERM SIGQUIT SIGPIPE nostop noprint pass', '';
 
 my @attached;
 

@@ -1,0 +1,109 @@
+# What a crash leaves of the end of a rebuild: a debugger stops the worker in the middle of it, and then it is killed, or the server is
+# stopped at once.  "What a kill leaves" of docs/architecture-projections.md.
+#
+# Before the commit record the projection has its old tables, and the rebuild ends later; with the record the new ones.  No file is
+# left that belongs to nothing.
+use strict;
+use warnings;
+
+use EvtGdb;
+use EvtTest;
+use Test::More;
+
+my $node = new_node('main', conf => "log_statement = none\nrestart_after_crash = on\nevtstore.rebuild_workers = 1\nevtstore.poll_interval = 200ms\nautovacuum = off\n");
+EvtGdb::require_gdb($node);
+
+sub sql { return $node->safe_psql('postgres', shift) }
+
+sql(q{CREATE TABLE bought (customer text PRIMARY KEY, n int, big text);
+	CREATE TABLE line (customer text REFERENCES bought, position bigint PRIMARY KEY);
+	ALTER TABLE bought ALTER big SET STORAGE EXTERNAL;
+	CREATE INDEX ON bought (n);
+	CREATE VIEW summary AS SELECT b.customer, b.n, length(b.big) AS big, count(*) AS lines FROM bought b JOIN line USING (customer) GROUP BY 1, 2, 3;
+	CREATE EXTENSION amcheck});
+sql(q{SELECT evtstore.append('sale-' || i, 'Bought', jsonb_build_object('customer', 'c' || i % 10)) FROM generate_series(1, 100) i});
+
+sub create
+{
+	my ($factor) = @_;
+
+	return sql(qq{SELECT evtstore.create_projection('bought', jsonb_build_object('Bought', \$\$
+		WITH b AS (INSERT INTO bought AS b VALUES ((\$1).data->>'customer', $factor, repeat('x', 5000 + $factor)) ON CONFLICT (customer) DO UPDATE SET n = b.n + $factor, big = EXCLUDED.big)
+		INSERT INTO line VALUES ((\$1).data->>'customer', (\$1).position)\$\$))});
+}
+
+sub contents { return sql(q{SELECT string_agg(format('%s %s %s %s', customer, n, big, lines), ', ' ORDER BY customer) FROM summary}) }
+
+# all customers have been ten times: what one version makes of it
+sub made_by
+{
+	my ($factor) = @_;
+
+	return join ', ', map { sprintf 'c%d %d %d 10', $_, 10 * $factor, 5000 + $factor } 0 .. 9;
+}
+
+sub stray_files
+{
+	sql('CHECKPOINT');
+	return sql(q{SELECT string_agg(f, ' ') FROM pg_database d, pg_ls_dir('base/' || d.oid) f
+		WHERE d.datname = 'postgres' AND f ~ '^[0-9]+$' AND NOT EXISTS (SELECT FROM pg_class c WHERE pg_relation_filenode(c.oid) = f::oid)});
+}
+
+sub is_sound
+{
+	my ($at) = @_;
+
+	is(sql(q{SELECT count(bt_index_check(i.indexrelid, true)) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relname IN ('bought', 'line')}), 3, "$at: indexes are sound");
+	is(sql(q{SELECT count(*) FROM verify_heapam('bought', check_toast => true)}), 0, "$at: the table and its toast table are sound");
+	return is(stray_files(), '', "$at: no file is left over");
+}
+
+my $factor = 1;
+create($factor);
+sql(q{CALL evtstore.wait_for('bought', evtstore.head_position(), '60s')});
+is(contents(), made_by($factor), 'the first version');
+
+my $turn = 0;
+foreach my $place ('es_table_swap', 'after es_table_swap', 'after es_table_swap_index', 'es_shadow_drop', 'es_table_swap_name_toast', 'after es_subscription_take_place',
+	'after es_definition_replace', 'XactLogCommitRecord', 'TransactionIdCommitTree')
+{
+	my ($after, $function) = $place =~ /^(after )?(\w+)$/;
+	my $how  = $turn++ % 2 ? 'stop' : 'kill';
+	my $at   = "$place, $how";
+	# who reads the table keeps the worker from the end
+	my $lock = session($node);
+
+	$lock->query_safe('BEGIN; SELECT count(*) FROM bought');
+	create($factor + 1);
+	poll_until('the rebuild to be level', sub { sql(q{SELECT rebuild_progress >= 1 FROM evtstore.projection_status}) eq 't' });
+	my $gdb = EvtGdb->attach(worker_pid($node, 'rebuild'), $function, after => $after);
+	$lock->query_safe('COMMIT');
+	$lock->quit;
+	$gdb->wait_until_stopped;
+	if ($how eq 'kill')
+	{
+		$gdb->kill;
+		poll_sql($node, 'SELECT true');
+	}
+	else
+	{
+		$gdb->stop_server($node);
+		$node->append_conf('postgresql.conf', 'evtstore.rebuild_workers = 0');
+		$node->start;
+	}
+	my $has = contents();
+	ok($has eq made_by($factor) || $how eq 'kill' && $has eq made_by($factor + 1), "$at: the old version is there") if $function ne 'TransactionIdCommitTree';
+	is($has, made_by($factor + 1), "$at: the new version is there") if $function eq 'TransactionIdCommitTree';
+	if ($how eq 'stop')
+	{
+		is_sound("$at, before it goes on");
+		$node->append_conf('postgresql.conf', 'evtstore.rebuild_workers = 1');
+		$node->reload;
+	}
+	poll_until('the rebuild to end', sub { sql(q{SELECT rebuild_progress IS NULL FROM evtstore.projection_status}) eq 't' });
+	$factor++;
+	is(contents(), made_by($factor), "$at: in the end the new version is there");
+	is_sound($at);
+}
+
+done_testing();

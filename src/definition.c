@@ -356,7 +356,8 @@ refuse_other(const EsDefinition *existing, const char *kind, Jsonb *spec)
 			 errmsg("%s \"%s\" exists with another definition", kind, existing->name),
 			 errdetail("%s", detail.data),
 			 strcmp(kind, "projection") == 0 ?
-			 errhint("Drop it first with evtstore.drop_projection(): its tables stay.") :
+			 errhint("With other handlers, and tables that are declared or written by SQL statements, it is rebuilt; change it with "
+					 "evtstore.alter_projection() or switch_projection(), or drop it first: its tables stay.") :
 			 errhint("Change it with evtstore.alter_%s(), or drop it first with evtstore.drop_%s().", kind, kind)));
 }
 

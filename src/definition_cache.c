@@ -24,7 +24,7 @@ es_definition_cache_by_name(EsDefinitionCache *cache, const char *name)
 {
 	refresh(cache);
 	for (int i = 0; i < cache->n; i++)
-		if (!entry_at(cache, i)->is_unnamed && strcmp(entry_at(cache, i)->name, name) == 0)
+		if (!cache->is_unnamed[i] && strcmp(entry_at(cache, i)->name, name) == 0)
 			return entry_at(cache, i);
 	return NULL;
 }
@@ -68,6 +68,7 @@ refresh(EsDefinitionCache *cache)
 	List	   *definitions;
 	ListCell   *lc;
 	char	   *entries;
+	bool	   *is_unnamed;
 	int			n = 0;
 
 	if (cache->context != NULL && cache->generation == generation)
@@ -76,6 +77,7 @@ refresh(EsDefinitionCache *cache)
 	context = AllocSetContextCreate(CurrentMemoryContext, "evtstore definitions", ALLOCSET_SMALL_SIZES);
 	old_context = MemoryContextSwitchTo(context);
 	entries = palloc0(Max(list_length(definitions), 1) * cache->size);
+	is_unnamed = palloc(Max(list_length(definitions), 1) * sizeof(bool));
 	foreach(lc, definitions)
 	{
 		EsDefinition *definition = lfirst(lc);
@@ -83,10 +85,10 @@ refresh(EsDefinitionCache *cache)
 
 		if (cache->wants != NULL && !cache->wants(definition))
 			continue;
+		is_unnamed[n] = cache->unnamed_kind != NULL && strcmp(definition->kind, cache->unnamed_kind) == 0;
 		entry = (EsCachedDefinition *) (entries + cache->size * n++);
 		entry->id = definition->id;
 		entry->name = pstrdup(definition->name);
-		entry->is_unnamed = cache->unnamed_kind != NULL && strcmp(definition->kind, cache->unnamed_kind) == 0;
 		cache->fill(entry, definition);
 	}
 	MemoryContextSwitchTo(old_context);
@@ -96,6 +98,7 @@ refresh(EsDefinitionCache *cache)
 		MemoryContextDelete(cache->context);
 	cache->context = context;
 	cache->entries = entries;
+	cache->is_unnamed = is_unnamed;
 	cache->n = n;
 	cache->generation = generation;
 }

@@ -12,7 +12,6 @@ typedef struct EsCachedDefinition
 {
 	int32 id;
 	char *name;
-	bool is_unnamed; /* of unnamed_kind */
 } EsCachedDefinition;
 
 typedef struct EsDefinitionCache
@@ -28,6 +27,7 @@ typedef struct EsDefinitionCache
 	/* the rest is for definition_cache.c */
 	MemoryContext context;
 	char *entries;
+	bool *is_unnamed; /* of each */
 	int n;
 	uint64 generation;
 } EsDefinitionCache;

@@ -141,6 +141,9 @@ replace_handlers(const EsDefinition *existing, Jsonb *spec)
 	if (es_options_equal(es_options_object(existing->spec, "handlers"), es_options_object(spec, "handlers")) &&
 		es_options_equal(es_options_object(existing->spec, "filter"), es_options_object(spec, "filter")) && rebuild == NULL)
 		return replace_tables(existing, spec);
+	/* with none to rebuild it is another definition of that name */
+	if (es_projection_tables(spec, owner, namespace_search_path) == NIL)
+		return false;
 	/* what is newer takes the place of what is on its way */
 	if (rebuild != NULL)
 	{

@@ -290,8 +290,8 @@ find_tables(const char *name, Jsonb *spec, const char *owner, const char *search
 	if (tables == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("projection \"%s\" declares no tables, and its handlers are functions", name),
-				 errdetail("What a function writes is not known before it runs."),
+				 errmsg("no tables of projection \"%s\" are known", name),
+				 errdetail("It declares none, and no SQL statement of it writes one; what a function writes is not known before it runs."),
 				 errhint("Create the projection again with the same handlers and its tables.")));
 	foreach(lc, tables)
 	{

@@ -1,6 +1,6 @@
 /*
  * subscription.c
- *		Subscriptions: definition, lock, the key and the lane of an event.
+ *		Subscriptions: definition, lock, the key and the lane of an event.  subscription_place.c has where it is.
  *
  * Runs in backends and, for look-ups, in workers.  poll.c hands events out, subscription_settle.c takes them back;
  * docs/architecture-subscriptions.md has the argument.
@@ -29,7 +29,6 @@
 
 #include "arg.h"
 #include "catalog.h"
-#include "checkpoint.h"
 #include "compat.h"
 #include "dead_key.h"
 #include "error.h"
@@ -73,37 +72,6 @@ static const EsOption changes_allowed[] = {
 	{NULL}
 };
 
-static EsPlan delete_failed_plan = {
-	.sql = "DELETE FROM evtstore_internal.failed_event WHERE subscription_id = $1 AND position >= $2",
-	.nargs = 2,
-	.args = {INT4OID, INT8OID},
-};
-
-static EsPlan delete_dead_letters_plan = {
-	.sql = "DELETE FROM evtstore_internal.dead_letter WHERE source_id = $1 AND kind = 'subscription'",
-	.nargs = 1,
-	.args = {INT4OID},
-};
-
-/* all that has the id of a subscription */
-#define MOVE(table, column) \
-	{ \
-		.sql = "UPDATE evtstore_internal." table " SET " column " = $1 WHERE " column " = $2", \
-		.nargs = 2, \
-		.args = {INT4OID, INT4OID}, \
-	}
-static EsPlan move_plans[] = {
-	MOVE("checkpoint", "subscription_id"),
-	MOVE("lane_generation", "subscription_id"),
-	MOVE("failed_event", "subscription_id"),
-	MOVE("dead_key", "subscription_id"),
-	{
-		.sql = "UPDATE evtstore_internal.dead_letter SET source_id = $1 WHERE source_id = $2 AND kind = 'subscription'",
-		.nargs = 2,
-		.args = {INT4OID, INT4OID},
-	},
-};
-
 static bool wants(const EsDefinition *definition);
 static void fill(void *entry, const EsDefinition *definition);
 static List *types_handled(Jsonb *handlers);
@@ -113,10 +81,8 @@ static void append_start(StringInfo buf, FunctionCallInfo fcinfo);
 static int64 start_position(Jsonb *spec);
 static EsOnFailure parse_on_failure(const char *text);
 static EsPlaceholder *parse_key(const char *text);
-static void set_elsewhere(const EsSubscription *subscription, int64 position);
 static void change_lanes(int32 id, int lanes);
 static void notify_from_here(void);
-static void refuse_snapshot(const char *what);
 
 static EsDefinitionCache cache = {
 	.kind = "subscription",
@@ -130,7 +96,6 @@ static EsDefinitionCache cache = {
 PG_FUNCTION_INFO_V1(evtstore_create_subscription);
 PG_FUNCTION_INFO_V1(evtstore_alter_subscription);
 PG_FUNCTION_INFO_V1(evtstore_drop_subscription);
-PG_FUNCTION_INFO_V1(evtstore_seek);
 
 /*
  * create_subscription(name, filter, endpoint, start_at, start_position, start_time, lanes, on_failure, options) -> void;
@@ -179,54 +144,12 @@ evtstore_drop_subscription(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable("drop_subscription");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
-	refuse_snapshot("a subscription cannot be dropped");
+	es_subscription_refuse_snapshot("a subscription cannot be dropped");
 	es_definition_lock("subscription", name);
 	AcceptInvalidationMessages();
 	id = es_subscription_get_own(name)->definition.id;
 	es_subscription_end(id);
 	(void) es_definition_drop("subscription", name);
-	PG_RETURN_VOID();
-}
-
-/* seek(subscription text, to_position bigint, to_time timestamptz) -> void; evtstore_admin */
-Datum
-evtstore_seek(PG_FUNCTION_ARGS)
-{
-	char	   *name;
-	const EsSubscription *subscription;
-	int32		id;
-	int64		position;
-
-	es_catalog_require_writable("seek");
-	name = es_arg_name(fcinfo, 0, "subscription", ES_MAX_NAME_BYTES);
-	refuse_snapshot("a subscription cannot be set elsewhere");
-	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(PG_ARGISNULL(1) ? ERRCODE_NULL_VALUE_NOT_ALLOWED : ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("seek takes to_position or to_time, one of the two"),
-				 errhint("to_position => 0 is the beginning.")));
-	id = es_subscription_get_own(name)->definition.id;
-	if (PG_ARGISNULL(1))
-		position = es_ledger_position_at(es_ledger_moment(fcinfo, 2, "to_time"));
-	else
-	{
-		position = PG_GETARG_INT64(1);
-		if (position < 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("to_position must not be negative: " INT64_FORMAT, position),
-					 errhint("0 is the beginning.")));
-		if (position > es_feed_head(ES_FEED_ALL_CATEGORIES) + 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("to_position " INT64_FORMAT " is above the head", position),
-					 errhint("evtstore.head_position() + 1 is the end: what is appended from now on.")));
-		/* that position is the first one to come */
-		position = Max(position - 1, 0);
-	}
-	subscription = es_subscription_lock(id, AccessExclusiveLock);
-	if (subscription != NULL)
-		set_elsewhere(subscription, position);
 	PG_RETURN_VOID();
 }
 
@@ -311,47 +234,6 @@ es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int de
 	if (es_options_has(changes, "on_failure"))
 		es_dead_key_forget(id);
 	es_definition_alter(kind, name, spec);
-	es_waiter_wake_at_commit(id, INT_MAX);
-}
-
-void
-es_subscription_begin(int32 id, int64 position, int lanes)
-{
-	EsCheckpoint begin = {.position = position};
-
-	es_checkpoint_write(id, ES_CHECKPOINT_BEGIN, &begin);
-	es_lane_change_begin(id, lanes);
-}
-
-void
-es_subscription_end(int32 id)
-{
-	EsSpiState	state;
-	Datum		values[2] = {Int32GetDatum(id), Int64GetDatum(0)};
-
-	(void) es_subscription_lock(id, AccessExclusiveLock);
-	es_spi_begin(&state);
-	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
-	es_spi_run(&delete_dead_letters_plan, values, NULL, false, 0);
-	es_spi_end(&state);
-	es_dead_key_forget(id);
-	es_lane_change_end(id);
-	es_lanes_forget(id);
-	es_waiter_wake_at_commit(-id, INT_MAX);
-}
-
-void
-es_subscription_take_place(int32 id, int32 from)
-{
-	EsSpiState	state;
-	Datum		values[2] = {Int32GetDatum(id), Int32GetDatum(from)};
-
-	es_subscription_end(id);
-	es_spi_begin(&state);
-	for (int i = 0; i < lengthof(move_plans); i++)
-		es_spi_run(&move_plans[i], values, NULL, false, 0);
-	es_spi_end(&state);
-	es_lanes_forget(from);
 	es_waiter_wake_at_commit(id, INT_MAX);
 }
 
@@ -691,50 +573,13 @@ parse_key(const char *text)
 	return es_placeholder_parse(text, "key", roots, "It is ${stream}, or a field such as ${data.customerId} or ${metadata.region}.");
 }
 
-/*
- * Each lane gets a row of its own: which lanes have one already is not asked.  What failed at or above comes again by
- * itself; what failed below stays.  Locks: the subscription's, exclusive, so nobody polls or settles.
- */
-static void
-set_elsewhere(const EsSubscription *subscription, int64 position)
-{
-	int32		id = subscription->definition.id;
-	int			n = es_lane_layout_newest(subscription->layout)->lanes;
-	int			first = es_lane_layout_newest(subscription->layout)->first;
-	EsCheckpoint **lanes = palloc(n * sizeof(EsCheckpoint *));
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EsCheckpoints *checkpoints = es_checkpoints_open(id, snapshot);
-	EsSpiState	state;
-	Datum		values[2];
-
-	for (int i = 0; i < n; i++)
-		lanes[i] = es_checkpoints_read(checkpoints, first + i);
-	es_checkpoints_close(checkpoints);
-	UnregisterSnapshot(snapshot);
-	es_lane_change_forget_past(id, subscription->layout);
-	for (int i = 0; i < n; i++)
-	{
-		lanes[i]->position = position;
-		lanes[i]->nranges = 0;
-		es_checkpoint_write(id, first + i, lanes[i]);
-	}
-	values[0] = Int32GetDatum(id);
-	values[1] = Int64GetDatum(position + 1);
-	es_spi_begin(&state);
-	es_spi_run(&delete_failed_plan, values, NULL, false, 0);
-	es_spi_end(&state);
-	es_dead_key_forget(id);
-	es_lanes_forget(id);
-	es_waiter_wake_at_commit(id, INT_MAX);
-}
-
 /* waits for the transactions that poll or settle; what is handed out stays so */
 static void
 change_lanes(int32 id, int lanes)
 {
 	const EsSubscription *subscription;
 
-	refuse_snapshot("the lanes of a subscription cannot be changed");
+	es_subscription_refuse_snapshot("the lanes of a subscription cannot be changed");
 	subscription = es_subscription_lock(id, AccessExclusiveLock);
 	if (subscription != NULL && es_lane_layout_newest(subscription->layout)->lanes != lanes)
 		es_lane_change(id, subscription->layout, lanes);
@@ -748,8 +593,8 @@ notify_from_here(void)
 	es_wakeup_at_commit(0);
 }
 
-static void
-refuse_snapshot(const char *what)
+void
+es_subscription_refuse_snapshot(const char *what)
 {
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,

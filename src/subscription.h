@@ -61,7 +61,7 @@ extern void es_subscription_alter(const char *kind, const char *name, Jsonb *cha
 /* all there are, in order of id.  Valid until the next look-up */
 extern const EsSubscription *es_subscription_all(int *n);
 
-/* the rows of a new subscription: it begins behind the position */
+/* in subscription_place.c, to es_subscription_take_place: the rows of a new subscription, which begins behind the position */
 extern void es_subscription_begin(int32 id, int64 position, int lanes);
 /* removes them again, waiting for who polls or settles.  Locks: the name's, held */
 extern void es_subscription_end(int32 id);
@@ -89,6 +89,9 @@ extern int es_subscription_lane(const EsSubscription *subscription, const char *
 
 /* in subscription_settled.c: is everything up to there settled, and nothing of it aside?  Locks: the subscription's, held */
 extern bool es_subscription_is_settled(int32 id, int64 up_to);
+
+/* 25001 in a transaction that keeps its snapshot: what cannot be done there */
+extern void es_subscription_refuse_snapshot(const char *what);
 
 /* 22023 where they are none */
 extern void es_subscription_check_on_failure(const char *text);

@@ -264,10 +264,15 @@ SELECT fails($$SELECT evtstore.create_projection('p', '{"A": "SELECT 1; SELECT 2
     "M": "SELECT $2", "N": {"fn": 1}, "O": {"fn": "shop.on_event", "batch": true}, "good": "SELECT 1", "P": {"fn": "shop.change(x)"}}', 'sync')$$);
 SELECT count(*) FROM evtstore.projection_status WHERE name = 'p';
 -- another definition of the name
-SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'sync', tables => '{a}');
-SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 2"}', 'sync', '{"types": ["T"]}', '{a}')$$);
-SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'sync')$$);
-SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'sync', tables => '{a}');
+SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'sync');
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 2"}', 'sync', '{"types": ["T"]}')$$);
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'async')$$);
+SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'sync');
+-- other tables are noted
+SELECT fails($$SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'sync', tables => '{nowhere}')$$);
+CREATE TABLE kept (id int);
+SELECT evtstore.create_projection('p', '{"T": "SELECT 1"}', 'sync', tables => '{kept}');
+SELECT spec->>'tables' AS tables FROM evtstore_internal.definition WHERE name = 'p';
 -- queues and projections share one namespace of names
 SELECT evtstore.create_queue('q');
 SELECT fails($$SELECT evtstore.create_projection('q', '{"T": "SELECT 1"}', 'sync')$$);

@@ -335,6 +335,25 @@ sql('GRANT evtstore_admin TO reader; CREATE TABLE his (id int); GRANT ALL ON his
 sql(q{SET ROLE reader; SELECT evtstore.create_projection('his', '{"Never": "INSERT INTO public.his VALUES (1)"}')});
 is(sqlstate($node, q{SELECT evtstore.rebuild_projection('his')}), '42501', 'a table that is not the owner of the projection\'s');
 
+# --- dumped and restored in the middle ---
+
+$lock->query_safe('BEGIN; SELECT * FROM totals');
+sql(q{SELECT evtstore.rebuild_projection('totals')});
+poll_until('the rebuild to be level', sub { sql(q{SELECT rebuild_progress >= 1 FROM evtstore.projection_status WHERE name = 'totals'}) eq 't' });
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/rebuild.sql";
+$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'a dump in the middle of a rebuild');
+$lock->query_safe('COMMIT');
+is_over('totals');
+sql('CREATE DATABASE restored');
+$node->command_ok([ 'psql', '-q', '-X', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $dump ], 'is restored');
+sub restored { return $node->safe_psql('restored', shift) }
+is(restored(q{SELECT rebuild_progress >= 1 FROM evtstore.projection_status WHERE name = 'totals'}), 't', 'with the rebuild as it was');
+restored(q{SELECT evtstore.append('sale-1', 'Bought', '{"customer": "c1", "total": 1}'); SELECT evtstore.resume_delivery()});
+poll_until('the rebuild to end there', sub { restored(q{SELECT rebuild_progress IS NULL FROM evtstore.projection_status WHERE name = 'totals'}) eq 't' });
+restored(q{CALL evtstore.wait_for('totals', evtstore.head_position(), '60s')});
+is(restored('SELECT kind, n FROM totals'), 'v6|630', 'which goes on there');
+is(restored(q{SELECT count(*) FROM pg_class WHERE relnamespace = 'evtstore_rebuild'::regnamespace}), 0, 'and leaves nothing');
+
 # --- all of it goes ---
 
 $lock->query_safe('BEGIN; SELECT * FROM totals');

@@ -135,15 +135,18 @@ es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *es
 
 /* 16 made one function of the ownership checks (afbfc0298) */
 #include "catalog/pg_database.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_extension.h"
 #if PG_VERSION_NUM >= 160000
 #define es_owns_database(database, role) object_ownercheck(DatabaseRelationId, (database), (role))
 #define es_owns_extension(extension, role) object_ownercheck(ExtensionRelationId, (extension), (role))
 #define es_owns_table(table, role) object_ownercheck(RelationRelationId, (table), (role))
+#define es_may_create_in(schema, role) (object_aclcheck(NamespaceRelationId, (schema), (role), ACL_CREATE) == ACLCHECK_OK)
 #else
 #define es_owns_database(database, role) pg_database_ownercheck((database), (role))
 #define es_owns_extension(extension, role) pg_extension_ownercheck((extension), (role))
 #define es_owns_table(table, role) pg_class_ownercheck((table), (role))
+#define es_may_create_in(schema, role) (pg_namespace_aclcheck((schema), (role), ACL_CREATE) == ACLCHECK_OK)
 #endif
 
 /* 16 took the outer joins that may null it out of the arguments (2489d76c4) */

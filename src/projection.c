@@ -108,6 +108,7 @@ evtstore_create_projection(PG_FUNCTION_ARGS)
 	AcceptInvalidationMessages();
 	if (replace_handlers(es_definition_find("projection", name), spec))
 		PG_RETURN_VOID();
+	es_rebuild_refuse_tables(name, spec, GetUserNameFromId(GetUserId(), false), namespace_search_path);
 	if (es_definition_create("projection", name, spec, &id))
 	{
 		es_identity_establish();
@@ -136,7 +137,7 @@ replace_handlers(const EsDefinition *existing, Jsonb *spec)
 	if (existing == NULL || es_options_equal(existing->spec, spec))
 		return false;
 	rebuild = es_rebuild_find(existing->name);
-	if (rebuild != NULL && es_options_equal(es_rebuild_spec(rebuild), spec))
+	if (rebuild != NULL && es_options_equal(es_rebuild_spec(rebuild), spec) && !es_rebuild_read(rebuild)->is_failed)
 		return true;
 	if (es_options_equal(es_options_object(existing->spec, "handlers"), es_options_object(spec, "handlers")) &&
 		es_options_equal(es_options_object(existing->spec, "filter"), es_options_object(spec, "filter")) && rebuild == NULL)

@@ -14,6 +14,8 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "storage/lmgr.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -52,9 +54,9 @@ PG_FUNCTION_INFO_V1(evtstore_rebuild_projection);
 PG_FUNCTION_INFO_V1(evtstore_cancel_rebuild);
 
 static List *find_tables(const char *name, Jsonb *spec, const char *owner, const char *search_path);
-static void refuse_shared(const char *name, List *tables);
+static void refuse_shared(const char *name, List *tables, List *definitions);
 static void look_tables(void *arg);
-static void refuse_in_place_sync(Jsonb *old, Jsonb *new);
+static void refuse_in_place(const EsDefinition *projection, Jsonb *spec);
 static void stop_in_place(const EsDefinition *projection, List *tables, const char *owner);
 static List *in_place_of(List *tables);
 static Jsonb *with_rebuild(Jsonb *spec, const char *json);
@@ -129,7 +131,7 @@ es_rebuild_begin(const EsDefinition *projection, Jsonb *spec, const char *owner,
 
 	refuse_snapshot();
 	if (in_place)
-		refuse_in_place_sync(projection->spec, spec);
+		refuse_in_place(projection, spec);
 	tables = find_tables(projection->name, spec, owner, search_path);
 	es_definition_lock("rebuild", projection->name);
 	id = es_definition_create_as("rebuild", projection->name, owner, search_path, spec);
@@ -244,11 +246,22 @@ es_rebuild_use(const EsRebuild *rebuild)
 		EsIndexPair *pairs;
 		int			n;
 
+		if (rebuild->is_in_place)
+		{
+			/* itself, and its partitions */
+			List	   *all = find_all_inheritors(shadow->table_oid, NoLock, NULL);
+
+			relations = list_concat(relations, all);
+			others = list_concat(others, all);
+			continue;
+		}
+		LockRelationOid(shadow->table_oid, AccessShareLock);
+		LockRelationOid(shadow->shadow_oid, AccessShareLock);
+		es_shadow_check_columns(shadow->table_oid, shadow->shadow_oid);
 		relations = lappend_oid(relations, shadow->table_oid);
 		others = lappend_oid(others, shadow->shadow_oid);
-		if (rebuild->is_in_place)
-			continue;
-		pairs = es_shadow_indexes(shadow, &n);
+		/* one that is being built beside another one has no pair for a while */
+		pairs = es_shadow_indexes(shadow, false, &n);
 		for (int i = 0; i < n; i++)
 		{
 			relations = lappend_oid(relations, pairs[i].index);
@@ -256,6 +269,14 @@ es_rebuild_use(const EsRebuild *rebuild)
 		}
 	}
 	es_redirect_use(rebuild->id, relations, others);
+}
+
+bool
+es_rebuild_exists(const EsRebuild *rebuild)
+{
+	const EsDefinition *definition = es_rebuild_find(rebuild->name);
+
+	return definition != NULL && definition->id == rebuild->id;
 }
 
 void
@@ -266,9 +287,9 @@ es_rebuild_fail(const EsRebuild *rebuild, const char *error)
 	Jsonb	   *how;
 
 	es_definition_lock("rebuild", rebuild->name);
-	definition = es_rebuild_find(rebuild->name);
-	if (definition == NULL || definition->id != rebuild->id)
+	if (!es_rebuild_exists(rebuild))
 		return;
+	definition = es_rebuild_find(rebuild->name);
 	initStringInfo(&json);
 	appendStringInfoString(&json, "{\"error\": ");
 	escape_json(&json, error);
@@ -308,15 +329,23 @@ find_tables(const char *name, Jsonb *spec, const char *owner, const char *search
 					 errmsg("table %s cannot be rebuilt", table),
 					 errdetail("It is not logged, so that a crash would empty it and leave the place of the projection, or it is a table of evtstore.")));
 	}
-	refuse_shared(name, tables);
+	refuse_shared(name, tables, list_concat(es_definition_list("projection"), es_definition_list("rebuild")));
 	return tables;
+}
+
+void
+es_rebuild_refuse_tables(const char *name, Jsonb *spec, const char *owner, const char *search_path)
+{
+	List	   *rebuilds = es_definition_list("rebuild");
+
+	if (rebuilds != NIL)
+		refuse_shared(name, es_projection_tables(spec, owner, search_path), rebuilds);
 }
 
 /* what another projection wrote would be gone, and nobody would write it again */
 static void
-refuse_shared(const char *name, List *tables)
+refuse_shared(const char *name, List *tables, List *definitions)
 {
-	List	   *definitions = list_concat(es_definition_list("projection"), es_definition_list("rebuild"));
 	ListCell   *lc;
 
 	foreach(lc, definitions)
@@ -348,9 +377,14 @@ look_tables(void *arg)
 
 /* what it would refuse would pass meanwhile, and then never be applied */
 static void
-refuse_in_place_sync(Jsonb *old, Jsonb *new)
+refuse_in_place(const EsDefinition *projection, Jsonb *spec)
 {
-	if (strcmp(es_options_string(old, "mode", ""), "sync") == 0 || strcmp(es_options_string(new, "mode", ""), "sync") == 0)
+	if (strcmp(projection->state, ES_DEFINITION_PAUSED) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is paused", projection->name),
+				 errhint("Resume it with evtstore.resume_projection(); or rebuild it beside itself.")));
+	if (strcmp(es_options_string(projection->spec, "mode", ""), "sync") == 0 || strcmp(es_options_string(spec, "mode", ""), "sync") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a sync projection cannot be rebuilt in place"),

@@ -29,6 +29,8 @@ extern EsRebuild *es_rebuild_read(const EsDefinition *definition);
 extern void es_rebuild_use(const EsRebuild *rebuild);
 /* it cannot go on, because of this; a person cancels it.  In a transaction */
 extern void es_rebuild_fail(const EsRebuild *rebuild, const char *error);
+/* it is still under way.  In a transaction */
+extern bool es_rebuild_exists(const EsRebuild *rebuild);
 
 typedef enum EsRebuildEnd
 {
@@ -54,6 +56,8 @@ extern EsRebuildEnd es_rebuild_end(const EsRebuild *rebuild, int64 up_to, EsRebu
 extern void es_rebuild_end_init(void);
 /* in PG_CATCH, once */
 extern bool es_rebuild_may_retry(int sqlerrcode);
+/* in PG_CATCH, once: it is no event's error, and a person has to do something */
+extern bool es_rebuild_cannot_go_on(int sqlerrcode);
 
 /* within projections: */
 /* begins one with this spec; the projection has none.  Locks: the name's, held */
@@ -64,6 +68,8 @@ extern EsDefinition *es_rebuild_find(const char *name);
 extern Jsonb *es_rebuild_spec(const EsDefinition *rebuild);
 /* gives it up; in place that leaves tables half full.  Locks: the name's, held */
 extern void es_rebuild_give_up(const EsDefinition *rebuild);
+/* 55000 where a rebuild of another projection has one of the tables that this one would write */
+extern void es_rebuild_refuse_tables(const char *name, Jsonb *spec, const char *owner, const char *search_path);
 /* 55000 while one is under way */
 extern void es_rebuild_refuse(const char *name, const char *what);
 

@@ -56,6 +56,8 @@ typedef struct Level
 /* a time-out of the server's, with a handler of ours: no setting of a handler reaches it */
 static TimeoutId limit_id;
 static volatile sig_atomic_t limit_came = false;
+/* E3: an error is an event's */
+static bool in_handlers = false;
 
 static bool is_level(int32 id, int64 up_to);
 static void look_level(void *arg);
@@ -133,6 +135,15 @@ is_level(int32 id, int64 up_to)
 	return level.is_level;
 }
 
+bool
+es_rebuild_cannot_go_on(int sqlerrcode)
+{
+	bool		is_event = in_handlers;
+
+	in_handlers = false;
+	return sqlerrcode == ES_ERRCODE_INVALID_DEFINITION && !is_event;
+}
+
 static void
 look_level(void *arg)
 {
@@ -193,7 +204,7 @@ swap(const EsRebuild *rebuild)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	(void) set_config_option("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	limit_came = false;
+	limit_came = in_handlers = false;
 	enable_timeout_after(limit_id, MAX_TIME);
 	es_definition_lock("projection", rebuild->name);
 	AcceptInvalidationMessages();
@@ -240,7 +251,9 @@ catch_up(const EsDefinition *projection, const EsDefinition *mine)
 		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
 	/* all that the old worker can have applied; or all that there is, as nobody appends */
 	up_to = is_locked ? es_feed_last_allocated() : es_feed_head(ES_FEED_ALL_CATEGORIES);
+	in_handlers = true;
 	es_projection_catch_up(mine->id, true, false);
+	in_handlers = false;
 	return es_subscription_is_settled(mine->id, up_to);
 }
 
@@ -297,7 +310,7 @@ static void
 lock_indexes(const EsShadow *shadow)
 {
 	int			n;
-	EsIndexPair *pairs = es_shadow_indexes(shadow, &n);
+	EsIndexPair *pairs = es_shadow_indexes(shadow, true, &n);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -310,7 +323,7 @@ static void
 exchange_table(const EsShadow *shadow)
 {
 	int			n;
-	EsIndexPair *pairs = es_shadow_indexes(shadow, &n);
+	EsIndexPair *pairs = es_shadow_indexes(shadow, true, &n);
 
 	es_table_swap(shadow->table_oid, shadow->shadow_oid);
 	for (int i = 0; i < n; i++)

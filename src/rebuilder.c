@@ -44,6 +44,7 @@
 #define FIRST_RETRY (100 * 1000) /* µs, of a lock */
 #define LAST_RETRY (10 * USECS_PER_SEC)
 #define SAID_WAITS 7 /* after 13 s */
+#define SAID_OLDER (10 * USECS_PER_SEC)
 /* nobody wakes a rebuild worker: while one is not level it has work */
 #define NAP 50 /* ms */
 /* so many events at first; more while a turn takes less than the one time, fewer when it takes the other */
@@ -61,6 +62,8 @@ typedef struct Turn
 	int waits;	  /* for locks, in a row */
 	TimestampTz not_before;
 	EsRebuildOlder older;
+	TimestampTz level_since; /* waits for older snapshots since then; 0: not yet */
+	bool said;
 } Turn;
 
 typedef struct Rebuilder
@@ -78,8 +81,10 @@ static void refresh(Rebuilder *rebuilder);
 static void read_rebuilds(Rebuilder *rebuilder);
 static bool take_turn(Rebuilder *rebuilder, Turn *turn);
 static bool work(Turn *turn);
+static void say_waits(Turn *turn);
 static int	apply(Turn *turn);
 static void failed(Rebuilder *rebuilder, Turn *turn);
+static bool still_there(const Turn *turn);
 static TimestampTz backoff(TimestampTz first, TimestampTz last, int times);
 static void write_down(const Turn *turn, const char *error);
 
@@ -214,7 +219,34 @@ work(Turn *turn)
 	/* more to come */
 	if (handled == events)
 		return true;
-	return es_rebuild_end(turn->rebuild, head, &turn->older) == ES_REBUILD_OVER || handled > 0;
+	switch (es_rebuild_end(turn->rebuild, head, &turn->older))
+	{
+		case ES_REBUILD_OVER:
+			return true;
+		case ES_REBUILD_WAITS:
+			say_waits(turn);
+			break;
+		case ES_REBUILD_BEHIND:
+			break;
+	}
+	return handled > 0;
+}
+
+/* once, after a while: a report or a dump may take its time */
+static void
+say_waits(Turn *turn)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (turn->level_since == 0)
+		turn->level_since = now;
+	if (turn->said || now - turn->level_since < SAID_OLDER)
+		return;
+	turn->said = true;
+	ereport(LOG,
+			(errmsg("the end of the rebuild of projection \"%s\" in database \"%s\" waits for %d older snapshots", turn->rebuild->name,
+					es_process_database(), turn->older.n),
+			 errhint("They are those of pg_stat_activity with a backend_xmin and the oldest xact_start.")));
 }
 
 static int
@@ -237,6 +269,7 @@ static void
 failed(Rebuilder *rebuilder, Turn *turn)
 {
 	ErrorData  *error = es_process_recover(rebuilder->iteration);
+	bool		cannot_go_on = es_rebuild_cannot_go_on(error->sqlerrcode);
 
 	es_redirect_pause();
 	if (es_rebuild_may_retry(error->sqlerrcode))
@@ -249,11 +282,23 @@ failed(Rebuilder *rebuilder, Turn *turn)
 	}
 	turn->not_before = GetCurrentTimestamp() + backoff(USECS_PER_SEC, MAX_BACKOFF, turn->failures++);
 	es_registry_count(0, 1);
-	if (es_process_stop || es_registry_told_to_leave())
+	/* another worker may have ended it meanwhile, or somebody cancelled it */
+	if (es_process_stop || es_registry_told_to_leave() || !still_there(turn))
 		return;
 	es_process_log_error(error, psprintf("rebuilding projection \"%s\" in database \"%s\" failed", turn->rebuild->name, es_process_database()));
-	if (error->sqlerrcode == ES_ERRCODE_INVALID_DEFINITION)
+	if (cannot_go_on)
 		write_down(turn, error->message);
+}
+
+static bool
+still_there(const Turn *turn)
+{
+	bool		exists;
+
+	es_process_start_transaction("looking for a rebuild");
+	exists = es_rebuild_exists(turn->rebuild);
+	es_process_commit();
+	return exists;
 }
 
 /* twice as long each time */

@@ -35,6 +35,7 @@
 #include "compat.h"
 #include "evtstore.h"
 #include "redirect.h"
+#include "shadow.h"
 
 static int64 current_key = 0;
 static bool is_active = false;
@@ -155,6 +156,8 @@ redirect_query(Query *query)
 		if (!OidIsValid(other))
 			continue;
 		LockRelationOid(other, rte->rellockmode);
+		/* both are locked, and stay as they are */
+		es_shadow_check_columns(rte->relid, other);
 		rte->relid = other;
 	}
 #ifdef ES_HAVE_PERMISSION_INFOS
@@ -217,6 +220,12 @@ check_utility(PlannedStmt *statement, const char *text, bool read_only, ProcessU
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s cannot be run by a handler while its projection is rebuilt", GetCommandTagName(CreateCommandTag(statement->utilityStmt))),
 				 errhint("Temporary tables can be created, truncated and dropped, and settings can be set.")));
+	/* the shadow's constraints have other names */
+	if (is_active && IsA(statement->utilityStmt, ConstraintsSetStmt))
+	{
+		statement = copyObject(statement);
+		((ConstraintsSetStmt *) statement->utilityStmt)->constraints = NIL;
+	}
 	if (next_utility != NULL)
 		next_utility(statement, text, read_only, context, params, environment, receiver, completion);
 	else

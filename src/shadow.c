@@ -31,6 +31,7 @@
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/regproc.h"
@@ -61,7 +62,7 @@ static EsPlan statements_plan = {
 	" i AS (SELECT ic.relname, ic.reltablespace, ic.reloptions, pg_get_indexdef(x.indexrelid) AS text, k.text AS constraint_text,"
 	"     format('%I', $3 || row_number() OVER by_text) AS name, row_number() OVER by_text AS n"
 	"   FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid CROSS JOIN t"
-	"   LEFT JOIN k ON k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x') WHERE x.indrelid = $1"
+	"   LEFT JOIN k ON k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x') WHERE x.indrelid = $1 AND x.indisvalid"
 	"   WINDOW by_text AS (ORDER BY replace(pg_get_indexdef(x.indexrelid), format(' INDEX %I ON %s USING ', ic.relname, t.name), ''), k.text, ic.relname))"
 	" SELECT statement, step = 9 FROM ("
 	"  SELECT 1 AS step, 0::bigint AS n, format('CREATE %sTABLE %s (%s) USING heap%s%s',"
@@ -114,6 +115,14 @@ static EsPlan grants_plan = {
 	.args = {OIDOID, TEXTOID},
 };
 
+static EsPlan revokes_plan = {
+	.sql = "SELECT DISTINCT format('REVOKE ALL ON %s FROM %s', $2, CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE format('%I', r.rolname) END)"
+	" FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) e LEFT JOIN pg_roles r ON r.oid = e.grantee"
+	" WHERE c.oid = $1 AND e.grantee <> c.relowner AND (e.grantee = 0 OR r.oid IS NOT NULL)",
+	.nargs = 2,
+	.args = {OIDOID, TEXTOID},
+};
+
 /* by what follows the names in their definitions, and by the kind of constraint; those that are equal in all are as good as each other */
 static EsPlan indexes_plan = {
 	.sql =
@@ -122,7 +131,7 @@ static EsPlan indexes_plan = {
 	"   LEFT JOIN pg_constraint k ON k.conindid = x.indexrelid AND k.conrelid = x.indrelid AND k.contype IN ('p', 'u', 'x')"
 	"   CROSS JOIN LATERAL (SELECT concat_ws('|', replace(pg_get_indexdef(x.indexrelid), format(' INDEX %I ON %s USING ', ic.relname, x.indrelid::regclass), ' INDEX '),"
 	"     pg_get_constraintdef(k.oid)) AS text) d"
-	"   WHERE x.indrelid IN ($1, $2))"
+	"   WHERE x.indrelid IN ($1, $2) AND x.indisvalid)"
 	" SELECT a.indexrelid, b.indexrelid FROM (SELECT * FROM i WHERE indrelid = $1) a FULL JOIN (SELECT * FROM i WHERE indrelid = $2) b USING (text, n) ORDER BY 1",
 	.nargs = 2,
 	.args = {OIDOID, OIDOID},
@@ -138,23 +147,29 @@ static EsPlan obstacle_plan = {
 	"   FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = $1 AND k.conrelid <> ALL ($2) LIMIT 1),"
 	"  (SELECT format('Its index \"%s\" has an access method that is none of the server''s own.', i.relname)"
 	"   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = $1 AND i.relam >= 16384 LIMIT 1),"
+	"  (SELECT format('Its index \"%s\" is not valid, or is being built.', i.relname)"
+	"   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = $1 AND NOT (x.indisvalid AND x.indislive) LIMIT 1),"
 	"  (SELECT format('It is in publication \"%s\", whose subscribers would not hear of the exchange.', p.pubname)"
-	"   FROM pg_publication_tables p WHERE format('%I.%I', p.schemaname, p.tablename)::regclass = $1 LIMIT 1))",
+	"   FROM pg_publication_tables p JOIN pg_class c ON c.relname = p.tablename JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = p.schemaname"
+	"   WHERE c.oid = $1 LIMIT 1))",
 	.nargs = 2,
 	.args = {OIDOID, OIDARRAYOID},
 };
 
-static EsPlan md5_plan = {
-	.sql = "SELECT md5(array_to_string($1, E'\\n'))",
+static EsPlan digest_plan = {
+	.sql = "SELECT encode(sha256(convert_to(array_to_string($1, E'\\n'), 'UTF8')), 'hex')",
 	.nargs = 1,
 	.args = {TEXTARRAYOID},
 };
 
+static void check_kind(Oid table);
 static List *make(List *shadows, Datum tables, Datum names);
+static int	pin_settings(void);
+static void describe_table(void *arg);
 static void run_as_owner(const EsShadow *shadow, List *statements);
 static void privilege(const char *format, const char *role);
 static void statements(const EsShadow *shadow, Datum tables, Datum names, List **own, List **references);
-static List *grants(const EsShadow *shadow);
+static List *privileges(EsPlan *plan, Oid table, const char *shadow);
 static char *fingerprint(Oid table, Datum tables, Datum names);
 static Oid	owner_of(Oid table);
 static void refuse_obstacles(List *tables);
@@ -179,9 +194,10 @@ es_shadow_make(List *tables, const char *prefix)
 		char	   *name;
 
 		LockRelationOid(table, AccessShareLock);
-		es_shadow_check_table(table);
-		name = psprintf("%s%d_%.*s", prefix, list_length(shadows) + 1, NAME_BYTES, get_rel_name(table));
-		name[pg_mbcliplen(name, strlen(name), NAMEDATALEN - 8)] = '\0';
+		check_kind(table);
+		name = get_rel_name(table);
+		name[pg_mbcliplen(name, strlen(name), NAME_BYTES)] = '\0';
+		name = psprintf("%s%d_%s", prefix, list_length(shadows) + 1, name);
 		shadow->table = es_shadow_table_name(table);
 		shadow->shadow = quote_qualified_identifier(ES_SHADOW_SCHEMA, name);
 		shadow->table_oid = table;
@@ -192,8 +208,8 @@ es_shadow_make(List *tables, const char *prefix)
 	return make(shadows, oid_array(tables), text_array(names));
 }
 
-void
-es_shadow_check_table(Oid table)
+static void
+check_kind(Oid table)
 {
 	Relation	rel = relation_open(table, AccessShareLock);
 
@@ -231,6 +247,7 @@ es_shadow_resolve(List *shadows)
 void
 es_shadow_check(List *shadows)
 {
+	int			settings = pin_settings();
 	ListCell   *lc;
 	List	   *tables = NIL;
 	List	   *copies = NIL;
@@ -239,6 +256,7 @@ es_shadow_check(List *shadows)
 	{
 		EsShadow   *shadow = lfirst(lc);
 
+		check_kind(shadow->table_oid);
 		tables = lappend_oid(tables, shadow->table_oid);
 		copies = lappend_oid(copies, shadow->shadow_oid);
 	}
@@ -247,36 +265,73 @@ es_shadow_check(List *shadows)
 		EsShadow   *shadow = lfirst(lc);
 
 		/* the shadow, too: it is its owner's, and a file of another shape must not come under this table */
-		if (strcmp(fingerprint(shadow->table_oid, oid_array(tables), names_of(shadows)), shadow->fingerprint) != 0 ||
+		if (owner_of(shadow->table_oid) != owner_of(shadow->shadow_oid) ||
+			strcmp(fingerprint(shadow->table_oid, oid_array(tables), names_of(shadows)), shadow->fingerprint) != 0 ||
 			strcmp(fingerprint(shadow->shadow_oid, oid_array(copies), names_of(shadows)), shadow->fingerprint) != 0)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_INVALID_DEFINITION),
 					 errmsg("table %s was altered while it was rebuilt", shadow->table),
-					 errdetail("What was built has its former columns, constraints, indexes or triggers."),
+					 errdetail("What was built has its former owner, columns, constraints, indexes or triggers."),
 					 errhint("Cancel the rebuild with evtstore.cancel_rebuild(), and begin it again.")));
 	}
 	refuse_obstacles(tables);
+	AtEOXact_GUC(false, settings);
+}
+
+void
+es_shadow_check_columns(Oid table, Oid shadow)
+{
+	Relation	a = relation_open(table, NoLock);
+	Relation	b = relation_open(shadow, NoLock);
+	TupleDesc	desc_a = RelationGetDescr(a);
+	TupleDesc	desc_b = RelationGetDescr(b);
+	bool		same = desc_a->natts == desc_b->natts;
+
+	for (int i = 0; i < desc_a->natts && same; i++)
+	{
+		Form_pg_attribute x = TupleDescAttr(desc_a, i);
+		Form_pg_attribute y = TupleDescAttr(desc_b, i);
+
+		same = x->attisdropped == y->attisdropped &&
+			(x->attisdropped || (x->atttypid == y->atttypid && x->atttypmod == y->atttypmod && x->attcollation == y->attcollation));
+	}
+	relation_close(a, NoLock);
+	relation_close(b, NoLock);
+	if (!same)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_DEFINITION),
+				 errmsg("table %s was altered while it was rebuilt", es_shadow_table_name(table)),
+				 errdetail("What is built has its former columns."),
+				 errhint("Cancel the rebuild with evtstore.cancel_rebuild(), and begin it again.")));
 }
 
 EsIndexPair *
-es_shadow_indexes(const EsShadow *shadow, int *n)
+es_shadow_indexes(const EsShadow *shadow, bool all, int *n)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EsSpiState	state;
 	Datum		values[2] = {ObjectIdGetDatum(shadow->table_oid), ObjectIdGetDatum(shadow->shadow_oid)};
 	EsIndexPair *pairs;
-	bool		isnull[2] = {false, false};
+	uint64		rows;
+	bool		is_alone = false;
 
+	*n = 0;
 	es_spi_begin(&state);
-	*n = es_spi_run_latest(&indexes_plan, values, NULL);
-	pairs = MemoryContextAlloc(caller, Max(*n, 1) * sizeof(EsIndexPair));
-	for (int i = 0; i < *n && !isnull[0] && !isnull[1]; i++)
+	rows = es_spi_run_latest(&indexes_plan, values, NULL);
+	pairs = MemoryContextAlloc(caller, Max(rows, 1) * sizeof(EsIndexPair));
+	for (uint64 i = 0; i < rows; i++)
 	{
-		pairs[i].index = DatumGetObjectId(es_spi_value(i, 0, &isnull[0]));
-		pairs[i].shadow = DatumGetObjectId(es_spi_value(i, 1, &isnull[1]));
+		bool		isnull[2];
+
+		pairs[*n].index = DatumGetObjectId(es_spi_value(i, 0, &isnull[0]));
+		pairs[*n].shadow = DatumGetObjectId(es_spi_value(i, 1, &isnull[1]));
+		if (isnull[0] || isnull[1])
+			is_alone = true;
+		else
+			(*n)++;
 	}
 	es_spi_end(&state);
-	if (isnull[0] || isnull[1])
+	if (all && is_alone)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_DEFINITION),
 				 errmsg("table %s and its shadow %s have other indexes", shadow->table, shadow->shadow),
@@ -308,6 +363,8 @@ static List *
 make(List *shadows, Datum tables, Datum names)
 {
 	Datum		table_names = names_of(shadows);
+	int			settings = pin_settings();
+	ErrorContextCallback context = {.previous = error_context_stack, .callback = describe_table};
 	List	   *references = NIL;
 	ListCell   *lc;
 	ListCell   *lc2;
@@ -319,16 +376,55 @@ make(List *shadows, Datum tables, Datum names)
 		List	   *own;
 		List	   *later;
 
+		context.arg = shadow;
+		error_context_stack = &context;
 		statements(shadow, tables, names, &own, &later);
 		references = lappend(references, later);
-		run_as_owner(shadow, list_concat(own, grants(shadow)));
+		run_as_owner(shadow, own);
 		shadow->shadow_oid = resolve(shadow->shadow);
+		/* what default privileges gave */
+		run_as_owner(shadow, privileges(&revokes_plan, shadow->shadow_oid, shadow->shadow));
+		run_as_owner(shadow, privileges(&grants_plan, shadow->table_oid, shadow->shadow));
 		shadow->fingerprint = fingerprint(shadow->table_oid, tables, table_names);
 		go_with_extension(shadow->shadow_oid);
 	}
 	forboth(lc, shadows, lc2, references)
 		run_as_owner(lfirst(lc), lfirst(lc2));
+	error_context_stack = context.previous;
+	AtEOXact_GUC(false, settings);
 	return shadows;
+}
+
+static void
+describe_table(void *arg)
+{
+	errcontext("making a table like %s", ((const EsShadow *) arg)->table);
+}
+
+/* what the text of a definition depends on, and what it makes; to be undone with AtEOXact_GUC(false, ) */
+static int
+pin_settings(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			pinned[] = {
+		{"TimeZone", "UTC"},
+		{"DateStyle", "ISO, YMD"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"lc_monetary", "C"},
+		{"xmloption", "content"},
+		{"quote_all_identifiers", "off"},
+		{"default_tablespace", ""},
+	};
+	int			level = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(pinned); i++)
+		(void) set_config_option(pinned[i].name, pinned[i].value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
 }
 
 /* Locks: ES_LOCK_SHADOW, held */
@@ -336,13 +432,13 @@ static void
 run_as_owner(const EsShadow *shadow, List *statements)
 {
 	char	   *owner = GetUserNameFromId(owner_of(shadow->table_oid), false);
-	bool		is_ours = owner_of(shadow->table_oid) == es_catalog()->owner;
+	bool		may_create = es_may_create_in(get_namespace_oid(ES_SHADOW_SCHEMA, false), owner_of(shadow->table_oid));
 	EsSpiState	state;
 	ListCell   *lc;
 
 	if (statements == NIL)
 		return;
-	if (!is_ours)
+	if (!may_create)
 		privilege("GRANT CREATE ON SCHEMA " ES_SHADOW_SCHEMA " TO %s", owner);
 	es_spi_become(&state, owner, "pg_catalog");
 	foreach(lc, statements)
@@ -353,7 +449,7 @@ run_as_owner(const EsShadow *shadow, List *statements)
 		es_spi_free_plan(plan);
 	}
 	es_spi_unbecome(&state);
-	if (!is_ours)
+	if (!may_create)
 		privilege("REVOKE CREATE ON SCHEMA " ES_SHADOW_SCHEMA " FROM %s", owner);
 }
 
@@ -374,7 +470,7 @@ statements(const EsShadow *shadow, Datum tables, Datum names, List **own, List *
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EsSpiState	state;
-	List	   *parts = stringToQualifiedNameList(shadow->shadow);
+	List	   *parts = es_qualified_name(shadow->shadow);
 	Datum		values[6] = {ObjectIdGetDatum(shadow->table_oid), CStringGetTextDatum(shadow->shadow),
 	CStringGetTextDatum(psprintf("%s_", strVal(llast(parts)))), tables, names, CStringGetTextDatum(strVal(linitial(parts)))};
 	uint64		n;
@@ -397,17 +493,18 @@ statements(const EsShadow *shadow, Datum tables, Datum names, List **own, List *
 	es_spi_end(&state);
 }
 
+/* the statements of a plan */
 static List *
-grants(const EsShadow *shadow)
+privileges(EsPlan *plan, Oid table, const char *shadow)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EsSpiState	state;
-	Datum		values[2] = {ObjectIdGetDatum(shadow->table_oid), CStringGetTextDatum(shadow->shadow)};
+	Datum		values[2] = {ObjectIdGetDatum(table), CStringGetTextDatum(shadow)};
 	List	   *result = NIL;
 	uint64		n;
 
 	es_spi_begin(&state);
-	n = es_spi_run_latest(&grants_plan, values, NULL);
+	n = es_spi_run_latest(plan, values, NULL);
 	for (uint64 i = 0; i < n; i++)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(caller);
@@ -433,7 +530,7 @@ fingerprint(Oid table, Datum tables, Datum names)
 	statements(&nameless, tables, names, &own, &references);
 	values[0] = text_array(list_concat(own, references));
 	es_spi_begin(&state);
-	es_spi_run_latest(&md5_plan, values, NULL);
+	es_spi_run_latest(&digest_plan, values, NULL);
 	result = MemoryContextStrdup(caller, es_spi_text(0, 0));
 	es_spi_end(&state);
 	return result;
@@ -522,7 +619,7 @@ text_array(List *strings)
 static Oid
 resolve(const char *name)
 {
-	Oid			oid = RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), NoLock, true);
+	Oid			oid = RangeVarGetRelid(makeRangeVarFromNameList(es_qualified_name(name)), NoLock, true);
 
 	if (!OidIsValid(oid))
 		ereport(ERROR,

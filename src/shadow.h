@@ -34,12 +34,15 @@ extern List *es_shadow_make(List *tables, const char *prefix);
 extern void es_shadow_resolve(List *shadows);
 /* ST009 where a table or its shadow is not any more what they were when that was made; 0A000.  Locks: each of both */
 extern void es_shadow_check(List *shadows);
-/* the indexes of a table and of its shadow: as many EsIndexPairs as *n; ST009 where one is without the other */
-extern EsIndexPair *es_shadow_indexes(const EsShadow *shadow, int *n);
+/* the valid indexes of a table and of its shadow: as many EsIndexPairs as *n.  all: ST009 where one is without the other */
+extern EsIndexPair *es_shadow_indexes(const EsShadow *shadow, bool all, int *n);
+/*
+ * ST009 where a plan for the one does not fit the other: it would read behind the end of the shadow's columns.  Locks: any of
+ * both, held
+ */
+extern void es_shadow_check_columns(Oid table, Oid shadow);
 /* those that are still there */
 extern void es_shadow_drop(List *shadows);
-/* 0A000 where it can have no shadow: with a hint */
-extern void es_shadow_check_table(Oid table);
 /* the name as the functions above take and give it */
 extern char *es_shadow_table_name(Oid table);
 

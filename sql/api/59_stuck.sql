@@ -21,6 +21,7 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
     SELECT 'projection', d.name, NULL, NULL, d.spec->'rebuild'->>'error', NULL, format('SELECT evtstore.cancel_rebuild(%L)', d.name)
     FROM evtstore_internal.definition d
     WHERE d.kind = 'rebuild' AND d.state = 'failed'
+      AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
     SELECT 'feed', 'head', NULL, w.xact_start, 'an appending transaction is open', format('pid %s', w.pid),
            format('SELECT pg_terminate_backend(%s)', w.pid)

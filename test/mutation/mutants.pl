@@ -1355,4 +1355,28 @@ return [
 		change => [ 'poll->subscription->is_rebuild ? 1 : PASSED_OVER', 'PASSED_OVER' ],
 		tests  => '084_rebuild_kill',
 	},
+	{
+		name   => 'default privileges give a shadow away',
+		file   => 'shadow.c',
+		change => [ "\t\trun_as_owner(shadow, privileges(&revokes_plan, shadow->shadow_oid, shadow->shadow));\n", "\t\t(void) privileges(&revokes_plan, shadow->shadow_oid, shadow->shadow);\n" ],
+		tests  => '082_rebuild',
+	},
+	{
+		name   => 'fingerprints follow the session',
+		file   => 'shadow.c',
+		change => [ "\t\t(void) set_config_option(pinned[i].name", "\t\tif (false)\n\t\t\t(void) set_config_option(pinned[i].name" ],
+		tests  => '082_rebuild',
+	},
+	{
+		name   => 'a projection may write the tables of a rebuild',
+		file   => 'projection.c',
+		change => [ "\tes_rebuild_refuse_tables(name, spec, GetUserNameFromId(GetUserId(), false), namespace_search_path);\n", '' ],
+		tests  => '082_rebuild',
+	},
+	{
+		name   => 'a worker takes the handlers before the lock',
+		file   => 'projection_work.c',
+		change => [ "\t(void) es_subscription_lock(id, AccessShareLock);\n\twork.projection = es_projection_by_id(id);\n", "\twork.projection = es_projection_by_id(id);\n" ],
+		tests  => '084_rebuild_kill',
+	},
 ];

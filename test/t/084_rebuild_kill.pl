@@ -9,8 +9,9 @@ use warnings;
 use EvtGdb;
 use EvtTest;
 use Test::More;
+use Time::HiRes qw(time);
 
-my $node = new_node('main', conf => "log_statement = none\nrestart_after_crash = on\nevtstore.rebuild_workers = 1\nevtstore.poll_interval = 200ms\nautovacuum = off\n");
+my $node = new_node('main', conf => "log_statement = none\nrestart_after_crash = on\nevtstore.rebuild_workers = 1\nevtstore.delivery_workers = 1\nevtstore.poll_interval = 200ms\nautovacuum = off\n");
 EvtGdb::require_gdb($node);
 
 sub sql { return $node->safe_psql('postgres', shift) }
@@ -105,5 +106,30 @@ foreach my $place ('es_table_swap', 'after es_table_swap', 'after es_table_swap_
 	is(contents(), made_by($factor), "$at: in the end the new version is there");
 	is_sound($at);
 }
+
+# --- the projection's own worker, which has looked up its handlers when they are replaced ---
+
+my $lock = session($node);
+$lock->query_safe('BEGIN; SELECT count(*) FROM bought');
+create($factor + 1);
+poll_until('the rebuild to be level', sub { sql(q{SELECT rebuild_progress >= 1 FROM evtstore.projection_status}) eq 't' });
+# one worker, so that it is the one that stops
+is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evtstore delivery%'}), 1, 'one delivery worker');
+my $gdb = EvtGdb->attach(worker_pid($node, 'delivery'), 'es_projection_by_id', after => 1);
+sql(q{SELECT evtstore.append('sale-1', 'Bought', '{"customer": "c1"}')});
+$gdb->wait_until_stopped;
+$lock->query_safe('COMMIT');
+$lock->quit;
+# if the end did not wait for the worker, it would be over now
+my $deadline = time + 2;
+while (time < $deadline && sql(q{SELECT rebuild_progress IS NULL FROM evtstore.projection_status}) eq 'f')
+{
+	select undef, undef, undef, 0.05;    # sleep: between two looks
+}
+$gdb->let_go;
+poll_until('the rebuild to end', sub { sql(q{SELECT rebuild_progress IS NULL FROM evtstore.projection_status}) eq 't' });
+$factor++;
+sql(q{CALL evtstore.wait_for('bought', evtstore.head_position(), '60s')});
+is(sql(q{SELECT n FROM summary WHERE customer = 'c1'}), 11 * $factor, 'no event is applied by the old handlers to the new table');
 
 done_testing();

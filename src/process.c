@@ -21,6 +21,9 @@
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "access/xact.h"
 #include "commands/dbcommands.h"
@@ -45,6 +48,9 @@
 #include "process.h"
 
 #define GRACE 3 /* s */
+
+/* bytes that were given back and stay with the process, where it wants that */
+#define KEPT_MEMORY (32 * 1024 * 1024)
 
 /* not everywhere: without it the first SIGTERM terminates */
 #if defined(_POSIX_TIMERS) && _POSIX_TIMERS > 0
@@ -137,6 +143,16 @@ connect_database(Oid database)
 			namestrcpy(&database_name, name);
 		CommitTransactionCommand();
 	}
+}
+
+/* else the C library gives it back to the system after each turn, and the next one gets it anew, page by page */
+void
+es_process_keep_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY);
+	(void) mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY);
+#endif
 }
 
 const char *

@@ -17,6 +17,9 @@ extern volatile sig_atomic_t es_process_stop;
  */
 extern void es_process_begin(EsWorkerKind kind);
 
+/* what a turn gives back is kept for the next one: for who takes turns with thousands of events, one after the other */
+extern void es_process_keep_memory(void);
+
 /* the name of the database, as it was when the worker connected */
 extern const char *es_process_database(void);
 /* application_name: kind, database and queue (NULL: none) */

@@ -94,6 +94,7 @@ es_rebuilder_main(Datum arg)
 	Rebuilder	rebuilder = {0};
 
 	es_process_begin(ES_WORKER_REBUILD);
+	es_process_keep_memory();
 	es_cause_set_replay();
 	es_redirect_init();
 	es_rebuild_end_init();

@@ -106,6 +106,7 @@ es_worker_main(Datum arg)
 
 	es_process_begin(ES_WORKER_DELIVERY);
 	es_wakeup_attach();
+	es_process_keep_memory();
 	worker.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore delivery", ALLOCSET_DEFAULT_SIZES);
 	/* what may have changed since the scheduler asked for this worker */
 	worker.done = !es_guc_enabled;

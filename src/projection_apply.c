@@ -51,6 +51,7 @@ static EsHandler *load_handlers(EsProjection *projection, Jsonb *handlers);
 static int	depth_of(Numeric value);
 static void run(EsHandler *handler, Datum argument, const Datum *rows, int n, int64 first, int64 last, const char *type);
 static void run_pending(EsApply *apply);
+static Datum array_of(Datum *rows, int n, MemoryContext context);
 static void describe_place(void *arg);
 static void free_cache(Cache *old);
 static void xact_callback(XactEvent event, void *arg);
@@ -178,14 +179,36 @@ static void
 run_pending(EsApply *apply)
 {
 	EsHandler  *handler = apply->pending;
-	MemoryContext old_context = MemoryContextSwitchTo(apply->context);
-	Datum		rows = PointerGetDatum(construct_array(apply->rows, apply->n, es_catalog()->event_type, -1, false, TYPALIGN_DOUBLE));
+	Datum		array = array_of(apply->rows, apply->n, apply->context);
 
-	MemoryContextSwitchTo(old_context);
-	run(handler, rows, apply->rows, apply->n, apply->first, apply->last, NULL);
+	run(handler, array, apply->rows, apply->n, apply->first, apply->last, NULL);
 	apply->pending = NULL;
 	apply->n = 0;
 	MemoryContextReset(apply->context);
+}
+
+/*
+ * An array that points to the rows, without a copy of them; who needs it in one piece flattens it.  Read only: a handler that
+ * changes its argument gets a copy, because the rows are still needed (tell_cause).
+ */
+static Datum
+array_of(Datum *rows, int n, MemoryContext context)
+{
+	ExpandedArrayHeader *array = construct_empty_expanded_array(es_catalog()->event_type, context, NULL);
+	int		   *bounds = MemoryContextAlloc(context, 2 * sizeof(int));
+
+	bounds[0] = n;
+	bounds[1] = 1;
+	array->ndims = 1;
+	array->dims = &bounds[0];
+	array->lbound = &bounds[1];
+	array->dvalues = rows;
+	array->dvalueslen = n;
+	array->nelems = n;
+	array->fvalue = NULL;
+	array->fstartptr = NULL;
+	array->fendptr = NULL;
+	return EOHPGetRODatum(&array->hdr);
 }
 
 typedef struct Place
@@ -264,7 +287,8 @@ run(EsHandler *handler, Datum argument, const Datum *rows, int n, int64 first, i
 	if (handler->plan == NULL)
 	{
 		argtype = es_projection_handler_type(handler->is_batch);
-		handler->plan = es_spi_prepare_foreign(handler->sql, 1, &argtype);
+		handler->plan = handler->is_batch ? es_spi_prepare_foreign_generic(handler->sql, 1, &argtype) :
+			es_spi_prepare_foreign(handler->sql, 1, &argtype);
 	}
 	es_cause_run(&(EsCause) {tell_cause, &what}, call, &what);
 

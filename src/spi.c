@@ -35,6 +35,7 @@ static void enter(EsSpiState *state, Oid role, const char *search_path, int extr
 static bool is_already(Oid role, const char *search_path);
 static char *temporary_last(const char *search_path);
 static void leave(EsSpiState *state);
+static SPIPlanPtr prepare_foreign(const char *sql, int nargs, Oid *argtypes, int cursor_options);
 static void prepare(EsPlan *plan);
 static void check_result(int result, const char *sql);
 
@@ -124,11 +125,23 @@ es_spi_int32(uint64 row, int col)
 SPIPlanPtr
 es_spi_prepare_foreign(const char *sql, int nargs, Oid *argtypes)
 {
+	return prepare_foreign(sql, nargs, argtypes, 0);
+}
+
+SPIPlanPtr
+es_spi_prepare_foreign_generic(const char *sql, int nargs, Oid *argtypes)
+{
+	return prepare_foreign(sql, nargs, argtypes, CURSOR_OPT_GENERIC_PLAN);
+}
+
+static SPIPlanPtr
+prepare_foreign(const char *sql, int nargs, Oid *argtypes, int cursor_options)
+{
 	SPIPlanPtr	plan;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	plan = SPI_prepare(sql, nargs, argtypes);
+	plan = SPI_prepare_cursor(sql, nargs, argtypes, cursor_options);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
 	if (SPI_keepplan(plan) != 0)

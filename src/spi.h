@@ -57,6 +57,8 @@ extern void es_spi_unbecome(EsSpiState *state);
 
 /* between become and unbecome: one statement of somebody else, prepared once (saved) and run */
 extern SPIPlanPtr es_spi_prepare_foreign(const char *sql, int nargs, Oid *argtypes);
+/* the plan is the same for all values: large ones are not copied into plans of their own */
+extern SPIPlanPtr es_spi_prepare_foreign_generic(const char *sql, int nargs, Oid *argtypes);
 extern void es_spi_run_foreign(SPIPlanPtr plan, Datum *values, const char *sql);
 /* runs what its effects deferred to the commit, so that an error belongs to this statement and not to the transaction */
 extern void es_spi_check_constraints(void);

@@ -1194,6 +1194,12 @@ return [
 		tests  => 'projection_async',
 	},
 	{
+		name   => 'a batch handler that changes its array changes the events',
+		file   => 'projection_apply.c',
+		change => [ 'return EOHPGetRODatum(&array->hdr);', 'return EOHPGetRWDatum(&array->hdr);' ],
+		tests  => 'projection_async',
+	},
+	{
 		name   => 'a batch handler gets events of several tenants',
 		file   => 'projection_apply.c',
 		change => [ " || strcmp(event->tenant, es_guc_tenant) != 0))\n\t\trun_pending(apply);", "))\n\t\trun_pending(apply);" ],

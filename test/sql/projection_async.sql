@@ -267,3 +267,30 @@ SELECT evtstore.create_projection('chain', '{"Link": {"fn": "shop.link"}}', 'syn
 SELECT version, data FROM applied WHERE stream = 'link of chain-1' ORDER BY n;
 SELECT version FROM evtstore.append('chain-1', 'Link', '1');
 SELECT version, data FROM applied WHERE stream = 'link of chain-1' ORDER BY n;
+
+--
+-- a batch handler may do with its array what it likes; whatever becomes of it, its events are the cause of what it appends
+--
+CREATE TABLE kept (events evtstore.event[]);
+CREATE FUNCTION shop.rough(events evtstore.event[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    e evtstore.event;
+    walked text := '';
+BEGIN
+    INSERT INTO public.kept VALUES (events);
+    FOREACH e IN ARRAY events LOOP
+        walked := walked || (e.data->>'v');
+    END LOOP;
+    FOR i IN 2 .. cardinality(events) LOOP
+        events[i].data := jsonb_build_object('v', events[i - 1].data->'v');
+    END LOOP;
+    events[1] := NULL;
+    PERFORM evtstore.append('rough-1', 'Done', jsonb_build_object('walked', walked, 'changed', (SELECT jsonb_agg(data->'v') FROM unnest(events))));
+END $$;
+SELECT evtstore.create_projection('rough', '{"Rough": {"batch": "shop.rough"}}');
+SELECT evtstore.pause_projection('rough');
+SELECT version FROM evtstore.append_events('rough-1', '[{"type": "Rough", "data": {"v": 1}}, {"type": "Rough", "data": {"v": 2}, "metadata": {"causation_depth": 4}}, {"type": "Rough", "data": {"v": 3}}]');
+SELECT evtstore.resume_projection('rough');
+CALL evtstore.wait_for('rough', evtstore.head_position());
+SELECT data, metadata FROM evtstore.read_stream('rough-1') WHERE type = 'Done';
+SELECT array_length(events, 1) AS n, e.version, e.data FROM kept, unnest(events) e ORDER BY e.version;

@@ -190,7 +190,9 @@ put(EsReader *reader, const EsPolled *event, void *arg)
 		return true;
 	}
 	item->row = es_reader_value(reader, 0, &isnull);
-	item->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(type));
+	/* for the error of that event; a batch has none of its own */
+	if (!item->handler->is_batch)
+		item->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(type));
 	MemoryContextSwitchTo(old_context);
 	work->bytes += VARSIZE_ANY(DatumGetPointer(item->row));
 	return work->bytes < MAX_ROW_BYTES;

@@ -366,8 +366,14 @@ whole_row(EsReader *reader)
 		reader->row_desc = CreateTupleDescCopy(es_arg_row_desc(es_catalog()->event_type));
 		MemoryContextSwitchTo(old);
 	}
+	slot_getallattrs(reader->slot);
 	for (int i = 0; i < ES_EVENT_ROW_NATTS; i++)
-		values[i] = es_reader_value(reader, i + 1, &nulls[i]);
+	{
+		values[i] = reader->slot->tts_values[column_of[i]];
+		nulls[i] = reader->slot->tts_isnull[column_of[i]];
+	}
+	if (!nulls[ES_EVENT_ROW_STREAM - 1])
+		values[ES_EVENT_ROW_STREAM - 1] = PointerGetDatum(stream_of_row(reader)->name);
 	/* fetches what is toasted: a row inside another must not point into our TOAST table */
 	return HeapTupleGetDatum(heap_form_tuple(reader->row_desc, values, nulls));
 }

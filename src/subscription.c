@@ -288,7 +288,12 @@ es_subscription_hash(const char *tenant, const char *key, int64 position)
 int
 es_subscription_lane(const EsSubscription *subscription, const char *tenant, const char *key, int64 position)
 {
-	return es_lane_layout_lane(subscription->layout, es_subscription_hash(tenant, key, position), position);
+	const EsLaneLayout *layout = subscription->layout;
+
+	/* no need to hash where every key is in the only lane */
+	if (layout->n == 1 && layout->generations[0].lanes == 1)
+		return layout->generations[0].first;
+	return es_lane_layout_lane(layout, es_subscription_hash(tenant, key, position), position);
 }
 
 bool

@@ -178,8 +178,11 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 	es_use_require(&settlement.subscription->use, ES_USE_CONSUME, "subscription", settlement.subscription->definition.name);
 	es_subscription_lock_lane(id, number);
 	settlement.lanes = es_lanes_find(id);
+	/* who has the lane's lock sees the same at each look: one for those of a hold */
 	for (int i = 0; i < n; i++)
-		if (settlement.lanes == NULL || !es_lane_is_held(settlement.lanes, number, receipts[i].epoch, &settlement.lane))
+		if (i > 0 && receipts[i].epoch == receipts[i - 1].epoch)
+			receipts[i].stale = receipts[i - 1].stale;
+		else if (settlement.lanes == NULL || !es_lane_is_held(settlement.lanes, number, receipts[i].epoch, &settlement.lane))
 			receipts[i].stale = "lease_expired";
 	if (settlement.lanes == NULL || receipts[n - 1].stale != NULL)
 		return;

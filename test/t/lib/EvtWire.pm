@@ -157,8 +157,10 @@ sub read_message
 			}
 		}
 		return undef unless $self->{socket};
-		die "the server has not answered for $PATIENCE seconds\n"
-		  unless IO::Select->new($self->{socket})->can_read($PATIENCE);
+		my $answered;
+		# a child that ends in the meantime interrupts the waiting, where the server's test library has a handler for that
+		do { $! = 0; $answered = IO::Select->new($self->{socket})->can_read($PATIENCE) } until $answered || !$!{EINTR};
+		die "the server has not answered for $PATIENCE seconds\n" unless $answered;
 		my $n = sysread $self->{socket}, $self->{buffer}, 65536, length $self->{buffer};
 		return undef unless $n;
 	}

@@ -1214,7 +1214,7 @@ return [
 	{
 		name   => 'a switch to sync forgets what comes last',
 		file   => 'projection.c',
-		change => [ "CurTransactionResourceOwner);\n\tes_projection_catch_up(id);\n\t/* nobody else", "CurTransactionResourceOwner);\n\t/* nobody else" ],
+		change => [ "CurTransactionResourceOwner);\n\tes_projection_catch_up(id, false, true);\n\t/* nobody else", "CurTransactionResourceOwner);\n\t/* nobody else" ],
 		tests  => '077_projections',
 	},
 	{
@@ -1346,7 +1346,7 @@ return [
 	{
 		name   => 'the grant to create shadows stays',
 		file   => 'shadow.c',
-		change => [ "\tif (!is_ours)\n\t\tprivilege(\"REVOKE CREATE", "\tif (false)\n\t\tprivilege(\"REVOKE CREATE" ],
+		change => [ "\tif (!may_create)\n\t\tprivilege(\"REVOKE CREATE", "\tif (false)\n\t\tprivilege(\"REVOKE CREATE" ],
 		tests  => '082_rebuild',
 	},
 	{

@@ -35,6 +35,9 @@
 #define LEASE_MS 60000
 /* what was to be had and could not be had is looked for again */
 #define LOOK_AGAIN (50 * 1000)	/* us */
+/* more events while a turn takes less than the one time, fewer when it takes the other */
+#define SHORT_TURN (100 * 1000) /* us */
+#define LONG_TURN (500 * 1000)
 /* rows of a turn: where they are so large a smaller turn will do */
 #define MAX_ROW_BYTES (16 * 1024 * 1024)
 
@@ -69,6 +72,7 @@ typedef struct WaitingKeys
 
 static MemoryContext turn_context = NULL;
 
+static EsProjectionTurn take_turn(int32 id, int max_count);
 static bool put(EsReader *reader, const EsPolled *event, void *arg);
 static void add(EsApply *apply, const WorkItem *item);
 static void apply_all(void *arg);
@@ -91,7 +95,21 @@ es_projection_has_work(void)
 }
 
 EsProjectionTurn
-es_projection_work(int32 id, int max_count)
+es_projection_work(int32 id, int *events)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	EsProjectionTurn turn = take_turn(id, *events);
+	TimestampTz took = GetCurrentTimestamp() - start;
+
+	if (took > LONG_TURN)
+		*events = Max(*events / 2, 1);
+	else if (took < SHORT_TURN && turn.handled == *events)
+		*events = Min(*events * 2, ES_MAX_POLL);
+	return turn;
+}
+
+static EsProjectionTurn
+take_turn(int32 id, int max_count)
 {
 	EsProjectionTurn turn = {.due = DT_NOEND};
 	MemoryContext caller = CurrentMemoryContext;

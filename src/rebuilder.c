@@ -38,7 +38,6 @@
 #include "rebuilder.h"
 #include "redirect.h"
 #include "registry.h"
-#include "subscription_poll.h"
 
 #define MAX_BACKOFF (60 * USECS_PER_SEC)
 #define FIRST_RETRY (100 * 1000) /* µs, of a lock */
@@ -47,11 +46,6 @@
 #define SAID_OLDER (10 * USECS_PER_SEC)
 /* nobody wakes a rebuild worker: while one is not level it has work */
 #define NAP 50 /* ms */
-/* so many events at first; more while a turn takes less than the one time, fewer when it takes the other */
-#define FIRST_EVENTS 1000
-#define SHORT_TURN (200 * 1000) /* µs */
-#define LONG_TURN (500 * 1000)
-
 /* a rebuild as this worker knows it; outlives a reload of the definitions */
 typedef struct Turn
 {
@@ -82,7 +76,6 @@ static void read_rebuilds(Rebuilder *rebuilder);
 static bool take_turn(Rebuilder *rebuilder, Turn *turn);
 static bool work(Turn *turn);
 static void say_waits(Turn *turn);
-static int	apply(Turn *turn);
 static void failed(Rebuilder *rebuilder, Turn *turn);
 static bool still_there(const Turn *turn);
 static TimestampTz backoff(TimestampTz first, TimestampTz last, int times);
@@ -167,7 +160,7 @@ read_rebuilds(Rebuilder *rebuilder)
 
 		if (rebuild->is_failed)
 			continue;
-		*turn = (Turn) {.id = rebuild->id, .events = FIRST_EVENTS};
+		*turn = (Turn) {.id = rebuild->id, .events = ES_PROJECTION_FIRST_EVENTS};
 		for (int i = 0; i < nbefore; i++)
 			if (before[i].id == rebuild->id)
 				*turn = before[i];
@@ -209,16 +202,17 @@ static bool
 work(Turn *turn)
 {
 	int			events = turn->events;
-	int			handled;
+	EsProjectionTurn result;
 	int64		head;
 
 	es_process_start_transaction("rebuilding");
 	es_rebuild_use(turn->rebuild);
 	head = es_feed_head(ES_FEED_ALL_CATEGORIES);
 	es_process_commit();
-	handled = apply(turn);
+	result = es_projection_work(turn->id, &turn->events);
+	es_registry_count(result.handled - result.failed, result.failed);
 	/* more to come */
-	if (handled == events)
+	if (result.handled == events)
 		return true;
 	switch (es_rebuild_end(turn->rebuild, head, &turn->older))
 	{
@@ -230,7 +224,7 @@ work(Turn *turn)
 		case ES_REBUILD_BEHIND:
 			break;
 	}
-	return handled > 0;
+	return result.handled > 0;
 }
 
 /* once, after a while: a report or a dump may take its time */
@@ -248,21 +242,6 @@ say_waits(Turn *turn)
 			(errmsg("the end of the rebuild of projection \"%s\" in database \"%s\" waits for %d older snapshots", turn->rebuild->name,
 					es_process_database(), turn->older.n),
 			 errhint("They are those of pg_stat_activity with a backend_xmin and the oldest xact_start.")));
-}
-
-static int
-apply(Turn *turn)
-{
-	TimestampTz start = GetCurrentTimestamp();
-	EsProjectionTurn result = es_projection_work(turn->id, turn->events);
-	TimestampTz took = GetCurrentTimestamp() - start;
-
-	if (took > LONG_TURN)
-		turn->events = Max(turn->events / 2, 1);
-	else if (took < SHORT_TURN && result.handled == turn->events)
-		turn->events = Min(turn->events * 2, ES_MAX_POLL);
-	es_registry_count(result.handled - result.failed, result.failed);
-	return result.handled;
 }
 
 /* in PG_CATCH */

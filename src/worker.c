@@ -38,7 +38,6 @@
 #include "queue.h"
 #include "registry.h"
 #include "subscription.h"
-#include "subscription_poll.h"
 #include "subscription_source.h"
 #include "waiter.h"
 #include "wakeup.h"
@@ -49,11 +48,6 @@
 #define MAX_BACKOFF (60 * USECS_PER_SEC)
 /* how often the scheduler is asked to look when the next message becomes ready */
 #define NUDGE_INTERVAL (100 * 1000) /* µs */
-
-/* so many events of a projection at first; more while a turn takes less than the one time, fewer when it takes the other */
-#define FIRST_EVENTS 100
-#define SHORT_TURN (100 * 1000) /* µs */
-#define LONG_TURN (500 * 1000)
 
 /* how a queue or a projection fares in this worker; outlives a reload of the definitions */
 typedef struct Turn
@@ -218,7 +212,7 @@ add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbe
 
 	turn->name = name;
 	turn->id = id;
-	turn->events = FIRST_EVENTS;
+	turn->events = ES_PROJECTION_FIRST_EVENTS;
 	turn->due = DT_NOEND;
 	for (int i = 0; i < nbefore; i++)
 	{
@@ -303,15 +297,9 @@ take_turn(Worker *worker, Turn *turn)
 static int
 project(Turn *turn)
 {
-	TimestampTz start = GetCurrentTimestamp();
-	EsProjectionTurn result = es_projection_work(turn->id, turn->events);
-	TimestampTz took = GetCurrentTimestamp() - start;
+	EsProjectionTurn result = es_projection_work(turn->id, &turn->events);
 
 	turn->due = result.due;
-	if (took > LONG_TURN)
-		turn->events = Max(turn->events / 2, 1);
-	else if (took < SHORT_TURN && result.handled == turn->events)
-		turn->events = Min(turn->events * 2, ES_MAX_POLL);
 	es_registry_count(result.handled - result.failed, result.failed);
 	return result.handled;
 }

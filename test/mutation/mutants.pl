@@ -1359,7 +1359,7 @@ return [
 		name   => 'a level rebuild does not say so',
 		file   => 'poll.c',
 		change => [ 'poll->subscription->is_rebuild ? 1 : PASSED_OVER', 'PASSED_OVER' ],
-		tests  => '084_rebuild_kill',
+		tests  => '084_projection_kill',
 	},
 	{
 		name   => 'default privileges give a shadow away',
@@ -1383,6 +1383,6 @@ return [
 		name   => 'a worker takes the handlers before the lock',
 		file   => 'projection_work.c',
 		change => [ "\t(void) es_subscription_lock(id, AccessShareLock);\n\twork.projection = es_projection_by_id(id);\n", "\twork.projection = es_projection_by_id(id);\n" ],
-		tests  => '084_rebuild_kill',
+		tests  => '084_projection_kill',
 	},
 ];

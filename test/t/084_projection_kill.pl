@@ -1,8 +1,8 @@
-# What a crash leaves of the end of a rebuild: a debugger stops the worker in the middle of it, and then it is killed, or the server is
-# stopped at once.  "What a kill leaves" of docs/architecture-projections.md.
+# What a crash leaves of a worker's turn with a projection, and of the end of a rebuild: a debugger stops the worker in the middle of it,
+# and then it is killed, or the server is stopped at once.  "What a kill leaves" of docs/architecture-projections.md.
 #
-# Before the commit record the projection has its old tables, and the rebuild ends later; with the record the new ones.  No file is
-# left that belongs to nothing.
+# Of a turn nothing is there before the commit record, and with it effects and place.  Of the end of a rebuild: before the record the
+# projection has its old tables, and the rebuild ends later; with the record the new ones, and no file is left that belongs to nothing.
 use strict;
 use warnings;
 
@@ -131,5 +131,61 @@ poll_until('the rebuild to end', sub { sql(q{SELECT rebuild_progress IS NULL FRO
 $factor++;
 sql(q{CALL evtstore.wait_for('bought', evtstore.head_position(), '60s')});
 is(sql(q{SELECT n FROM summary WHERE customer = 'c1'}), 11 * $factor, 'no event is applied by the old handlers to the new table');
+
+# --- a turn: effects, acknowledgement, commit ---
+
+# the only projection: after a crash positions leap, and another one would write that it has passed them
+sql(q{SELECT evtstore.drop_projection('bought');
+	CREATE TABLE noted (n serial, position bigint);
+	SELECT evtstore.create_projection('noted', '{"Noted": "INSERT INTO noted (position) VALUES (($1).position)"}')});
+my $noted = q{SELECT count(*), count(DISTINCT position) FROM noted};
+my $events = 0;
+foreach my $place ('es_apply_end', 'es_subscription_settle', 'after es_checkpoint_write', 'XactLogCommitRecord')
+{
+	my ($after, $function) = $place =~ /^(after )?(\w+)$/;
+	my $how = $turn++ % 2 ? 'stop' : 'kill';
+	my $at  = "$place, $how";
+
+	poll_until('a worker that is idle', sub { sql(q{SELECT count(*) FROM evtstore.workers WHERE kind LIKE '%delivery%' AND state = 'idle'}) == 1 });
+	my $gdb = EvtGdb->attach(worker_pid($node, 'delivery'), $function, after => $after);
+	sql(q{SELECT evtstore.append_events('note-1', '[{"type": "Noted", "data": 1}, {"type": "Noted", "data": 2}]')});
+	$gdb->wait_until_stopped;
+	if ($how eq 'kill')
+	{
+		$gdb->kill;
+		poll_sql($node, 'SELECT true');
+	}
+	else
+	{
+		$gdb->stop_server($node);
+		$node->append_conf('postgresql.conf', 'evtstore.delivery_workers = 0');
+		$node->start;
+		is(sql($noted), "$events|$events", "$at: nothing of the turn is there");
+		$node->append_conf('postgresql.conf', 'evtstore.delivery_workers = 1');
+		$node->restart;
+	}
+	$events += 2;
+	sql(q{CALL evtstore.wait_for('noted', evtstore.head_position(), '60s')});
+	is(sql($noted), "$events|$events", "$at: in the end each event once");
+}
+# with the record
+{
+	my $at = 'TransactionIdCommitTree, stop';
+
+	poll_until('a worker that is idle', sub { sql(q{SELECT count(*) FROM evtstore.workers WHERE kind LIKE '%delivery%' AND state = 'idle'}) == 1 });
+	my $gdb = EvtGdb->attach(worker_pid($node, 'delivery'), 'TransactionIdCommitTree');
+	sql(q{SELECT evtstore.append('note-1', 'Noted', '3')});
+	$gdb->wait_until_stopped;
+	$gdb->stop_server($node);
+	$node->append_conf('postgresql.conf', 'evtstore.delivery_workers = 0');
+	$node->start;
+	$events++;
+	is(sql($noted), "$events|$events", "$at: all of the turn is there");
+	$node->append_conf('postgresql.conf', 'evtstore.delivery_workers = 1');
+	$node->restart;
+	sql(q{CALL evtstore.wait_for('noted', evtstore.head_position(), '60s')});
+	is(sql($noted), "$events|$events", "$at: and comes once");
+	sql(q{SELECT evtstore.drop_projection('noted')});
+}
 
 done_testing();

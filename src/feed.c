@@ -173,6 +173,19 @@ es_feed_last_allocated(void)
 }
 
 int64
+es_feed_last_position(void)
+{
+	Oid			sequence = es_catalog()->position_seq;
+	EsStoreEntry *store;
+
+	es_lock_relation(sequence, RowExclusiveLock, CurTransactionResourceOwner);
+	store = es_feed_attach();
+	if (pg_atomic_read_u32(&store->needs_leap) != 0)
+		es_feed_leap(store, sequence);
+	return es_feed_last_allocated();
+}
+
+int64
 es_feed_begin_read(uint64 categories)
 {
 	int64		head;

@@ -24,8 +24,10 @@ extern uint64 es_feed_category_bit(int32 category_hash);
 extern TimestampTz es_feed_allocate(int n, uint64 category_bits, int64 *positions);
 /* has this transaction appended? */
 extern bool es_feed_has_own_floor(void);
-/* no position above this one was allocated by now, in this store */
+/* no position above this one was allocated by now, in this store: after an unclean start, until the first append, any may have been */
 extern int64 es_feed_last_allocated(void);
+/* the same as a place to begin at, or to come to: makes the leap that the first append would make */
+extern int64 es_feed_last_position(void);
 
 /*
  * The head for a reader of these categories and the snapshot that goes with it, taken in the right order; what the

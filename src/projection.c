@@ -433,7 +433,7 @@ become_sync(const EsDefinition *definition)
 	/* nobody else appends: what is not settled now is nobody's */
 	refuse_own_events();
 	refuse_failed(id, definition->name);
-	if (!es_subscription_is_settled(id, es_feed_last_allocated()))
+	if (!es_subscription_is_settled(id, es_feed_last_position()))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has not applied all events", definition->name),
@@ -461,7 +461,7 @@ static void
 become_async(const EsDefinition *definition)
 {
 	es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
-	es_subscription_begin(definition->id, es_feed_last_allocated(), 1);
+	es_subscription_begin(definition->id, es_feed_last_position(), 1);
 	es_definition_alter("projection", definition->name, with_changes(definition->spec, "{\"mode\": \"async\", \"lanes\": 1,"
 																		" \"on_failure\": \"block\"}"));
 	es_wakeup_at_commit(1);

@@ -250,7 +250,7 @@ catch_up(const EsDefinition *projection, const EsDefinition *mine)
 	if (is_locked)
 		es_lock_relation(es_catalog()->event, ShareRowExclusiveLock, CurTransactionResourceOwner);
 	/* all that the old worker can have applied; or all that there is, as nobody appends */
-	up_to = is_locked ? es_feed_last_allocated() : es_feed_head(ES_FEED_ALL_CATEGORIES);
+	up_to = is_locked ? es_feed_last_position() : es_feed_head(ES_FEED_ALL_CATEGORIES);
 	in_handlers = true;
 	es_projection_catch_up(mine->id, true, false);
 	in_handlers = false;

@@ -1385,4 +1385,32 @@ return [
 		change => [ "\t(void) es_subscription_lock(id, AccessShareLock);\n\twork.projection = es_projection_by_id(id);\n", "\twork.projection = es_projection_by_id(id);\n" ],
 		tests  => '084_projection_kill',
 	},
+	{
+		name   => 'who begins behind everything after a crash makes no leap',
+		file   => 'feed.c',
+		change => [ "\tif (pg_atomic_read_u32(&store->needs_leap) != 0)\n\t\tes_feed_leap(store, sequence);\n\treturn es_feed_last_allocated();", "\treturn es_feed_last_allocated();" ],
+		tests  => '077_projections',
+	},
+	{
+		name   => 'a rebuild worker that comes late finds a failure',
+		file   => 'rebuilder.c',
+		change => [ '|| !still_there(turn))', '|| (false && !still_there(turn)))' ],
+		tests  => '083_rebuild_load',
+	},
+	{
+		name   => 'appends go on at the end of a rebuild of a sync projection',
+		file   => 'projection_swap.c',
+		change => [
+			"\tif (is_locked)\n\t\tes_lock_relation(", "\tif (false)\n\t\tes_lock_relation(",
+			"\t\t\tshadows = es_rebuild_read(mine)->shadows;\n", "\t\t\tpg_usleep(10000);\n\t\t\tshadows = es_rebuild_read(mine)->shadows;\n"
+		],
+		tests => '083_rebuild_load',
+	},
+	{
+		name     => 'the delay of the one before, with the lock on appends',
+		file     => 'projection_swap.c',
+		harmless => 1,
+		change   => [ "\t\t\tshadows = es_rebuild_read(mine)->shadows;\n", "\t\t\tpg_usleep(10000);\n\t\t\tshadows = es_rebuild_read(mine)->shadows;\n" ],
+		tests    => '083_rebuild_load',
+	},
 ];

@@ -54,16 +54,16 @@ sql(q{
 		IF random() < 0.01 THEN RAISE 'a bad moment'; END IF;
 	END $$});
 
-sub note { return "INSERT INTO $log{ $_[0] } (position, stream, version) SELECT (\$1).position, (\$1).stream, (\$1).version" }
+sub entry { return "INSERT INTO $log{ $_[0] } (position, stream, version) SELECT (\$1).position, (\$1).stream, (\$1).version" }
 
 # the same handlers, in two ways: to replace the one by the other is a rebuild
 my %versions = (
 	counts => [ map { "SELECT evtstore.create_projection('counts', '{$_}', tables => '{counts}')" } '"*": {"batch": "public.count_up"}',
 		'"A": {"batch": "public.count_up"}, "*": {"batch": "public.count_up"}' ],
-	log => [ map { qq{SELECT evtstore.create_projection('log', '{"A": "@{[note('log')]}", "B": "@{[note('log')]}$_"}')} } '', ' WHERE true' ]);
+	log => [ map { qq{SELECT evtstore.create_projection('log', '{"A": "@{[entry('log')]}", "B": "@{[entry('log')]}$_"}')} } '', ' WHERE true' ]);
 sql($versions{$_}[0]) foreach sort keys %versions;
-sql(qq{SELECT evtstore.create_projection('lanes', '{"*": "@{[note('lanes')]}"}', options => '{"lanes": 4}')});
-sql(qq{SELECT evtstore.create_projection('flip', '{"*": "@{[note('flip')]}"}')});
+sql(qq{SELECT evtstore.create_projection('lanes', '{"*": "@{[entry('lanes')]}"}', options => '{"lanes": 4}')});
+sql(qq{SELECT evtstore.create_projection('flip', '{"*": "@{[entry('flip')]}"}')});
 sql(q{SELECT evtstore.create_projection('shaky', '{"*": {"fn": "public.stumble"}}', tables => '{shaky_log}',
 	options => '{"lanes": 2, "retry": {"max_attempts": 0, "initial": "20ms", "multiplier": 1, "jitter": 0}}')});
 

@@ -39,10 +39,14 @@ typedef enum EsRebuildEnd
 	ES_REBUILD_OVER	   /* the new tables are there, or it was cancelled */
 } EsRebuildEnd;
 
-/* who had a snapshot when a rebuild had applied everything for the first time, and was not seen without one since */
+/*
+ * who had a snapshot when a rebuild had applied everything for the first time, and was not seen without one since; and who may have
+ * taken one over from those (SET TRANSACTION SNAPSHOT)
+ */
 typedef struct EsRebuildOlder
 {
 	bool is_listed;
+	TransactionId next_xid; /* when they were listed: no snapshot of then has a later xmin */
 	int n;
 	VirtualTransactionId *vxids; /* lives as long as the process */
 } EsRebuildOlder;

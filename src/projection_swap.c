@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -64,7 +65,9 @@ static void look_level(void *arg);
 static bool has_older(EsRebuildOlder *older);
 static void limit_over(void);
 static void end_limit(void);
-static VirtualTransactionId *snapshots(int *n);
+static void add_heirs(EsRebuildOlder *older);
+static bool is_among(const VirtualTransactionId *vxid, const VirtualTransactionId *vxids, int n);
+static VirtualTransactionId *snapshots(TransactionId up_to, int *n);
 static EsRebuildEnd swap(const EsRebuild *rebuild);
 static bool catch_up(const EsDefinition *projection, const EsDefinition *mine);
 static void exchange_tables(List *shadows);
@@ -154,42 +157,64 @@ look_level(void *arg)
 
 /*
  * E1.  A snapshot that is taken after the listing has every turn up to the moment when the rebuild was level.  Who was seen without
- * one takes a later one next.
+ * one takes a later one next.  But while one of the listed is there, another may take over his; he is not told from those whose
+ * snapshots are new, and as old as his by their xmin, so all of them are waited for.
  */
 static bool
 has_older(EsRebuildOlder *older)
 {
 	VirtualTransactionId *now;
 	int			nnow;
+	int			before;
 	int			left = 0;
 
-	now = snapshots(&nnow);
+	now = snapshots(InvalidTransactionId, &nnow);
 	if (!older->is_listed)
 	{
-		older->vxids = MemoryContextAlloc(TopMemoryContext, Max(nnow, 1) * sizeof(VirtualTransactionId));
+		older->vxids = MemoryContextAlloc(TopMemoryContext, MaxBackends * sizeof(VirtualTransactionId));
 		memcpy(older->vxids, now, nnow * sizeof(VirtualTransactionId));
 		older->n = nnow;
+		older->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
 		older->is_listed = true;
 	}
-	for (int i = 0; i < older->n; i++)
-	{
-		bool		found = false;
-
-		for (int j = 0; j < nnow && !found; j++)
-			found = VirtualTransactionIdEquals(older->vxids[i], now[j]);
-		if (found)
+	before = older->n;
+	for (int i = 0; i < before; i++)
+		if (is_among(&older->vxids[i], now, nnow))
 			older->vxids[left++] = older->vxids[i];
-	}
 	older->n = left;
 	pfree(now);
-	return left > 0;
+	/* after the look: whose snapshot is taken over later still is there now */
+	if (before > 0)
+		add_heirs(older);
+	return older->n > 0;
 }
 
-/* vacuum reads no rows of others by its snapshot */
-static VirtualTransactionId *
-snapshots(int *n)
+static void
+add_heirs(EsRebuildOlder *older)
 {
-	return GetCurrentVirtualXIDs(InvalidTransactionId, true, false, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, n);
+	int			n;
+	VirtualTransactionId *heirs = snapshots(older->next_xid, &n);
+
+	for (int i = 0; i < n; i++)
+		if (older->n < MaxBackends && !is_among(&heirs[i], older->vxids, older->n))
+			older->vxids[older->n++] = heirs[i];
+	pfree(heirs);
+}
+
+static bool
+is_among(const VirtualTransactionId *vxid, const VirtualTransactionId *vxids, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (VirtualTransactionIdEquals(*vxid, vxids[i]))
+			return true;
+	return false;
+}
+
+/* who has one whose xmin is not above that; vacuum reads no rows of others by its snapshot */
+static VirtualTransactionId *
+snapshots(TransactionId up_to, int *n)
+{
+	return GetCurrentVirtualXIDs(up_to, true, false, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, n);
 }
 
 static EsRebuildEnd

@@ -46,7 +46,7 @@ typedef enum EsRebuildEnd
 typedef struct EsRebuildOlder
 {
 	bool is_listed;
-	TransactionId next_xid; /* when they were listed: no snapshot of then has a later xmin */
+	TransactionId xid; /* no snapshot that was taken before the rebuild was level has a later xmin */
 	int n;
 	VirtualTransactionId *vxids; /* lives as long as the process */
 } EsRebuildOlder;

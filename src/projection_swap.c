@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/transam.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -168,13 +167,19 @@ has_older(EsRebuildOlder *older)
 	int			before;
 	int			left = 0;
 
+	/* one of our own, so that snapshots that are new have a later xmin, unless a transaction that writes is older */
+	if (!older->is_listed)
+	{
+		StartTransactionCommand();
+		older->xid = GetTopTransactionId();
+		CommitTransactionCommand();
+	}
 	now = snapshots(InvalidTransactionId, &nnow);
 	if (!older->is_listed)
 	{
 		older->vxids = MemoryContextAlloc(TopMemoryContext, MaxBackends * sizeof(VirtualTransactionId));
 		memcpy(older->vxids, now, nnow * sizeof(VirtualTransactionId));
 		older->n = nnow;
-		older->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
 		older->is_listed = true;
 	}
 	before = older->n;
@@ -193,7 +198,7 @@ static void
 add_heirs(EsRebuildOlder *older)
 {
 	int			n;
-	VirtualTransactionId *heirs = snapshots(older->next_xid, &n);
+	VirtualTransactionId *heirs = snapshots(older->xid, &n);
 
 	for (int i = 0; i < n; i++)
 		if (older->n < MaxBackends && !is_among(&heirs[i], older->vxids, older->n))

@@ -20,15 +20,12 @@
  */
 #include "postgres.h"
 
-#include "commands/dbcommands.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
-#include "pgtime.h"
 #include "utils/builtins.h"
-#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "cloudevent.h"
 #include "compat.h"
 #include "envelope.h"
 #include "json.h"
@@ -46,18 +43,6 @@ typedef struct Attributes
 	bool		integer[MAX_ATTRIBUTES]; /* a JSON number in structured mode */
 } Attributes;
 
-/* metadata keys that are CloudEvents extensions of another name */
-static const struct
-{
-	const char *key;
-	const char *attribute;
-}			extensions[] = {
-	{"correlation_id", "correlationid"},
-	{"causation_id", "causationid"},
-	{"traceparent", "traceparent"},
-	{"tracestate", "tracestate"},
-};
-
 static void add_event(Attributes *attributes, const EsDelivery *delivery, const char *source);
 static void add_message(Attributes *attributes, const EsDelivery *delivery, const char *queue, const char *source);
 static void add_extensions(Attributes *attributes, Jsonb *metadata);
@@ -69,11 +54,6 @@ static void make_structured(const Attributes *attributes, const char *data, EsEn
 static void add_endpoint_headers(EsEnvelope *envelope, Jsonb *headers);
 static void add_header(EsEnvelope *envelope, const char *name, const char *value);
 static char *header_value(const char *utf8);
-static char *default_source(void);
-static void append_uri_segment(StringInfo buf, const char *utf8);
-static void append_percent_encoded(StringInfo buf, char c);
-static char *json_string(Jsonb *object, const char *key);
-static char *rfc3339(TimestampTz at);
 static char *to_utf8(const char *text);
 
 void
@@ -81,16 +61,16 @@ es_envelope_http(const EsDelivery *delivery, const char *queue, const EsEndpoint
 {
 	Attributes	attributes = {0};
 	char	   *data = to_utf8(es_options_text(delivery->body));
-	const char *source = endpoint->source ? endpoint->source : default_source();
+	const char *source = endpoint->source ? endpoint->source : es_cloudevent_default_source();
 	int			extra = endpoint->headers ? JB_ROOT_COUNT(endpoint->headers) : 0;
 
-	add(&attributes, "specversion", "1.0");
+	add(&attributes, "specversion", ES_CLOUDEVENT_SPECVERSION);
 	if (delivery->has_event)
 		add_event(&attributes, delivery, source);
 	else
 		add_message(&attributes, delivery, queue, source);
 	add_extensions(&attributes, delivery->headers);
-	add(&attributes, "datacontenttype", "application/json");
+	add(&attributes, "datacontenttype", ES_CLOUDEVENT_DATACONTENTTYPE);
 
 	envelope->headers = palloc(sizeof(EsEnvelopeHeader) * (MAX_ATTRIBUTES + OTHER_HEADERS + extra));
 	envelope->nheaders = 0;
@@ -114,37 +94,37 @@ add_event(Attributes *attributes, const EsDelivery *delivery, const char *source
 	add(attributes, "type", delivery->type);
 	if (delivery->stream != NULL)
 		add(attributes, "subject", delivery->stream);
-	add(attributes, "time", rfc3339(delivery->occurred_at));
-	add(attributes, "sequence", psprintf("%019lld", (long long) delivery->position));
+	add(attributes, "time", es_cloudevent_time(delivery->occurred_at));
+	add(attributes, "sequence", es_cloudevent_sequence(delivery->position));
 	if (delivery->stream != NULL)
 		add_integer(attributes, "streamversion", delivery->version);
 	add_integer(attributes, "schemaversion", delivery->schema_version);
 	if (delivery->key != NULL || delivery->stream != NULL)
 		add(attributes, "partitionkey", delivery->key ? delivery->key : delivery->stream);
-	add(attributes, "recordedtime", rfc3339(delivery->recorded_at));
+	add(attributes, "recordedtime", es_cloudevent_time(delivery->recorded_at));
 }
 
 static void
 add_message(Attributes *attributes, const EsDelivery *delivery, const char *queue, const char *source)
 {
-	char	   *type = json_string(delivery->headers, "type");
+	char	   *type = es_cloudevent_string(delivery->headers, "type");
 	StringInfoData buf;
 
 	add(attributes, "id", psprintf("%s-" INT64_FORMAT, queue, delivery->message_id));
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "%s/queues/", source);
-	append_uri_segment(&buf, to_utf8(queue));
+	es_cloudevent_append_segment(&buf, to_utf8(queue));
 	add(attributes, "source", buf.data);
 	add(attributes, "type", type != NULL && type[0] != '\0' ? type : "message");
-	add(attributes, "time", rfc3339(delivery->enqueued_at));
+	add(attributes, "time", es_cloudevent_time(delivery->enqueued_at));
 	add(attributes, "partitionkey", delivery->key);
 }
 
 static void
 add_extensions(Attributes *attributes, Jsonb *metadata)
 {
-	for (int i = 0; i < lengthof(extensions); i++)
-		add(attributes, extensions[i].attribute, json_string(metadata, extensions[i].key));
+	for (int i = 0; i < ES_CLOUDEVENT_EXTENSIONS; i++)
+		add(attributes, es_cloudevent_extensions[i].attribute, es_cloudevent_string(metadata, es_cloudevent_extensions[i].key));
 }
 
 /* attributes without a value are left out: CloudEvents knows no empty ones */
@@ -249,67 +229,9 @@ header_value(const char *utf8)
 		if (*c > ' ' && *c < 0x7f && *c != '"' && *c != '%')
 			appendStringInfoChar(&buf, *c);
 		else
-			append_percent_encoded(&buf, *c);
+			es_cloudevent_append_encoded(&buf, *c);
 	}
 	return buf.data;
-}
-
-/* printable ASCII, as a source that the endpoint names */
-static char *
-default_source(void)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfoString(&buf, "/evtstore/");
-	append_uri_segment(&buf, to_utf8(get_database_name(MyDatabaseId)));
-	return buf.data;
-}
-
-/* unreserved characters of RFC 3986 as they are */
-static void
-append_uri_segment(StringInfo buf, const char *utf8)
-{
-	for (const char *c = utf8; *c != '\0'; c++)
-	{
-		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
-			strchr("-._~", *c) != NULL)
-			appendStringInfoChar(buf, *c);
-		else
-			append_percent_encoded(buf, *c);
-	}
-}
-
-static void
-append_percent_encoded(StringInfo buf, char c)
-{
-	appendStringInfo(buf, "%%%02X", (unsigned char) c);
-}
-
-/* NULL where there is no such key or its value is no string */
-static char *
-json_string(Jsonb *object, const char *key)
-{
-	JsonbValue	v;
-
-	if (object == NULL || !JB_ROOT_IS_OBJECT(object) ||
-		getKeyJsonValueFromContainer(&object->root, key, strlen(key), &v) == NULL || v.type != jbvString)
-		return NULL;
-	return pnstrdup(v.val.string.val, v.val.string.len);
-}
-
-/* UTC; NULL for what RFC 3339 cannot say: infinity, years before 1 and after 9999 */
-static char *
-rfc3339(TimestampTz at)
-{
-	struct pg_tm tm;
-	fsec_t		fsec;
-
-	if (TIMESTAMP_NOT_FINITE(at) || timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0 || tm.tm_year < 1 ||
-		tm.tm_year > 9999)
-		return NULL;
-	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
-					tm.tm_sec, (int) fsec);
 }
 
 /* the argument itself where nothing is to be converted */

@@ -9,7 +9,6 @@
 #include "utils/builtins.h"
 
 #include "compat.h"
-#include "evtstore.h"
 #include "filter.h"
 #include "options.h"
 
@@ -26,6 +25,7 @@ es_filter_parse(Jsonb *filter, const char *what)
 		{"tags", ES_OPTION_STRINGS},
 		{"streams", ES_OPTION_STRINGS},
 		{"pattern", ES_OPTION_OBJECT},
+		{"expression", ES_OPTION_STRING},
 		{NULL}
 	};
 	EsFilter   *result;
@@ -36,14 +36,11 @@ es_filter_parse(Jsonb *filter, const char *what)
 		result->query = es_query_parse(filter, what);
 		return result;
 	}
-	if (JB_ROOT_IS_OBJECT(filter) && es_options_has(filter, "expression"))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"expression\" in %s is not supported by evtstore %s", what, ES_VERSION),
-				 errhint("Say it as a \"pattern\", and by \"types\", \"tags\", \"categories\" and \"streams\".")));
 	es_options_check(filter, allowed, what);
 	if (es_options_has(filter, "pattern"))
 		result->pattern = es_pattern_compile(es_options_object(filter, "pattern"), what);
+	if (es_options_has(filter, "expression"))
+		result->expression = es_cesql_parse(es_options_string(filter, "expression", ""), what, true);
 	result->categories = es_options_strings(filter, "categories");
 	result->types = es_options_strings(filter, "types");
 	result->tags = es_options_strings(filter, "tags");
@@ -55,7 +52,8 @@ bool
 es_filter_matches(const EsFilter *filter, const EsStream *stream, const EsEvent *event)
 {
 	return es_filter_selects(filter, stream->name, strlen(stream->name), event->type, event->tags) &&
-		(filter->pattern == NULL || es_pattern_matches(filter->pattern, event->data, event->metadata));
+		(filter->pattern == NULL || es_pattern_matches(filter->pattern, event->data, event->metadata)) &&
+		(filter->expression == NULL || es_cesql_selects(filter->expression, stream->name, strlen(stream->name), event));
 }
 
 bool

@@ -1,10 +1,11 @@
 /*
  * filter.h
- *		What selects events: categories, types, tags, streams, a content pattern, or a query.
+ *		What selects events: categories, types, tags, streams, a content pattern, an expression, or a query.
  */
 #ifndef ES_FILTER_H
 #define ES_FILTER_H
 
+#include "cesql.h"
 #include "nodes/pg_list.h"
 #include "pattern.h"
 #include "query.h"
@@ -18,13 +19,14 @@ typedef struct EsFilter
 	List	   *tags;
 	List	   *streams;
 	EsPattern  *pattern;		/* NULL: none */
+	EsCesql    *expression;		/* NULL: none */
 	EsQuery    *query;			/* instead of all the others; NULL: none */
 } EsFilter;
 
 /* checks and reads a filter; 22023 names what is wrong.  what: for the message.  Allocated in the current context */
 extern EsFilter *es_filter_parse(Jsonb *filter, const char *what);
 extern bool es_filter_matches(const EsFilter *filter, const EsStream *stream, const EsEvent *event);
-/* the same, but for the pattern, for what an event has: the name of its stream ("" where it has none), type (text) and tags (text[]) */
+/* the same, but for pattern and expression, for what an event has: the name of its stream ("" where it has none), type (text) and tags (text[]) */
 extern bool es_filter_selects(const EsFilter *filter, const char *stream, int len, Datum type, Datum tags);
 
 #endif

@@ -53,6 +53,7 @@ static bool merge_next(EsReader *reader, void *state, TupleTableSlot *slot);
 static bool is_before(List *names, const ListCell *cell);
 static Merge *make_merge(Oid index, RegProcedure equal, int n, int64 after, int64 head);
 static void expect(TupleTableSlot *slot);
+static bool is_selected_by(const EsCesql *expression, const text *stream, TupleTableSlot *slot);
 static void merge_start(EsReader *reader, Merge *merge);
 static void merge_restart(void *state);
 static void merge_close(void *state);
@@ -150,17 +151,38 @@ es_subscription_selects(const EsSubscription *subscription, EsReader *reader, Tu
 	bool		isnull;
 
 	if (filter->query == NULL && filter->categories == NIL && filter->streams == NIL && filter->types == NIL && filter->tags == NIL &&
-		filter->pattern == NULL)
+		filter->pattern == NULL && filter->expression == NULL)
 		return true;
-	if (filter->categories != NIL || filter->streams != NIL)
+	if (filter->categories != NIL || filter->streams != NIL || filter->expression != NULL)
 		stream = es_reader_stream(reader);
 	type = slot_getattr(slot, ES_EVENT_TYPE + 1, &isnull);
 	tags = slot_getattr(slot, ES_EVENT_TAGS + 1, &isnull);
 	if (!es_filter_selects(filter, stream == NULL ? "" : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
 						   type, tags))
 		return false;
-	return filter->pattern == NULL ||
-		es_pattern_matches(filter->pattern, slot_getattr(slot, ES_EVENT_DATA + 1, &isnull), slot_getattr(slot, ES_EVENT_METADATA + 1, &isnull));
+	if (filter->pattern != NULL &&
+		!es_pattern_matches(filter->pattern, slot_getattr(slot, ES_EVENT_DATA + 1, &isnull), slot_getattr(slot, ES_EVENT_METADATA + 1, &isnull)))
+		return false;
+	return filter->expression == NULL || is_selected_by(filter->expression, stream, slot);
+}
+
+/* what an expression can ask for, as it lies in the row */
+static bool
+is_selected_by(const EsCesql *expression, const text *stream, TupleTableSlot *slot)
+{
+	EsEvent		event = {0};
+
+	slot_getallattrs(slot);
+	event.position = DatumGetInt64(slot->tts_values[ES_EVENT_POSITION]);
+	if (!slot->tts_isnull[ES_EVENT_VERSION])
+		event.version = DatumGetInt64(slot->tts_values[ES_EVENT_VERSION]);
+	event.schema_version = DatumGetInt32(slot->tts_values[ES_EVENT_SCHEMA_VERSION]);
+	event.id = *DatumGetUUIDP(slot->tts_values[ES_EVENT_ID]);
+	event.occurred_at = DatumGetTimestampTz(slot->tts_values[ES_EVENT_OCCURRED_AT]);
+	event.recorded_at = DatumGetTimestampTz(slot->tts_values[ES_EVENT_RECORDED_AT]);
+	event.type = slot->tts_values[ES_EVENT_TYPE];
+	event.metadata = slot->tts_values[ES_EVENT_METADATA];
+	return es_cesql_selects(expression, stream == NULL ? "" : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ, &event);
 }
 
 char *

@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION evtstore.create_subscription(
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_subscription';
 COMMENT ON FUNCTION evtstore.create_subscription IS
-'Defines a cursor over the events that the filter selects: {"categories","types","tags","streams","pattern"} or a query {"items"}; {} is every event.
+'Defines a cursor over the events that the filter selects: {"categories","types","tags","streams","pattern","expression"} or a query {"items"}; {} is every event.
 It begins at the ''beginning'', at the ''end'' (what is committed from now on), with the event at start_position, or after start_time. Up to
 lanes consumers work at a time. on_failure, when the retry policy is spent: ''block'' (the key waits), ''dead_letter'', or ''dead_letter_key'' (its later events
 follow, until one is redriven). options: {"key":

@@ -3,7 +3,7 @@ CREATE OR REPLACE FUNCTION evtstore.create_rule(
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_rule';
 COMMENT ON FUNCTION evtstore.create_rule IS
-'Events that match the filter go to the target, in the append''s transaction. filter: {"categories","types","tags","streams"}, each an array, and {"pattern"},
+'Events that match the filter go to the target, in the append''s transaction. filter: {"categories","types","tags","streams"}, each an array, {"pattern"} and {"expression"},
 all given ones must match; {} is every event. target: ''queue:NAME''; the stream becomes the key of the message. Errors: ST008, ST009, 42710.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_rule(name text, changes jsonb)

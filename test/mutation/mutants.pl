@@ -709,6 +709,44 @@ return [
 		tests  => 'pattern',
 	},
 
+	# ---- cesql: expressions ----
+	{
+		name   => 'cesql AND and OR look at the right side always',
+		file   => 'cesql_eval.c',
+		change => [ "else if ((node->kind == CESQL_AND && !left.boolean) || (node->kind == CESQL_OR && left.boolean))", "else if (false)" ],
+		tests  => 'cesql',
+	},
+	{
+		name   => 'the left side of cesql says as what is compared',
+		file   => 'cesql_eval.c',
+		change => [ "if (!cast(&left, right.type))", "if (!cast(&right, left.type))" ],
+		tests  => 'cesql',
+	},
+	{
+		name   => 'a percent of cesql takes no more after a mismatch',
+		file   => 'cesql_eval.c',
+		change => [ "else if (last_percent >= 0)", "else if (false)" ],
+		tests  => 'cesql',
+	},
+	{
+		name   => 'equal operators of cesql group from right to left',
+		file   => 'cesql_parse.c',
+		change => [ "right = parse_expression(parser, level + 1);", "right = parse_expression(parser, level);" ],
+		tests  => 'cesql',
+	},
+	{
+		name   => 'cesql chains are as deep as one likes',
+		file   => 'cesql_parse.c',
+		change => [ "if (node->depth > MAX_DEPTH)", "if (false)" ],
+		tests  => 'cesql',
+	},
+	{
+		name   => 'a subscription with a cesql expression does not look for the stream',
+		file   => 'subscription_source.c',
+		change => [ "|| filter->expression != NULL)\n\t\tstream =", ")\n\t\tstream =" ],
+		tests  => 'cesql',
+	},
+
 	# ---- condition.c, search.c: append conditions ----
 	{
 		name   => 'the condition is not checked',

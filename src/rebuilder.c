@@ -26,7 +26,6 @@
 
 #include "catalog.h"
 #include "cause.h"
-#include "clock.h"
 #include "compat.h"
 #include "error.h"
 #include "feed.h"
@@ -46,6 +45,7 @@
 #define SAID_OLDER (10 * USECS_PER_SEC)
 /* nobody wakes a rebuild worker: while one is not level it has work */
 #define NAP 50 /* ms */
+
 /* a rebuild as this worker knows it; outlives a reload of the definitions */
 typedef struct Turn
 {

@@ -19,7 +19,8 @@ COMMENT ON FUNCTION evtstore.rebuild_projection IS
 with the old ones; when they are level, they take the place of the old rows at once, and indexes, constraints, grants, comments and views stay.
 What handlers append or send is left out meanwhile. Tables: those declared, and those that its SQL statements write; its owner must own them. options:
 {"in_place": true}: the tables are truncated now and filled again, where there is no room for twice the data. Errors: ST008; 55000 a
-rebuild is under way, or no tables are known; 42501; 0A000 a table that cannot have a shadow; ST009 one that others refer to; 25001.';
+rebuild is under way, no tables are known, another projection writes one of them, or in place for a sync or paused one; 42501; 0A000 a table that cannot
+have a shadow, as one with foreign keys to or from others; 25001.';
 
 CREATE OR REPLACE FUNCTION evtstore.cancel_rebuild(name text)
 RETURNS void
@@ -32,7 +33,7 @@ CREATE OR REPLACE FUNCTION evtstore.alter_projection(name text, changes jsonb)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_alter_projection';
 COMMENT ON FUNCTION evtstore.alter_projection IS
-'Changes options of an async projection: "lanes", "on_failure", "retry"; null: the default. Errors: ST008, 22023, 55000 a sync one.';
+'Changes options of an async projection: "lanes", "on_failure", "retry"; null: the default. Errors: ST008, 22023, 55000 a sync one, or being rebuilt.';
 
 CREATE OR REPLACE FUNCTION evtstore.switch_projection(name text, mode text)
 RETURNS void
@@ -40,7 +41,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_switch_proje
 COMMENT ON FUNCTION evtstore.switch_projection IS
 'Makes a projection ''sync'' or ''async'', with no event missed or applied twice, while others append. To ''sync'': what the workers have not applied
 is applied here first; then appends wait while the last of it is. Its options are forgotten. Errors: ST008; 22023; 55000 paused, or with events that
-failed, or after an append in the same transaction; 25001 in REPEATABLE READ.';
+failed, being rebuilt, or after an append in the same transaction; 25001 in REPEATABLE READ.';
 
 CREATE OR REPLACE FUNCTION evtstore.pause_projection(name text)
 RETURNS void
@@ -51,7 +52,7 @@ COMMENT ON FUNCTION evtstore.pause_projection IS
 CREATE OR REPLACE FUNCTION evtstore.resume_projection(name text)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_resume_projection';
-COMMENT ON FUNCTION evtstore.resume_projection IS 'Ends a pause. Errors: ST008, 55000 a sync one.';
+COMMENT ON FUNCTION evtstore.resume_projection IS 'Ends a pause. Errors: ST008, 55000 a sync one, or rebuilt in place.';
 
 CREATE OR REPLACE FUNCTION evtstore.drop_projection(name text)
 RETURNS void

@@ -18,7 +18,10 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
     WHERE d.kind IN ('queue', 'subscription', 'projection') AND d.state = 'paused'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
-    SELECT 'projection', d.name, NULL, NULL, d.spec->'rebuild'->>'error', NULL, format('SELECT evtstore.cancel_rebuild(%L)', d.name)
+    SELECT 'projection', d.name, NULL, NULL, d.spec->'rebuild'->>'error', NULL,
+           CASE WHEN (d.spec->'rebuild'->>'in_place')::boolean
+                THEN format('SELECT evtstore.rebuild_projection(%L, ''{"in_place": true}'')', d.name)
+                ELSE format('SELECT evtstore.cancel_rebuild(%L)', d.name) END
     FROM evtstore_internal.definition d
     WHERE d.kind = 'rebuild' AND d.state = 'failed'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))

@@ -404,6 +404,14 @@ my $parted = sql('SELECT count(*), sum(n) FROM parted');
 sql(q{SELECT evtstore.rebuild_projection('parted', '{"in_place": true}')});
 is_over('parted');
 is(sql('SELECT count(*), sum(n) FROM parted'), $parted, 'a partitioned table in place');
+workers(0);
+sql(q{SELECT evtstore.rebuild_projection('parted', '{"in_place": true}'); ALTER TABLE parted RENAME TO elsewhere2});
+workers(2);
+poll_until('the rebuild in place to fail', sub { sql(q{SELECT count(*) FROM evtstore.stuck WHERE kind = 'projection' AND cause LIKE '%gone%'}) == 1 });
+sql('ALTER TABLE elsewhere2 RENAME TO parted');
+sql(sql(q{SELECT fix FROM evtstore.stuck WHERE kind = 'projection'}));
+is_over('parted');
+is(sql('SELECT count(*), sum(n) FROM parted'), $parted, 'what stuck says begins it again');
 sql(q{SELECT evtstore.pause_projection('parted')});
 is(sqlstate($node, q{SELECT evtstore.rebuild_projection('parted', '{"in_place": true}')}), '55000', 'not while it is paused');
 

@@ -51,12 +51,28 @@ MODULE_big = evtstore
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/transport/*.c)))
-OUR_HEADERS = $(wildcard src/*.h src/transport/*.h)
+OUR_HEADERS = $(wildcard src/*.h src/transport/*.h src/transport/libs/*.h)
 
 PG_CPPFLAGS = -Isrc
 # the three exceptions are what macros of the server's own headers trip over
 PG_CFLAGS   = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
-SHLIB_LINK  = -lcjson -lcurl
+SHLIB_LINK  = -lcjson
+
+# Each transport is a library of its own, built where its client library has headers: NAME, header, what it links.
+TRANSPORTS ?= $(strip $(foreach name,http kafka amqp nats postgresql,$(if $(wildcard src/transport/libs/$(name).c), \
+	$(if $(shell echo '\#include <$(TRANSPORT_HEADER_$(name))>' | $(CC) $(TRANSPORT_CPPFLAGS_$(name)) -E - >/dev/null 2>&1 && echo yes),$(name)))))
+TRANSPORT_HEADER_http = curl/curl.h
+TRANSPORT_LIBS_http = -lcurl
+TRANSPORT_HEADER_kafka = librdkafka/rdkafka.h
+TRANSPORT_LIBS_kafka = -lrdkafka
+TRANSPORT_HEADER_amqp = amqp.h
+TRANSPORT_LIBS_amqp = -lrabbitmq
+TRANSPORT_HEADER_nats = nats/nats.h
+TRANSPORT_LIBS_nats = -lnats
+TRANSPORT_HEADER_postgresql = libpq-fe.h
+TRANSPORT_CPPFLAGS_postgresql = -I$(shell $(PG_CONFIG) --includedir)
+TRANSPORT_LIBS_postgresql = -L$(shell $(PG_CONFIG) --libdir) -lpq
+TRANSPORT_LIBRARIES = $(TRANSPORTS:%=evtstore_%$(DLSUFFIX))
 
 # Every released step, oldest first: 0.1.0--0.2.0 0.2.0--0.3.0; sql/update has a file of that name for each.
 STEPS =
@@ -78,7 +94,7 @@ TAP_TESTS      = 1
 PROVE_TESTS   ?= test/t/*.pl
 override PROVE_FLAGS += -I test/t/lib
 
-EXTRA_CLEAN = log output_iso results tmp_check tmp_check_iso
+EXTRA_CLEAN = evtstore_*.so src/transport/libs/*.o log output_iso results tmp_check tmp_check_iso
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 ifeq ($(PGXS),)
@@ -91,6 +107,24 @@ export EVTSTORE_PSQL = $(bindir)/psql
 
 # Every source depends on every header of ours: they are few, and a missed one costs more than the rebuild.
 $(OBJS) $(OBJS:.o=.bc): $(OUR_HEADERS) Makefile
+
+TRANSPORT_OBJS = $(patsubst %.c,%.o,$(wildcard src/transport/libs/*.c))
+$(TRANSPORT_OBJS): $(OUR_HEADERS) Makefile
+$(foreach name,$(TRANSPORTS),$(eval src/transport/libs/$(name).o: override CPPFLAGS += $(TRANSPORT_CPPFLAGS_$(name))))
+$(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
+
+# thread.c is in each, and each is to call its own
+evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o
+	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread
+
+all: $(TRANSPORT_LIBRARIES)
+.PHONY: install-transports uninstall-transports
+install: install-transports
+install-transports: $(TRANSPORT_LIBRARIES) installdirs
+	$(INSTALL_SHLIB) $(TRANSPORT_LIBRARIES) '$(DESTDIR)$(pkglibdir)/'
+uninstall: uninstall-transports
+uninstall-transports:
+	rm -f $(TRANSPORT_LIBRARIES:%='$(DESTDIR)$(pkglibdir)/%')
 
 # A fresh install creates, it never replaces: nobody can have put an object of our name there before us.
 $(INSTALL_SQL): $(SCHEMA_SQL) $(API_SQL) Makefile

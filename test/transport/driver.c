@@ -1,0 +1,235 @@
+/*
+ * driver.c
+ *		Sends messages through a transport's library, without a server: for tests of the transports by themselves.
+ *
+ *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
+ *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS] [--quiet]
+ *
+ * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
+ * {"n": i}.  Like a relay it keeps the order of a key, repeats what is to be repeated, after a moment, and gives up at the
+ * deadline.  Prints a line for each message that is not DELIVERED at its first try (with --quiet: none), and at the end
+ * "delivered=N repeated=N rejected=N unavailable=N left=N per_second=N".  Exit 0 when none is left.
+ */
+#include "postgres.h"
+
+#include <dlfcn.h>
+#include <poll.h>
+#include <time.h>
+
+#include "../../src/transport/transport.h"
+
+#define MAX_SETTINGS 32
+#define REPEAT_MS 100
+
+typedef struct Message
+{
+	EsOutgoing	out;
+	EsHeader	headers[4];
+	char		id[40];
+	char		key[16];
+	char		number[24];
+	char		body[64];
+	struct Message *behind;		/* the next one of its key */
+	bool		in_front;
+	bool		is_out;
+	bool		is_over;
+	long long	again;			/* not before */
+} Message;
+
+static long long
+now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (long long) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void
+add_setting(EsSetting *settings, int *n, char *text)
+{
+	char	   *equals = strchr(text, '=');
+
+	if (equals == NULL || *n == MAX_SETTINGS)
+	{
+		fprintf(stderr, "not NAME=VALUE: %s\n", text);
+		exit(2);
+	}
+	*equals = '\0';
+	settings[*n].name = text;
+	settings[(*n)++].value = equals + 1;
+}
+
+int
+main(int argc, char **argv)
+{
+	static EsSetting client[MAX_SETTINGS];
+	static EsSetting secrets[MAX_SETTINGS];
+	EsTransportHost host = {ES_TRANSPORT_VERSION, es_transport_address_allowed};
+	EsLinkConfig config = {.endpoint = "driver", .timeout_ms = 5000, .max_in_flight = 64, .allowed_networks = "127.0.0.0/8,::1/128",
+		.tls_verify = true, .client = client, .secrets = secrets};
+	int			count = 1;
+	int			nkeys = 10;
+	int			from = 1;
+	const char *topic = NULL;
+	const char *body = NULL;
+	long long	deadline = 30000;
+	bool		quiet = false;
+	void	   *library;
+	EsTransportEntry entry;
+	const EsTransport *transport;
+	EsLink	   *link;
+	char		fault[256] = "";
+	Message    *messages;
+	Message   **last;
+	long		counts[5] = {0};
+	long long	start;
+	int			left;
+	int			first = 0;
+
+	for (int i = 3; i < argc; i++)
+	{
+		char	   *name = argv[i];
+
+		if (strcmp(name, "--no-verify") == 0)
+			config.tls_verify = false;
+		else if (strcmp(name, "--quiet") == 0)
+			quiet = true;
+		else if (++i >= argc)
+			return 2;
+		else if (strcmp(name, "--count") == 0)
+			count = atoi(argv[i]);
+		else if (strcmp(name, "--keys") == 0)
+			nkeys = atoi(argv[i]);
+		else if (strcmp(name, "--from") == 0)
+			from = atoi(argv[i]);
+		else if (strcmp(name, "--in-flight") == 0)
+			config.max_in_flight = atoi(argv[i]);
+		else if (strcmp(name, "--timeout") == 0)
+			config.timeout_ms = atol(argv[i]);
+		else if (strcmp(name, "--deadline") == 0)
+			deadline = atol(argv[i]);
+		else if (strcmp(name, "--topic") == 0)
+			topic = argv[i];
+		else if (strcmp(name, "--body") == 0)
+			body = argv[i];
+		else if (strcmp(name, "--allow") == 0)
+			config.allowed_networks = argv[i];
+		else if (strcmp(name, "--tls-ca") == 0)
+			config.tls_ca_file = argv[i];
+		else if (strcmp(name, "--client") == 0)
+			add_setting(client, &config.nclient, argv[i]);
+		else if (strcmp(name, "--secret") == 0)
+			add_setting(secrets, &config.nsecrets, argv[i]);
+		else
+			return 2;
+	}
+	if (argc < 3 || count < 1 || nkeys < 1)
+		return 2;
+	config.url = argv[2];
+	library = dlopen(argv[1], RTLD_NOW);
+	if (library == NULL || (entry = (EsTransportEntry) dlsym(library, ES_TRANSPORT_ENTRY)) == NULL || (transport = entry(&host)) == NULL)
+	{
+		fprintf(stderr, "no transport: %s\n", dlerror());
+		return 2;
+	}
+	if (transport->check_url(config.url) != NULL)
+	{
+		printf("url: %s\n", transport->check_url(config.url));
+		return 1;
+	}
+	if ((transport->check != NULL && !transport->check(&config, fault, sizeof(fault))) || !transport->startup(fault, sizeof(fault)) ||
+		(link = transport->open(&config, fault, sizeof(fault))) == NULL)
+	{
+		printf("refused: %s\n", fault);
+		return 1;
+	}
+
+	messages = calloc(count, sizeof(Message));
+	last = calloc(nkeys, sizeof(Message *));
+	for (int i = 0; i < count; i++)
+	{
+		Message    *message = &messages[i];
+		int			k = (from + i) % nkeys;
+
+		snprintf(message->id, sizeof(message->id), "00000000-0000-4000-8000-%012x", from + i);
+		snprintf(message->key, sizeof(message->key), "k%d", k);
+		snprintf(message->number, sizeof(message->number), "%d", from + i);
+		snprintf(message->body, sizeof(message->body), "{\"n\": %d}", from + i);
+		message->headers[0] = (EsHeader) {"Content-Type", "application/json"};
+		message->headers[1] = (EsHeader) {"ce-id", message->id};
+		message->headers[2] = (EsHeader) {"ce-type", "Driven"};
+		message->headers[3] = (EsHeader) {"ce-sequence", message->number};
+		message->out = (EsOutgoing) {.id = message->id, .topic = topic, .key = message->key, .headers = message->headers, .nheaders = 4,
+			.body = body != NULL ? body : message->body, .body_len = strlen(body != NULL ? body : message->body),
+			.timeout_ms = config.timeout_ms};
+		message->in_front = last[k] == NULL || transport->keeps_order;
+		if (last[k] != NULL)
+			last[k]->behind = message;
+		last[k] = message;
+	}
+
+	start = now_ms();
+	left = count;
+	while (left > 0 && now_ms() - start < deadline)
+	{
+		EsOutgoing *done;
+		struct pollfd wait = {.fd = transport->wait_fd(), .events = POLLIN};
+		long		ms;
+		bool		full = false;
+		bool		moved = false;
+		int			window = 0;
+
+		while (first < count && messages[first].is_over)
+			first++;
+		for (int i = first; i < count && !full && window < 4096; i++, window++)
+		{
+			Message    *message = &messages[i];
+
+			if (message->is_over || message->is_out || !message->in_front || message->again > now_ms())
+			{
+				/* what was submitted together and failed together goes again in order */
+				if (transport->keeps_order && !message->is_over && !message->is_out)
+					break;
+				continue;
+			}
+			if (!transport->submit(link, &message->out))
+				full = true;
+			else
+			{
+				message->is_out = true;
+			}
+		}
+		transport->pump();
+		while ((done = transport->next_done()) != NULL)
+		{
+			Message    *message = (Message *) ((char *) done - offsetof(Message, out));
+
+			moved = true;
+			message->is_out = false;
+			counts[done->outcome]++;
+			if (done->outcome != ES_OUTCOME_DELIVERED && !quiet)
+				printf("%s outcome=%d status=%d retry_after=%ld %s\n", message->number, done->outcome, done->status, done->retry_after_ms,
+					   done->error);
+			if (done->outcome == ES_OUTCOME_DELIVERED || done->outcome == ES_OUTCOME_REJECT)
+			{
+				message->is_over = true;
+				left--;
+				if (message->behind != NULL)
+					message->behind->in_front = true;
+			}
+			else
+				message->again = now_ms() + REPEAT_MS;
+		}
+		ms = transport->wait_ms();
+		if (ms < 0 || ms > 50)
+			ms = 50;
+		(void) poll(&wait, 1, moved ? 0 : (int) ms);
+	}
+	transport->close(link);
+	transport->shutdown();
+	printf("delivered=%ld repeated=%ld rejected=%ld unavailable=%ld left=%d per_second=%.0f\n", counts[ES_OUTCOME_DELIVERED],
+		   counts[ES_OUTCOME_RETRY], counts[ES_OUTCOME_REJECT], counts[ES_OUTCOME_UNAVAILABLE] + counts[ES_OUTCOME_GONE], left,
+		   (count - left) * 1000.0 / Max(now_ms() - start, 1));
+	return left == 0 ? 0 : 1;
+}

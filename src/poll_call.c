@@ -95,6 +95,11 @@ get_subscription(const char *name)
 	const EsSubscription *subscription = es_subscription_get_own(name);
 
 	es_use_require(&subscription->use, ES_USE_CONSUME, "subscription", subscription->definition.name);
+	if (subscription->endpoint != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("the events of subscription \"%s\" are delivered to endpoint \"%s\"", name, subscription->endpoint),
+				 errhint("To consume the same events create a subscription without an endpoint.")));
 	return subscription;
 }
 

@@ -69,6 +69,7 @@ static const EsOption changes_allowed[] = {
 	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
 	{"notify", ES_OPTION_STRING},
 	{"lanes", ES_OPTION_INT, 1, ES_MAX_LANES},
+	{"endpoint", ES_OPTION_STRING},
 	{NULL}
 };
 
@@ -82,7 +83,8 @@ static int64 start_position(Jsonb *spec);
 static EsOnFailure parse_on_failure(const char *text);
 static EsPlaceholder *parse_key(const char *text);
 static void change_lanes(int32 id, int lanes);
-static void notify_from_here(void);
+static void work_from_here(void);
+static void check_endpoint(Jsonb *spec);
 
 static EsDefinitionCache cache = {
 	.kind = "subscription",
@@ -111,8 +113,9 @@ evtstore_create_subscription(PG_FUNCTION_ARGS)
 	es_catalog_require_writable("create_subscription");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	spec = make_spec(fcinfo);
-	if (es_options_has(spec, "notify"))
-		notify_from_here();
+	check_endpoint(spec);
+	if (es_options_has(spec, "notify") || es_options_has(spec, "endpoint"))
+		work_from_here();
 	if (es_definition_create("subscription", name, spec, &id))
 		es_subscription_begin(id, start_position(spec), es_options_int(spec, "lanes", DEFAULT_LANES));
 	PG_RETURN_VOID();
@@ -228,7 +231,12 @@ es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int de
 	if (es_options_has(spec, "notify"))
 	{
 		es_arg_check_name(es_options_string(spec, "notify", NULL), "notify", NAMEDATALEN - 1);
-		notify_from_here();
+		work_from_here();
+	}
+	if (es_options_has(changes, "endpoint"))
+	{
+		check_endpoint(spec);
+		work_from_here();
 	}
 	/* another policy gives up no keys, and one that comes back begins anew */
 	if (es_options_has(changes, "on_failure"))
@@ -392,6 +400,7 @@ fill(void *entry, const EsDefinition *definition)
 												 subscription->is_projection ? MAX_IN_FLIGHT : DEFAULT_MAX_IN_FLIGHT);
 	subscription->rate = es_options_number(definition->spec, "rate", 0);
 	subscription->notify = es_options_string(definition->spec, "notify", NULL);
+	subscription->endpoint = es_options_string(definition->spec, "endpoint", NULL);
 }
 
 /*
@@ -421,6 +430,7 @@ make_spec(FunctionCallInfo fcinfo)
 	StringInfoData buf;
 	Jsonb	   *filter;
 	Jsonb	   *options;
+	char	   *endpoint;
 	char	   *on_failure;
 	char	   *key;
 	int			lanes;
@@ -428,11 +438,7 @@ make_spec(FunctionCallInfo fcinfo)
 	es_arg_required(fcinfo, 1, "filter");
 	filter = PG_GETARG_JSONB_P(1);
 	(void) es_filter_parse(filter, "filter");
-	if (!PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a subscription with an endpoint is not supported by evtstore %s", ES_VERSION),
-				 errhint("Leave endpoint NULL and poll, or send the events to a queue with an endpoint by a rule.")));
+	endpoint = es_arg_optional_name(fcinfo, 2, "endpoint", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 6, "lanes");
 	lanes = PG_GETARG_INT32(6);
 	if (lanes < 1 || lanes > ES_MAX_LANES)
@@ -452,6 +458,11 @@ make_spec(FunctionCallInfo fcinfo)
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "{\"filter\": %s, \"lanes\": %d, \"on_failure\": \"%s\"", es_options_text(filter), lanes, on_failure);
 	append_start(&buf, fcinfo);
+	if (endpoint != NULL)
+	{
+		appendStringInfoString(&buf, ", \"endpoint\": ");
+		escape_json(&buf, endpoint);
+	}
 	if (key != NULL)
 	{
 		appendStringInfoString(&buf, ", \"key\": ");
@@ -590,12 +601,24 @@ change_lanes(int32 id, int lanes)
 		es_lane_change(id, subscription->layout, lanes);
 }
 
-/* a copy notifies nobody, so this place has to be known; and the scheduler has to know what to watch */
+/* a copy delivers to nobody and notifies nobody, so this place has to be known; and the scheduler has to know what there is */
 static void
-notify_from_here(void)
+work_from_here(void)
 {
 	es_identity_establish();
 	es_wakeup_at_commit(0);
+}
+
+/* its name stays locked, so that it is not dropped before this is committed */
+static void
+check_endpoint(Jsonb *spec)
+{
+	char	   *endpoint = es_options_string(spec, "endpoint", NULL);
+
+	if (endpoint == NULL)
+		return;
+	es_definition_lock("endpoint", endpoint);
+	(void) es_definition_get("endpoint", endpoint);
 }
 
 void

@@ -45,6 +45,7 @@ typedef struct EsSubscription
 	EsRetry retry;
 	int max_in_flight; /* of a lane */
 	double rate;	   /* events a second; 0: any */
+	char *endpoint;	   /* workers deliver to it, and nobody polls; NULL: consumers poll */
 	char *notify;	   /* channel on which listeners are told of work; NULL: none */
 } EsSubscription;
 

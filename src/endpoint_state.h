@@ -1,0 +1,46 @@
+/*
+ * endpoint_state.h
+ *		What a relay does with its endpoints, for views: shared memory.
+ */
+#ifndef ES_ENDPOINT_STATE_H
+#define ES_ENDPOINT_STATE_H
+
+#include "datatype/timestamp.h"
+
+typedef enum EsBreaker
+{
+	ES_BREAKER_CLOSED,
+	ES_BREAKER_OPEN,
+	ES_BREAKER_HALF_OPEN
+} EsBreaker;
+
+typedef struct EsEndpointState EsEndpointState;
+
+/* one try to deliver */
+typedef struct EsEndpointAttempt
+{
+	TimestampTz at;
+	int64 us; /* how long it took */
+	int32 route; /* id of the subscription or queue */
+	int64 number; /* position or message id */
+	int attempt;
+	int outcome; /* EsOutcome */
+	int status;
+	char error[128]; /* '': none */
+} EsEndpointAttempt;
+
+/*
+ * The relay's side: the entry of an endpoint of this database, new or as it was; NULL where evtstore.max_endpoints are in use.  Only the
+ * relay of the database writes to it.
+ */
+extern EsEndpointState *es_endpoint_state_open(int32 endpoint);
+extern void es_endpoint_state_set(EsEndpointState *state, EsBreaker breaker, int in_flight, TimestampTz not_before, const char *fault);
+extern void es_endpoint_state_add(EsEndpointState *state, const EsEndpointAttempt *attempt);
+/* those of this database whose endpoint is not among the ids are free again */
+extern void es_endpoint_state_keep(const int32 *ids, int n);
+/* launcher: forgets the entries of databases that are gone */
+extern void es_endpoint_state_forget_databases(struct List *existing);
+
+extern void es_endpoint_state_init(void);
+
+#endif

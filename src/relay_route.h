@@ -1,0 +1,67 @@
+/*
+ * relay_route.h
+ *		A subscription or queue on its way out: what was claimed of it and is not settled.  Only for relay*.c.
+ */
+#ifndef ES_RELAY_ROUTE_H
+#define ES_RELAY_ROUTE_H
+
+#include "push.h"
+#include "relay_target.h"
+
+typedef struct EsBatch
+{
+	struct EsRoute *route;
+	MemoryContext context;
+	int n;
+	int left; /* not SETTLED */
+	EsParcel *parcels;
+	struct EsBatch *next;
+} EsBatch;
+
+typedef struct EsRoute
+{
+	MemoryContext context;
+	int32 id;
+	bool is_queue;
+	char *name;
+	uint64 categories;
+	EsTarget *target;
+	EsBatch *batches;
+	int held;	/* parcels that are not settled */
+	int out;	/* of these with the transport */
+	int ready;	/* of these in the target's list */
+	int done;	/* of these to be settled */
+	TimestampTz done_since; /* the oldest of them */
+	bool may_have; /* something to claim */
+	TimestampTz due; /* by es_clock_now(): then it may have something; DT_NOEND: not by time */
+	TimestampTz renewed_at;
+	bool is_leaving;
+	int failures; /* of transactions, in a row */
+	TimestampTz not_before;
+	struct EsRoute *next;
+} EsRoute;
+
+/* for a push whose target there is; ends what a former relay held.  In a transaction */
+extern EsRoute *es_route_begin(const EsPush *push, EsTarget *target);
+/* nothing is submitted of it any more */
+extern void es_route_leave(EsRoute *route);
+/* true: it has left, nothing is held, it may be freed */
+extern bool es_route_is_over(const EsRoute *route);
+extern void es_route_free(EsRoute *route);
+
+/* these run a transaction of their own; called between transactions.  How many were claimed, or settled */
+extern int es_route_claim(EsRoute *route);
+extern int es_route_settle(EsRoute *route);
+/* the leases of what is held */
+extern void es_route_renew(EsRoute *route);
+/* gives back everything that is not out; settles what is done */
+extern void es_route_release(EsRoute *route);
+
+/* is it time to settle? */
+extern bool es_route_wants_to_settle(const EsRoute *route, TimestampTz now);
+/* one came back from the transport and was judged */
+extern void es_route_came_back(EsParcel *parcel, TimestampTz now);
+/* ms */
+extern int64 es_route_lease(const EsRoute *route);
+
+#endif

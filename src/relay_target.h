@@ -1,0 +1,101 @@
+/*
+ * relay_target.h
+ *		An endpoint as the relay knows it, and the parcels that go there.  Only for relay*.c.
+ */
+#ifndef ES_RELAY_TARGET_H
+#define ES_RELAY_TARGET_H
+
+#include "datatype/timestamp.h"
+#include "lib/ilist.h"
+
+#include "endpoint.h"
+#include "endpoint_state.h"
+#include "rate.h"
+#include "subscription_settle.h"
+#include "transport/transport.h"
+
+struct EsRoute;
+struct EsBatch;
+
+typedef struct EsTarget
+{
+	MemoryContext context;
+	EsEndpoint *endpoint;
+	const EsTransport *transport; /* NULL: there is a fault */
+	EsLink *link;				  /* NULL: not open */
+	char fault[256];			  /* why it takes nothing; '': it does */
+	int in_flight;
+	int held; /* parcels of it that are not settled, out or not */
+	dlist_head ready; /* EsParcel: may be submitted, in this order */
+	EsBreaker breaker;
+	int failures;			/* in a row */
+	int64 open_ms;			/* how long it is open the next time */
+	TimestampTz not_before; /* nothing is submitted until then: breaker, Retry-After; 0: at once */
+	EsRate rate;
+	EsEndpointState *state; /* NULL: no room in shared memory; then nobody sees it */
+	bool is_leaving;		/* its definition is another by now, or gone: nothing is submitted any more */
+	bool is_gone;			/* the other side wants nothing any more: the definition is to say so */
+	struct EsTarget *next;
+} EsTarget;
+
+typedef enum EsParcelState
+{
+	ES_PARCEL_BEHIND,	/* an older one of its key is not delivered yet */
+	ES_PARCEL_READY,	/* in the target's list */
+	ES_PARCEL_OUT,		/* the transport has it */
+	ES_PARCEL_HELD,		/* not to be submitted: its route or target leaves */
+	ES_PARCEL_DELIVERED, /* the rest: to be settled so */
+	ES_PARCEL_FAILED,
+	ES_PARCEL_REJECTED,
+	ES_PARCEL_SETTLED
+} EsParcelState;
+
+/* an event or a message that was claimed; lives in its batch */
+typedef struct EsParcel
+{
+	EsOutgoing out; /* must be first */
+	struct EsRoute *route;
+	struct EsBatch *batch;
+	EsTarget *target;
+	dlist_node node; /* READY: in the target's list */
+	EsParcelState state;
+	bool is_withdrawn; /* OUT, and not ours any more: the engine took it back */
+	bool must_wait;	   /* OUT, and one of its key that was in front came back undelivered */
+	EsEventReceipt event; /* of a subscription */
+	const char *receipt;  /* of a queue */
+	const char *tenant;	  /* of a subscription */
+	const char *key;	  /* NULL: none */
+	int64 number;		  /* position or message id */
+	int attempt;
+	const char *reason;		 /* FAILED, REJECTED */
+	TimestampTz submitted_at;
+	struct EsParcel *behind; /* the next one of its key, in the same batch */
+} EsParcel;
+
+/* the target of that endpoint, made where it is new, in a transaction; NULL: there is no such endpoint, or it is disabled */
+extern EsTarget *es_target_get(const char *endpoint);
+/* are definition and secrets what they were?  In a transaction */
+extern bool es_target_is_current(const EsTarget *target);
+/* Without parcels */
+extern void es_target_free(EsTarget *target);
+/* the first of all; by next */
+extern EsTarget *es_target_first(void);
+
+/* may parcels be submitted to it, now or soon?  If not, nothing is claimed for it */
+extern bool es_target_takes(const EsTarget *target);
+/* how many more parcels it can use, and is it worth a claim? */
+extern int es_target_room(const EsTarget *target);
+extern bool es_target_wants(const EsTarget *target);
+
+extern void es_target_put_ready(EsParcel *parcel);
+extern void es_target_take_back(EsParcel *parcel); /* READY to HELD */
+/* submits what may be submitted: how many */
+extern int es_target_submit(EsTarget *target, TimestampTz now);
+/* a parcel came back: its state becomes READY again, DELIVERED, FAILED or REJECTED */
+extern void es_target_judge(EsParcel *parcel, TimestampTz now);
+/* when submit may do something that it may not do now; DT_NOEND: not by time */
+extern TimestampTz es_target_due(const EsTarget *target);
+/* closes the links of all: what is out is given up, and HELD */
+extern void es_target_close_all(void);
+
+#endif

@@ -14,12 +14,17 @@
 
 #include "cloudevent.h"
 
+/* those of the largest bigint */
+#define SEQUENCE_DIGITS 19
+
 const EsCloudeventExtension es_cloudevent_extensions[ES_CLOUDEVENT_EXTENSIONS] = {
 	{"correlation_id", "correlationid"},
 	{"causation_id", "causationid"},
 	{"traceparent", "traceparent"},
 	{"tracestate", "tracestate"},
 };
+
+static void put_digits(char *to, int64 value, int digits);
 
 char *
 es_cloudevent_default_source(void)
@@ -36,7 +41,11 @@ es_cloudevent_default_source(void)
 char *
 es_cloudevent_sequence(int64 position)
 {
-	return psprintf("%019lld", (long long) position);
+	char	   *text = palloc(SEQUENCE_DIGITS + 1);
+
+	put_digits(text, position, SEQUENCE_DIGITS);
+	text[SEQUENCE_DIGITS] = '\0';
+	return text;
 }
 
 char *
@@ -44,12 +53,31 @@ es_cloudevent_time(TimestampTz at)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
+	char	   *text;
 
 	if (TIMESTAMP_NOT_FINITE(at) || timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0 || tm.tm_year < 1 ||
 		tm.tm_year > 9999)
 		return NULL;
-	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
-					tm.tm_sec, (int) fsec);
+	text = pstrdup("0000-00-00T00:00:00.000000Z");
+	put_digits(text, tm.tm_year, 4);
+	put_digits(text + 5, tm.tm_mon, 2);
+	put_digits(text + 8, tm.tm_mday, 2);
+	put_digits(text + 11, tm.tm_hour, 2);
+	put_digits(text + 14, tm.tm_min, 2);
+	put_digits(text + 17, tm.tm_sec, 2);
+	put_digits(text + 20, fsec, 6);
+	return text;
+}
+
+/* two of these are made for each message, where printf would be most of the work */
+static void
+put_digits(char *to, int64 value, int digits)
+{
+	while (digits-- > 0)
+	{
+		to[digits] = '0' + value % 10;
+		value /= 10;
+	}
 }
 
 char *

@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -18,34 +17,40 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
-#include "utils/lsyscache.h"
+#include "utils/numeric.h"
 
 #include "arg.h"
 #include "catalog.h"
+#include "cloudevent.h"
 #include "compat.h"
 #include "definition.h"
 #include "endpoint.h"
 #include "error.h"
 #include "evtstore.h"
+#include "guc.h"
 #include "identity.h"
 #include "options.h"
 #include "transport/transport.h"
 
-#define SQL_SCHEME "sql:"
 #define DEFAULT_TIMEOUT_MS 10000
-#define DEFAULT_MAX_IN_FLIGHT 16
-#define MAX_SOURCE_BYTES 1024
-#define MAX_HEADER_BYTES 4096
-#define ALPHANUMERIC "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+#define DEFAULT_BREAKER_FAILURES 10
+#define DEFAULT_BREAKER_OPEN_MS 5000
+#define DEFAULT_BREAKER_MAX_OPEN_MS (5 * 60 * 1000)
 
 /* of a spec; what create_endpoint takes beside the url begins at the second */
 static const EsOption spec_keys[] = {
 	{"url", ES_OPTION_STRING},
+	{"breaker", ES_OPTION_OBJECT},
+	{"client", ES_OPTION_OBJECT},
 	{"format", ES_OPTION_STRING},
 	{"headers", ES_OPTION_OBJECT},
-	{"timeout", ES_OPTION_INTERVAL, 0.1, 300},
-	{"max_in_flight", ES_OPTION_INT, 1, 1000},
+	{"key", ES_OPTION_STRING},
+	{"max_in_flight", ES_OPTION_INT, 1, 10000},
+	{"rate", ES_OPTION_NUMBER, 0.001, 1000000000},
 	{"source", ES_OPTION_STRING},
+	{"timeout", ES_OPTION_INTERVAL, 0.1, 300},
+	{"tls", ES_OPTION_OBJECT},
+	{"topic", ES_OPTION_STRING},
 	{NULL},
 };
 
@@ -57,15 +62,9 @@ PG_FUNCTION_INFO_V1(evtstore_drop_endpoint);
 
 static Jsonb *make_spec(const char *url, Jsonb *options);
 static void check_keys(Jsonb *changes);
-static void check_spec(Jsonb *spec, Oid owner);
-static void check_url(const char *url);
-static void check_function(const char *fn, Oid owner);
-static bool is_sql(const char *url);
-static void check_format(const char *format);
-static void check_source(const char *source);
-static void check_headers(Jsonb *headers);
-static void check_header_name(const char *name);
-static void check_header_value(const char *name, const JsonbValue *value);
+static void require_superuser(const char *name, Jsonb *old_spec, Jsonb *changes, Jsonb *new_spec);
+static EsHeader *read_headers(Jsonb *headers, int *n);
+static EsSetting *read_settings(Jsonb *settings, int *n);
 static void refuse_while_used(const char *name);
 
 /*
@@ -88,7 +87,8 @@ evtstore_create_endpoint(PG_FUNCTION_ARGS)
 
 	es_options_check(options, OPTION_KEYS, "options");
 	spec = make_spec(url, options);
-	check_spec(spec, GetUserId());
+	require_superuser(name, NULL, spec, spec);
+	es_endpoint_check_spec(name, spec, GetUserId());
 	es_identity_establish();
 	(void) es_definition_create("endpoint", name, spec, &id);
 	PG_RETURN_VOID();
@@ -124,8 +124,9 @@ evtstore_alter_endpoint(PG_FUNCTION_ARGS)
 	check_keys(changes);
 	spec = es_options_merge(definition->spec, changes);
 	es_options_check(spec, spec_keys, "changes");
-	check_spec(spec, owner);
-	if (is_sql(es_options_string(spec, "url", NULL)) && !has_privs_of_role(GetUserId(), owner))
+	require_superuser(name, definition->spec, changes, spec);
+	es_endpoint_check_spec(name, spec, owner);
+	if (es_endpoint_is_sql(es_options_string(spec, "url", NULL)) && !has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("endpoint \"%s\" runs its function as role \"%s\"", name, definition->owner),
@@ -157,25 +158,68 @@ es_endpoint_find(const char *name)
 {
 	EsDefinition *definition = es_definition_find("endpoint", name);
 	EsEndpoint *endpoint;
-	char	   *format;
 
 	if (definition == NULL)
 		return NULL;
-	endpoint = palloc0(sizeof(EsEndpoint));
+	endpoint = es_endpoint_of_spec(definition->spec);
 	endpoint->id = definition->id;
 	endpoint->name = definition->name;
 	endpoint->owner = definition->owner;
 	endpoint->search_path = definition->search_path;
-	endpoint->url = es_options_string(definition->spec, "url", "");
-	endpoint->is_sql = is_sql(endpoint->url);
-	endpoint->fn = endpoint->is_sql ? endpoint->url + strlen(SQL_SCHEME) : NULL;
-	format = es_options_string(definition->spec, "format", "binary");
-	endpoint->format = strcmp(format, "structured") == 0 ? ES_FORMAT_STRUCTURED : ES_FORMAT_BINARY;
-	endpoint->timeout_ms = es_options_interval_ms(definition->spec, "timeout", DEFAULT_TIMEOUT_MS);
-	endpoint->max_in_flight = es_options_int(definition->spec, "max_in_flight", DEFAULT_MAX_IN_FLIGHT);
-	endpoint->source = es_options_string(definition->spec, "source", NULL);
-	endpoint->headers = es_options_object(definition->spec, "headers");
 	return endpoint;
+}
+
+EsEndpoint *
+es_endpoint_of_spec(Jsonb *spec)
+{
+	EsEndpoint *endpoint = palloc0(sizeof(EsEndpoint));
+	char	   *url = es_options_string(spec, "url", "");
+	Jsonb	   *breaker = es_options_object(spec, "breaker");
+	Jsonb	   *tls = es_options_object(spec, "tls");
+	char	   *topic = es_options_string(spec, "topic", NULL);
+	char	   *key = es_options_string(spec, "key", NULL);
+
+	endpoint->url = url;
+	endpoint->is_sql = es_endpoint_is_sql(url);
+	endpoint->fn = endpoint->is_sql ? url + strlen(ES_ENDPOINT_SQL_SCHEME) : NULL;
+	endpoint->format = es_endpoint_format(es_options_string(spec, "format", "binary"));
+	endpoint->timeout_ms = es_options_interval_ms(spec, "timeout", DEFAULT_TIMEOUT_MS);
+	endpoint->max_in_flight = es_options_int(spec, "max_in_flight", es_endpoint_default_in_flight(url));
+	endpoint->rate = es_options_number(spec, "rate", 0);
+	endpoint->breaker_failures = breaker == NULL ? DEFAULT_BREAKER_FAILURES : es_options_int(breaker, "failures", DEFAULT_BREAKER_FAILURES);
+	endpoint->breaker_open_ms = breaker == NULL ? DEFAULT_BREAKER_OPEN_MS : es_options_interval_ms(breaker, "open_for", DEFAULT_BREAKER_OPEN_MS);
+	endpoint->breaker_max_open_ms = Max(endpoint->breaker_open_ms, DEFAULT_BREAKER_MAX_OPEN_MS);
+	if (breaker != NULL)
+		endpoint->breaker_max_open_ms = es_options_interval_ms(breaker, "max_open_for", endpoint->breaker_max_open_ms);
+	endpoint->topic = topic == NULL ? NULL : es_endpoint_template(topic, "topic");
+	endpoint->key = key == NULL ? NULL : es_endpoint_template(key, "key");
+	endpoint->source = es_options_string(spec, "source", NULL);
+	if (endpoint->source == NULL)
+		endpoint->source = es_cloudevent_default_source();
+	endpoint->headers = read_headers(es_options_object(spec, "headers"), &endpoint->nheaders);
+	endpoint->tls_verify = tls == NULL || es_options_bool(tls, "verify", true);
+	endpoint->tls_ca_file = tls == NULL ? NULL : es_options_string(tls, "ca_file", NULL);
+	endpoint->tls_server_name = tls == NULL ? NULL : es_options_string(tls, "server_name", NULL);
+	endpoint->client = read_settings(es_options_object(spec, "client"), &endpoint->nclient);
+	return endpoint;
+}
+
+void
+es_endpoint_link_config(const EsEndpoint *endpoint, EsLinkConfig *config)
+{
+	memset(config, 0, sizeof(EsLinkConfig));
+	config->endpoint = endpoint->name;
+	config->url = endpoint->url;
+	config->timeout_ms = (long) endpoint->timeout_ms;
+	config->max_in_flight = endpoint->max_in_flight;
+	config->allowed_networks = es_guc_allowed_networks;
+	config->tls_verify = endpoint->tls_verify;
+	config->tls_ca_file = endpoint->tls_ca_file;
+	config->tls_server_name = endpoint->tls_server_name;
+	config->client = endpoint->client;
+	config->nclient = endpoint->nclient;
+	config->secrets = endpoint->secrets;
+	config->nsecrets = endpoint->nsecrets;
 }
 
 static Jsonb *
@@ -218,159 +262,77 @@ check_keys(Jsonb *changes)
 	}
 }
 
-/* keys and types were checked; here the values */
+/*
+ * Settings of a client library may name files and programs of the server, and "tls" may turn the check of certificates off:
+ * both are a superuser's.  Whoever could then send what he set to another address would have his rights: so that is one's
+ * too.  old_spec: NULL for a new endpoint.
+ */
 static void
-check_spec(Jsonb *spec, Oid owner)
+require_superuser(const char *name, Jsonb *old_spec, Jsonb *changes, Jsonb *new_spec)
 {
-	char	   *url = es_options_string(spec, "url", NULL);
-	Jsonb	   *headers = es_options_object(spec, "headers");
-	char	   *source = es_options_string(spec, "source", NULL);
+	static const char *const keys[] = {"client", "tls"};
+	bool		moves = old_spec != NULL && strcmp(es_options_string(old_spec, "url", ""), es_options_string(new_spec, "url", "")) != 0;
 
-	if (url == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("an endpoint needs a url"),
-				 errhint("Give another url, or drop the endpoint.")));
-	if (is_sql(url))
-		check_function(url + strlen(SQL_SCHEME), owner);
-	else
-		check_url(url);
-	check_format(es_options_string(spec, "format", "binary"));
-	if (source != NULL)
-		check_source(source);
-	if (headers != NULL)
-		check_headers(headers);
+	if (superuser())
+		return;
+	for (int i = 0; i < lengthof(keys); i++)
+	{
+		if (es_options_has(changes, keys[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied to set \"%s\" of endpoint \"%s\"", keys[i], name),
+					 errhint("Leave it out, or ask a superuser: it can open files of the server and turn checks off.")));
+		if (moves && es_options_has(old_spec, keys[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied to change the url of endpoint \"%s\"", name),
+					 errdetail("A superuser has set \"%s\" for the url that it has.", keys[i]),
+					 errhint("Ask a superuser, or create another endpoint.")));
+	}
 }
 
-static void
-check_url(const char *url)
+static EsHeader *
+read_headers(Jsonb *headers, int *n)
 {
-	const char *fault = es_transport_check_url(url);
+	EsSetting  *settings = read_settings(headers, n);
+	EsHeader   *result = palloc(sizeof(EsHeader) * (*n + 1));
 
-	if (fault != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("url \"%s\" is not acceptable: %s", url, fault),
-				 errhint("Write sql:schema.function, https://host/path, or http://host/path for networks of "
-						 "evtstore.allowed_networks.")));
+	for (int i = 0; i < *n; i++)
+	{
+		result[i].name = settings[i].name;
+		result[i].value = settings[i].value;
+	}
+	return result;
 }
 
-/* asked again at each delivery; here so that the mistake shows where it is made */
-static void
-check_function(const char *fn, Oid owner)
+/* scalars, as text; names and values were checked when the endpoint was defined */
+static EsSetting *
+read_settings(Jsonb *settings, int *n)
 {
-	Oid			oid = es_definition_function(fn, es_catalog()->delivery_type);
-
-	if (get_func_prokind(oid) != PROKIND_FUNCTION)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("%s is not a plain function", fn),
-				 errhint("Name a function that takes one evtstore.delivery.")));
-	if (!OidIsValid(owner) || !es_may_execute(oid, owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for function %s", fn),
-				 errdetail("The owner of the endpoint may not execute it."),
-				 errhint("Run: GRANT EXECUTE ON FUNCTION %s(evtstore.delivery) TO the owner.", fn)));
-}
-
-static bool
-is_sql(const char *url)
-{
-	return strncmp(url, SQL_SCHEME, strlen(SQL_SCHEME)) == 0;
-}
-
-static void
-check_format(const char *format)
-{
-	if (strcmp(format, "binary") != 0 && strcmp(format, "structured") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown format \"%s\"", format),
-				 errhint("Formats are \"binary\" and \"structured\".")));
-}
-
-/* a URI-reference (RFC 3986), as far as characters go: it becomes an attribute of every event */
-static void
-check_source(const char *source)
-{
-	static const char allowed[] = ALPHANUMERIC "-._~:/?#[]@!$&'()*+,;=%";
-
-	es_arg_check_name(source, "source", MAX_SOURCE_BYTES);
-	if (source[strspn(source, allowed)] != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("source \"%s\" is not a URI reference", source),
-				 errhint("Percent-encode every character that a URI may not have.")));
-}
-
-static void
-check_headers(Jsonb *headers)
-{
-	JsonbIterator *it = JsonbIteratorInit(&headers->root);
+	EsSetting  *result;
+	JsonbIterator *it;
 	JsonbValue	v;
 	JsonbIteratorToken token;
-	char	   *name = NULL;
 
+	*n = 0;
+	if (settings == NULL)
+		return NULL;
+	result = palloc(sizeof(EsSetting) * (JB_ROOT_COUNT(settings) + 1));
+	it = JsonbIteratorInit(&settings->root);
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
-		{
-			name = pnstrdup(v.val.string.val, v.val.string.len);
-			check_header_name(name);
-		}
-		else if (token == WJB_VALUE)
-			check_header_value(name, &v);
+			result[*n].name = pnstrdup(v.val.string.val, v.val.string.len);
+		else if (token != WJB_VALUE)
+			continue;
+		else if (v.type == jbvString)
+			result[(*n)++].value = pnstrdup(v.val.string.val, v.val.string.len);
+		else if (v.type == jbvNumeric)
+			result[(*n)++].value = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v.val.numeric)));
+		else
+			result[(*n)++].value = v.val.boolean ? "true" : "false";
 	}
-}
-
-/* the headers that frame the message or carry the event are ours */
-static void
-check_header_name(const char *name)
-{
-	static const char token[] = ALPHANUMERIC "!#$%&'*+-.^_`|~";
-	static const char *const ours[] = {
-		"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive",
-		"proxy-connection", "upgrade", "te", "trailer", "expect", "idempotency-key", "evtstore-attempt",
-	};
-
-	es_arg_check_name(name, "header name", ES_MAX_NAME_BYTES);
-	if (name[strspn(name, token)] != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("header name \"%s\" has characters that HTTP does not allow", name),
-				 errhint("Use letters, digits and hyphens.")));
-	for (int i = 0; i < lengthof(ours); i++)
-		if (pg_strcasecmp(name, ours[i]) == 0 || pg_strncasecmp(name, "ce-", 3) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("header \"%s\" cannot be set", name),
-					 errhint("Leave it out: evtstore makes this header itself.")));
-}
-
-/* values may be secrets, so errors name the header only */
-static void
-check_header_value(const char *name, const JsonbValue *value)
-{
-	if (value->type != jbvString)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("value of header \"%s\" must be a string", name)));
-	if (value->val.string.len > MAX_HEADER_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("value of header \"%s\" is too long: %d bytes, at most %d", name, value->val.string.len,
-						MAX_HEADER_BYTES)));
-	for (int i = 0; i < value->val.string.len; i++)
-	{
-		char		c = value->val.string.val[i];
-
-		if (c < ' ' || c >= 0x7f)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("value of header \"%s\" has characters that a header may not have", name),
-					 errhint("Use printable ASCII characters: no line breaks, no control characters.")));
-	}
+	return result;
 }
 
 static void

@@ -7,11 +7,38 @@
 
 #include "utils/jsonb.h"
 
+#include "template.h"
+#include "transport/transport.h"
+
 typedef enum EsFormat
 {
 	ES_FORMAT_BINARY,
-	ES_FORMAT_STRUCTURED
+	ES_FORMAT_STRUCTURED,
+	ES_FORMAT_BATCHED,
+	ES_FORMAT_DEBEZIUM,
+	ES_FORMAT_PLAIN
 } EsFormat;
+
+/* roots of the placeholders in "topic" and "key", in order of endpoint.c's table */
+typedef enum EsEndpointRoot
+{
+	ES_ENDPOINT_CATEGORY,
+	ES_ENDPOINT_STREAM,
+	ES_ENDPOINT_TYPE,
+	ES_ENDPOINT_KEY,
+	ES_ENDPOINT_SOURCE,	  /* the subscription or queue */
+	ES_ENDPOINT_DATA,	  /* of a message without event its body */
+	ES_ENDPOINT_METADATA, /* its headers */
+	ES_ENDPOINT_BODY,
+	ES_ENDPOINT_HEADERS
+} EsEndpointRoot;
+
+/* what messages are signed with: the bytes, not their text */
+typedef struct EsSigningKey
+{
+	const unsigned char *bytes;
+	int len;
+} EsSigningKey;
 
 typedef struct EsEndpoint
 {
@@ -25,11 +52,47 @@ typedef struct EsEndpoint
 	EsFormat format;
 	int64 timeout_ms;
 	int max_in_flight;
-	char *source;	/* CloudEvents source; NULL: the default, /evtstore/DATABASE */
-	Jsonb *headers; /* extra HTTP headers or NULL */
+	double rate;			 /* messages a second; 0: any */
+	int breaker_failures;	 /* so many in a row open it */
+	int64 breaker_open_ms;	 /* at first; twice as long after each trial that failed */
+	int64 breaker_max_open_ms;
+	EsTemplate *topic;	/* NULL: none */
+	EsTemplate *key;	/* NULL: that of the message, else its stream */
+	char *source;		/* CloudEvents source, printable ASCII */
+	EsHeader *headers;	/* its own */
+	int nheaders;
+	bool tls_verify;
+	char *tls_ca_file;	   /* NULL: the system's */
+	char *tls_server_name; /* NULL: the host's */
+	EsSetting *client;	   /* for the client library */
+	int nclient;
+	EsSetting *secrets; /* the newest of each kind but signing */
+	int nsecrets;
+	EsSigningKey *signing; /* all that hold, newest first */
+	int nsigning;
 } EsEndpoint;
 
-/* NULL when unknown; allocated in the current context */
+/* NULL when unknown; allocated in the current context, all of it.  Raises an error where the transport is not installed */
 extern EsEndpoint *es_endpoint_find(const char *name);
+/* what a link to it is made from; points into the endpoint */
+extern void es_endpoint_link_config(const EsEndpoint *endpoint, EsLinkConfig *config);
+
+/*
+ * Between endpoint.c, endpoint_check.c and endpoint_secret.c only
+ */
+
+#define ES_ENDPOINT_SQL_SCHEME "sql:"
+
+/* the endpoint of a spec, without id, name and secrets; the spec was checked, but for the transport's part */
+extern EsEndpoint *es_endpoint_of_spec(Jsonb *spec);
+extern bool es_endpoint_is_sql(const char *url);
+/* where the spec says nothing */
+extern int es_endpoint_default_in_flight(const char *url);
+/* -1: no such format */
+extern int es_endpoint_format(const char *name);
+/* 22023 naming the option where its placeholders are none */
+extern EsTemplate *es_endpoint_template(const char *text, const char *option);
+/* keys and types of the spec were checked; here the values, and what the transport says.  owner: of the endpoint */
+extern void es_endpoint_check_spec(const char *name, Jsonb *spec, Oid owner);
 
 #endif

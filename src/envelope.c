@@ -1,8 +1,8 @@
 /*
  * envelope.c
- *		A delivery as a CloudEvent 1.0.2 over HTTP, in binary or structured mode.
+ *		A delivery as the message that goes out.
  *
- * Runs in delivery workers, while the claiming transaction is open; keeps nothing.
+ * Runs in relay workers, in a transaction; keeps nothing.
  *
  * The event's own id is the CloudEvents id, over all attempts and restarts, so that receivers can tell a second
  * delivery from a second event; Idempotency-Key carries it for those that know only that header.  Attributes:
@@ -11,18 +11,27 @@
  *		sequence			position, 19 digits, so that text order is the order of the store
  *		streamversion		number in the stream: 1, 2, 3 ... shows a receiver what it missed or saw twice
  *		schemaversion		version of the type's schema
- *		partitionkey		key of the message (a rule's is the stream)
+ *		partitionkey		key of the message (a rule's is the stream), or what the endpoint's "key" comes to
  *		recordedtime		when the store recorded it
  *		correlationid, causationid, traceparent, tracestate		from the metadata, where it has them
  *
  * A message that carries no event has the id QUEUE-NUMBER, a source of its own below the endpoint's, and the type that
  * its headers name.  The number of the attempt is no property of the event and travels beside it (evtstore-attempt).
+ *
+ * Formats beside these: "plain", the data alone; "debezium", the record that Debezium's outbox event router makes of a row of an
+ * outbox table, with its expand.json.payload; and what another evtstore takes.  Data is the text that the server prints of jsonb:
+ * nothing here reads it.
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "cloudevent.h"
@@ -32,199 +41,546 @@
 #include "options.h"
 
 #define MAX_ATTRIBUTES 20
-/* beside the attributes: Content-Type, Idempotency-Key, evtstore-attempt */
-#define OTHER_HEADERS 3
+/* beside the attributes: Content-Type, Idempotency-Key, evtstore-attempt, evtstore-replay, three of a signature */
+#define OTHER_HEADERS 7
 
-typedef struct Attributes
+#define JSON_CONTENT "application/json"
+#define STRUCTURED_CONTENT "application/cloudevents+json; charset=utf-8"
+#define BATCHED_CONTENT "application/cloudevents-batch+json; charset=utf-8"
+
+/* header names are constants: nothing is put together for each message */
+typedef enum AttributeName
 {
-	int			n;
-	const char *names[MAX_ATTRIBUTES];
-	const char *values[MAX_ATTRIBUTES]; /* UTF-8 */
-	bool		integer[MAX_ATTRIBUTES]; /* a JSON number in structured mode */
-} Attributes;
+	SPECVERSION,
+	ID,
+	SOURCE,
+	TYPE,
+	SUBJECT,
+	TIME,
+	DATACONTENTTYPE,
+	SEQUENCE,
+	STREAMVERSION,
+	SCHEMAVERSION,
+	PARTITIONKEY,
+	RECORDEDTIME,
+	CORRELATIONID,
+	CAUSATIONID,
+	TRACEPARENT,
+	TRACESTATE
+} AttributeName;
 
-static void add_event(Attributes *attributes, const EsDelivery *delivery, const char *source);
-static void add_message(Attributes *attributes, const EsDelivery *delivery, const char *queue, const char *source);
-static void add_extensions(Attributes *attributes, Jsonb *metadata);
-static void add(Attributes *attributes, const char *name, const char *value);
-static void add_integer(Attributes *attributes, const char *name, int64 value);
-static const char *attribute(const Attributes *attributes, const char *name);
-static void make_binary(const Attributes *attributes, const char *data, EsEnvelope *envelope);
-static void make_structured(const Attributes *attributes, const char *data, EsEnvelope *envelope);
-static void add_endpoint_headers(EsEnvelope *envelope, Jsonb *headers);
-static void add_header(EsEnvelope *envelope, const char *name, const char *value);
-static char *header_value(const char *utf8);
-static char *to_utf8(const char *text);
+#define NAMES(prefix) { \
+	prefix "specversion", prefix "id", prefix "source", prefix "type", prefix "subject", prefix "time", prefix "datacontenttype", \
+	prefix "sequence", prefix "streamversion", prefix "schemaversion", prefix "partitionkey", prefix "recordedtime", \
+	prefix "correlationid", prefix "causationid", prefix "traceparent", prefix "tracestate" \
+}
+
+static const char *const plain_names[] = NAMES("");
+static const char *const http_names[] = NAMES("ce-");
+static const char *const kafka_names[] = NAMES("ce_");
+static const char *const amqp_names[] = NAMES("cloudEvents:");
+
+typedef struct Attribute
+{
+	AttributeName name;
+	const char *value;			/* in the server's encoding */
+	bool		is_integer;		/* a JSON number in structured mode */
+} Attribute;
+
+/* what one message is made from, and what of it is known already */
+typedef struct Letter
+{
+	const EsDelivery *delivery;
+	const char *source_name;
+	bool		is_replay;
+	const EsEndpoint *endpoint;
+	EsBinding	binding;
+	const char *id;				/* in the server's encoding, as the next two */
+	const char *type;
+	const char *key;			/* NULL: none */
+	const char *data;			/* UTF-8 */
+	int			n;
+	Attribute	attributes[MAX_ATTRIBUTES];
+} Letter;
+
+static void begin_letter(Letter *letter, const EsDelivery *delivery, const char *source_name, bool is_replay, const EsEndpoint *endpoint,
+						 const EsTransport *transport);
+static const char *message_key(const Letter *letter);
+static const char *aggregate_id(const EsDelivery *delivery);
+static const char *placeholder_value(const EsPlaceholder *placeholder, const void *letter);
+static char *make_topic(const Letter *letter);
+static void add_attributes(Letter *letter);
+static void add_event(Letter *letter);
+static void add_message(Letter *letter);
+static void add(Letter *letter, AttributeName name, const char *value);
+static void add_integer(Letter *letter, AttributeName name, int64 value);
+static void begin_message(EsOutgoing *out, const EsEndpoint *endpoint, int nattributes);
+static void set_body(EsOutgoing *out, const char *body);
+static void add_binary(const Letter *letter, EsOutgoing *out);
+static char *structured(const Letter *letter);
+static char *event_of_store(const Letter *letter);
+static const char *store_time(TimestampTz at);
+static char *tags_json(Datum tags);
+static void add_common_headers(const EsEndpoint *endpoint, const char *id, int attempt, bool is_replay, EsBinding binding, EsOutgoing *out);
+static void sign(const EsEndpoint *endpoint, EsOutgoing *out);
+static void add_header(EsOutgoing *out, const char *name, const char *value);
+static char *batch_id(const EsDelivery *const *deliveries, int n, const char *source_name);
+static const char *header_value(const char *text, bool is_encoded);
+static const char *encoded(const char *utf8);
+static const char *to_utf8(const char *text);
 
 void
-es_envelope_http(const EsDelivery *delivery, const char *queue, const EsEndpoint *endpoint, EsEnvelope *envelope)
+es_envelope_make(const EsDelivery *delivery, const char *source_name, bool is_replay, const EsEndpoint *endpoint,
+				 const EsTransport *transport, EsOutgoing *out)
 {
-	Attributes	attributes = {0};
-	char	   *data = to_utf8(es_options_text(delivery->body));
-	const char *source = endpoint->source ? endpoint->source : es_cloudevent_default_source();
-	int			extra = endpoint->headers ? JB_ROOT_COUNT(endpoint->headers) : 0;
+	Letter		letter;
 
-	add(&attributes, "specversion", ES_CLOUDEVENT_SPECVERSION);
-	if (delivery->has_event)
-		add_event(&attributes, delivery, source);
+	if (endpoint->format == ES_FORMAT_BATCHED)
+	{
+		es_envelope_make_batch(&delivery, 1, source_name, is_replay, endpoint, transport, out);
+		return;
+	}
+	begin_letter(&letter, delivery, source_name, is_replay, endpoint, transport);
+	begin_message(out, endpoint, MAX_ATTRIBUTES);
+	out->id = encoded(to_utf8(letter.id));
+	out->topic = make_topic(&letter);
+	out->key = letter.key == NULL ? NULL : to_utf8(letter.key);
+	if (letter.binding == ES_BINDING_EVTSTORE)
+	{
+		set_body(out, event_of_store(&letter));
+		add_header(out, "Content-Type", JSON_CONTENT);
+	}
+	else if (endpoint->format == ES_FORMAT_STRUCTURED)
+	{
+		add_attributes(&letter);
+		set_body(out, structured(&letter));
+		add_header(out, "Content-Type", STRUCTURED_CONTENT);
+	}
+	else if (endpoint->format == ES_FORMAT_BINARY)
+	{
+		add_attributes(&letter);
+		set_body(out, letter.data);
+		add_binary(&letter, out);
+	}
+	else if (endpoint->format == ES_FORMAT_PLAIN)
+	{
+		set_body(out, letter.data);
+		add_header(out, "Content-Type", JSON_CONTENT);
+	}
 	else
-		add_message(&attributes, delivery, queue, source);
-	add_extensions(&attributes, delivery->headers);
-	add(&attributes, "datacontenttype", ES_CLOUDEVENT_DATACONTENTTYPE);
-
-	envelope->headers = palloc(sizeof(EsEnvelopeHeader) * (MAX_ATTRIBUTES + OTHER_HEADERS + extra));
-	envelope->nheaders = 0;
-	if (endpoint->format == ES_FORMAT_STRUCTURED)
-		make_structured(&attributes, data, envelope);
-	else
-		make_binary(&attributes, data, envelope);
-	add_header(envelope, "Idempotency-Key", header_value(attribute(&attributes, "id")));
-	add_header(envelope, "evtstore-attempt", psprintf("%d", delivery->attempt));
-	if (endpoint->headers != NULL)
-		add_endpoint_headers(envelope, endpoint->headers);
+	{
+		set_body(out, letter.data);
+		add_header(out, "id", to_utf8(letter.id));
+		add_header(out, "eventType", to_utf8(letter.type));
+	}
+	add_common_headers(endpoint, out->id, delivery->attempt, is_replay, letter.binding, out);
 }
 
-static void
-add_event(Attributes *attributes, const EsDelivery *delivery, const char *source)
+void
+es_envelope_make_batch(const EsDelivery *const *deliveries, int n, const char *source_name, bool is_replay, const EsEndpoint *endpoint,
+					   const EsTransport *transport, EsOutgoing *out)
 {
-	Datum		id = UUIDPGetDatum(&delivery->event_id);
-
-	add(attributes, "id", DatumGetCString(DirectFunctionCall1(uuid_out, id)));
-	add(attributes, "source", source);
-	add(attributes, "type", delivery->type);
-	if (delivery->stream != NULL)
-		add(attributes, "subject", delivery->stream);
-	add(attributes, "time", es_cloudevent_time(delivery->occurred_at));
-	add(attributes, "sequence", es_cloudevent_sequence(delivery->position));
-	if (delivery->stream != NULL)
-		add_integer(attributes, "streamversion", delivery->version);
-	add_integer(attributes, "schemaversion", delivery->schema_version);
-	if (delivery->key != NULL || delivery->stream != NULL)
-		add(attributes, "partitionkey", delivery->key ? delivery->key : delivery->stream);
-	add(attributes, "recordedtime", es_cloudevent_time(delivery->recorded_at));
-}
-
-static void
-add_message(Attributes *attributes, const EsDelivery *delivery, const char *queue, const char *source)
-{
-	char	   *type = es_cloudevent_string(delivery->headers, "type");
 	StringInfoData buf;
+	int			attempt = 0;
 
-	add(attributes, "id", psprintf("%s-" INT64_FORMAT, queue, delivery->message_id));
 	initStringInfo(&buf);
-	appendStringInfo(&buf, "%s/queues/", source);
-	es_cloudevent_append_segment(&buf, to_utf8(queue));
-	add(attributes, "source", buf.data);
-	add(attributes, "type", type != NULL && type[0] != '\0' ? type : "message");
-	add(attributes, "time", es_cloudevent_time(delivery->enqueued_at));
-	add(attributes, "partitionkey", delivery->key);
+	for (int i = 0; i < n; i++)
+	{
+		Letter		letter;
+		char	   *event;
+
+		begin_letter(&letter, deliveries[i], source_name, is_replay, endpoint, transport);
+		add_attributes(&letter);
+		event = structured(&letter);
+		appendStringInfoChar(&buf, i == 0 ? '[' : ',');
+		appendStringInfoString(&buf, event);
+		pfree(event);
+		attempt = Max(attempt, deliveries[i]->attempt);
+	}
+	appendStringInfoChar(&buf, ']');
+	begin_message(out, endpoint, 0);
+	out->id = batch_id(deliveries, n, source_name);
+	out->body = buf.data;
+	out->body_len = buf.len;
+	add_header(out, "Content-Type", BATCHED_CONTENT);
+	add_common_headers(endpoint, out->id, attempt, is_replay, transport->binding, out);
 }
 
 static void
-add_extensions(Attributes *attributes, Jsonb *metadata)
+begin_letter(Letter *letter, const EsDelivery *delivery, const char *source_name, bool is_replay, const EsEndpoint *endpoint,
+			 const EsTransport *transport)
 {
+	letter->delivery = delivery;
+	letter->source_name = source_name;
+	letter->is_replay = is_replay;
+	letter->endpoint = endpoint;
+	letter->binding = transport->binding;
+	letter->n = 0;
+	letter->data = to_utf8(es_options_text(delivery->body));
+	if (delivery->has_event)
+	{
+		letter->id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&delivery->event_id)));
+		letter->type = delivery->type;
+	}
+	else
+	{
+		letter->id = psprintf("%s-" INT64_FORMAT, source_name, delivery->message_id);
+		letter->type = es_cloudevent_string(delivery->headers, "type");
+		if (letter->type == NULL || letter->type[0] == '\0')
+			letter->type = "message";
+	}
+	letter->key = message_key(letter);
+}
+
+/* NULL: none.  An empty one is none, too: CloudEvents knows no empty attributes */
+static const char *
+message_key(const Letter *letter)
+{
+	const EsDelivery *delivery = letter->delivery;
+	const EsPlaceholder *missing;
+	const char *key;
+
+	if (letter->endpoint->key != NULL)
+		key = es_template_expand(letter->endpoint->key, placeholder_value, letter, &missing);
+	else if (letter->endpoint->format == ES_FORMAT_DEBEZIUM && delivery->stream != NULL)
+		key = aggregate_id(delivery);
+	else
+		key = delivery->key != NULL ? delivery->key : delivery->stream;
+	return key == NULL || key[0] == '\0' ? NULL : key;
+}
+
+/* of a stream, CATEGORY-ID */
+static const char *
+aggregate_id(const EsDelivery *delivery)
+{
+	const char *dash = strchr(delivery->stream, '-');
+
+	return dash == NULL ? delivery->stream : dash + 1;
+}
+
+static const char *
+placeholder_value(const EsPlaceholder *placeholder, const void *arg)
+{
+	const Letter *letter = arg;
+	const EsDelivery *delivery = letter->delivery;
+
+	switch ((EsEndpointRoot) placeholder->root)
+	{
+		case ES_ENDPOINT_CATEGORY:
+			return delivery->stream == NULL ? NULL : pnstrdup(delivery->stream, strcspn(delivery->stream, "-"));
+		case ES_ENDPOINT_STREAM:
+			return delivery->stream;
+		case ES_ENDPOINT_TYPE:
+			return letter->type;
+		case ES_ENDPOINT_KEY:
+			return delivery->key != NULL ? delivery->key : delivery->stream;
+		case ES_ENDPOINT_SOURCE:
+			return letter->source_name;
+		case ES_ENDPOINT_DATA:
+		case ES_ENDPOINT_BODY:
+			return es_placeholder_text(placeholder, JsonbPGetDatum(delivery->body));
+		case ES_ENDPOINT_METADATA:
+		case ES_ENDPOINT_HEADERS:
+			return delivery->headers == NULL ? NULL : es_placeholder_text(placeholder, JsonbPGetDatum(delivery->headers));
+	}
+	return NULL;
+}
+
+/* what its characters may be, the transport knows; an empty one is a mistake everywhere */
+static char *
+make_topic(const Letter *letter)
+{
+	const EsTemplate *parsed = letter->endpoint->topic;
+	const EsPlaceholder *missing = NULL;
+	char	   *topic;
+
+	if (parsed == NULL)
+		return NULL;
+	topic = es_template_expand(parsed, placeholder_value, letter, &missing);
+	if (topic == NULL || topic[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("topic \"%s\" of endpoint \"%s\" has no value for this message", parsed->source, letter->endpoint->name)));
+	return unconstify(char *, to_utf8(topic));
+}
+
+static void
+add_attributes(Letter *letter)
+{
+	static const AttributeName names[ES_CLOUDEVENT_EXTENSIONS] = {CORRELATIONID, CAUSATIONID, TRACEPARENT, TRACESTATE};
+
+	add(letter, SPECVERSION, ES_CLOUDEVENT_SPECVERSION);
+	add(letter, ID, letter->id);
+	if (letter->delivery->has_event)
+		add_event(letter);
+	else
+		add_message(letter);
 	for (int i = 0; i < ES_CLOUDEVENT_EXTENSIONS; i++)
-		add(attributes, es_cloudevent_extensions[i].attribute, es_cloudevent_string(metadata, es_cloudevent_extensions[i].key));
+		add(letter, names[i], es_cloudevent_string(letter->delivery->headers, es_cloudevent_extensions[i].key));
+	add(letter, DATACONTENTTYPE, ES_CLOUDEVENT_DATACONTENTTYPE);
+}
+
+static void
+add_event(Letter *letter)
+{
+	const EsDelivery *delivery = letter->delivery;
+
+	add(letter, SOURCE, letter->endpoint->source);
+	add(letter, TYPE, letter->type);
+	add(letter, SUBJECT, delivery->stream);
+	add(letter, TIME, es_cloudevent_time(delivery->occurred_at));
+	add(letter, SEQUENCE, es_cloudevent_sequence(delivery->position));
+	if (delivery->stream != NULL)
+		add_integer(letter, STREAMVERSION, delivery->version);
+	add_integer(letter, SCHEMAVERSION, delivery->schema_version);
+	add(letter, PARTITIONKEY, letter->key);
+	add(letter, RECORDEDTIME, es_cloudevent_time(delivery->recorded_at));
+}
+
+static void
+add_message(Letter *letter)
+{
+	StringInfoData source;
+
+	initStringInfo(&source);
+	appendStringInfo(&source, "%s/queues/", letter->endpoint->source);
+	es_cloudevent_append_segment(&source, to_utf8(letter->source_name));
+	add(letter, SOURCE, source.data);
+	add(letter, TYPE, letter->type);
+	add(letter, TIME, es_cloudevent_time(letter->delivery->enqueued_at));
+	add(letter, PARTITIONKEY, letter->key);
 }
 
 /* attributes without a value are left out: CloudEvents knows no empty ones */
 static void
-add(Attributes *attributes, const char *name, const char *value)
+add(Letter *letter, AttributeName name, const char *value)
 {
 	if (value == NULL || value[0] == '\0')
 		return;
-	Assert(attributes->n < MAX_ATTRIBUTES);
-	attributes->names[attributes->n] = name;
-	attributes->values[attributes->n] = to_utf8(value);
-	attributes->n++;
+	Assert(letter->n < MAX_ATTRIBUTES);
+	letter->attributes[letter->n].name = name;
+	letter->attributes[letter->n].value = value;
+	letter->attributes[letter->n].is_integer = false;
+	letter->n++;
 }
 
 /* the Integer of CloudEvents has 32 bits: what does not fit goes as a string */
 static void
-add_integer(Attributes *attributes, const char *name, int64 value)
+add_integer(Letter *letter, AttributeName name, int64 value)
 {
-	attributes->integer[attributes->n] = value == (int32) value;
-	add(attributes, name, psprintf(INT64_FORMAT, value));
+	char	   *text = palloc(MAXINT8LEN + 1);
+
+	pg_lltoa(value, text);
+	add(letter, name, text);
+	letter->attributes[letter->n - 1].is_integer = value == (int32) value;
+}
+
+static void
+begin_message(EsOutgoing *out, const EsEndpoint *endpoint, int nattributes)
+{
+	memset(out, 0, sizeof(EsOutgoing));
+	out->headers = palloc(sizeof(EsHeader) * (nattributes + OTHER_HEADERS + endpoint->nheaders));
+	out->timeout_ms = (long) endpoint->timeout_ms;
+}
+
+static void
+set_body(EsOutgoing *out, const char *body)
+{
+	out->body = body;
+	out->body_len = strlen(body);
+}
+
+static void
+add_binary(const Letter *letter, EsOutgoing *out)
+{
+	static const char *const *const names[] = {
+		[ES_BINDING_HTTP] = http_names,
+		[ES_BINDING_KAFKA] = kafka_names,
+		[ES_BINDING_AMQP] = amqp_names,
+		[ES_BINDING_NATS] = http_names,
+	};
+	bool		is_encoded = letter->binding == ES_BINDING_HTTP || letter->binding == ES_BINDING_NATS;
+
+	for (int i = 0; i < letter->n; i++)
+	{
+		const Attribute *attribute = &letter->attributes[i];
+
+		if (attribute->name == DATACONTENTTYPE)
+			add_header(out, "Content-Type", attribute->value);
+		else
+			add_header(out, names[letter->binding][attribute->name], header_value(attribute->value, is_encoded));
+	}
+}
+
+/* UTF-8 */
+static char *
+structured(const Letter *letter)
+{
+	const char *values[MAX_ATTRIBUTES];
+	EsJson	   *object;
+
+	for (int i = 0; i < letter->n; i++)
+		values[i] = to_utf8(letter->attributes[i].value);
+	object = es_json_object();
+	for (int i = 0; i < letter->n; i++)
+	{
+		const Attribute *attribute = &letter->attributes[i];
+
+		if (attribute->is_integer)
+			es_json_raw(object, plain_names[attribute->name], values[i]);
+		else
+			es_json_string(object, plain_names[attribute->name], values[i]);
+	}
+	es_json_raw(object, "data", letter->data);
+	return es_json_print(object);
+}
+
+/* what evtstore.append_events takes for an event, and its stream, source and position; or what evtstore.send_messages does.  UTF-8 */
+static char *
+event_of_store(const Letter *letter)
+{
+	const EsDelivery *delivery = letter->delivery;
+	EsJson	   *object;
+	const char *id = to_utf8(letter->id);
+	const char *type = to_utf8(letter->type);
+	const char *name = delivery->has_event ? delivery->stream : delivery->key;
+	const char *metadata = delivery->headers == NULL ? "{}" : to_utf8(es_options_text(delivery->headers));
+	const char *tags = to_utf8(tags_json(delivery->tags));
+	const char *time = delivery->has_event ? store_time(delivery->occurred_at) : NULL;
+	const char *schema_version = psprintf("%d", delivery->schema_version);
+	const char *position = psprintf(INT64_FORMAT, delivery->position);
+
+	name = name == NULL ? NULL : to_utf8(name);
+	object = es_json_object();
+	es_json_string(object, "id", id);
+	es_json_string(object, "type", type);
+	es_json_string(object, "source", letter->endpoint->source);
+	es_json_raw(object, "metadata", metadata);
+	if (name != NULL)
+		es_json_string(object, delivery->has_event ? "stream" : "key", name);
+	if (delivery->has_event)
+	{
+		es_json_raw(object, "tags", tags);
+		es_json_raw(object, "schema_version", schema_version);
+		es_json_string(object, "occurred_at", time);
+		es_json_string(object, "position", position);
+	}
+	es_json_raw(object, "data", letter->data);
+	return es_json_print(object);
+}
+
+/* also what CloudEvents has no time for: infinity, and years of other lengths than four digits */
+static const char *
+store_time(TimestampTz at)
+{
+	const char *time = es_cloudevent_time(at);
+
+	return time != NULL ? time : pstrdup(timestamptz_to_str(at));
+}
+
+static char *
+tags_json(Datum tags)
+{
+	StringInfoData buf;
+	Datum	   *elements = NULL;
+	int			n = 0;
+
+	if (tags != 0)
+		deconstruct_array(DatumGetArrayTypeP(tags), TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &n);
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '[');
+	for (int i = 0; i < n; i++)
+	{
+		if (i > 0)
+			appendStringInfoChar(&buf, ',');
+		escape_json(&buf, TextDatumGetCString(elements[i]));
+	}
+	appendStringInfoChar(&buf, ']');
+	return buf.data;
+}
+
+/* of all formats, and the endpoint's own; body and the other headers are there already */
+static void
+add_common_headers(const EsEndpoint *endpoint, const char *id, int attempt, bool is_replay, EsBinding binding, EsOutgoing *out)
+{
+	if (binding == ES_BINDING_HTTP || endpoint->format == ES_FORMAT_PLAIN)
+		add_header(out, "Idempotency-Key", id);
+	if (endpoint->format != ES_FORMAT_DEBEZIUM)
+	{
+		char	   *number = palloc(MAXINT8LEN + 1);
+
+		pg_ltoa(attempt, number);
+		add_header(out, "evtstore-attempt", number);
+	}
+	if (is_replay)
+		add_header(out, "evtstore-replay", "true");
+	if (binding == ES_BINDING_HTTP && endpoint->nsigning > 0)
+		sign(endpoint, out);
+	for (int i = 0; i < endpoint->nheaders; i++)
+		add_header(out, endpoint->headers[i].name, endpoint->headers[i].value);
+}
+
+static void
+sign(const EsEndpoint *endpoint, EsOutgoing *out)
+{
+	char	   *timestamp = palloc(ES_ENVELOPE_TIMESTAMP_BYTES);
+	char	   *signature = es_envelope_sign(endpoint, out->id, out->body, out->body_len, timestamp);
+
+	add_header(out, "webhook-id", out->id);
+	add_header(out, "webhook-timestamp", timestamp);
+	add_header(out, "webhook-signature", signature);
+}
+
+static void
+add_header(EsOutgoing *out, const char *name, const char *value)
+{
+	EsHeader   *header = unconstify(EsHeader *, &out->headers[out->nheaders]);
+
+	header->name = name;
+	header->value = value;
+	out->nheaders++;
+}
+
+/* the same for the same events in the same order, so that a second attempt can be told */
+static char *
+batch_id(const EsDelivery *const *deliveries, int n, const char *source_name)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) source_name, strlen(source_name), n);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (deliveries[i]->has_event)
+			hash = hash_bytes_extended(deliveries[i]->event_id.data, UUID_LEN, hash);
+		else
+			hash = hash_bytes_extended((const unsigned char *) &deliveries[i]->message_id, sizeof(int64), hash);
+	}
+	return psprintf("batch-" UINT64_FORMAT, hash);
 }
 
 static const char *
-attribute(const Attributes *attributes, const char *name)
+header_value(const char *text, bool is_encoded)
 {
-	for (int i = 0; i < attributes->n; i++)
-		if (strcmp(attributes->names[i], name) == 0)
-			return attributes->values[i];
-	return "";
-}
+	const char *utf8 = to_utf8(text);
 
-static void
-make_binary(const Attributes *attributes, const char *data, EsEnvelope *envelope)
-{
-	for (int i = 0; i < attributes->n; i++)
-	{
-		if (strcmp(attributes->names[i], "datacontenttype") == 0)
-			add_header(envelope, "Content-Type", attributes->values[i]);
-		else
-			add_header(envelope, psprintf("ce-%s", attributes->names[i]), header_value(attributes->values[i]));
-	}
-	envelope->body = pstrdup(data);
-	envelope->body_len = strlen(data);
-}
-
-static void
-make_structured(const Attributes *attributes, const char *data, EsEnvelope *envelope)
-{
-	EsJson	   *object = es_json_object();
-
-	for (int i = 0; i < attributes->n; i++)
-	{
-		if (attributes->integer[i])
-			es_json_raw(object, attributes->names[i], attributes->values[i]);
-		else
-			es_json_string(object, attributes->names[i], attributes->values[i]);
-	}
-	es_json_raw(object, "data", data);
-	envelope->body = es_json_print(object);
-	envelope->body_len = strlen(envelope->body);
-	add_header(envelope, "Content-Type", "application/cloudevents+json; charset=utf-8");
-}
-
-/* names and values were checked when the endpoint was defined */
-static void
-add_endpoint_headers(EsEnvelope *envelope, Jsonb *headers)
-{
-	JsonbIterator *it = JsonbIteratorInit(&headers->root);
-	JsonbValue	v;
-	JsonbIteratorToken token;
-	char	   *name = NULL;
-
-	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			name = pnstrdup(v.val.string.val, v.val.string.len);
-		else if (token == WJB_VALUE)
-			add_header(envelope, name, pnstrdup(v.val.string.val, v.val.string.len));
-	}
-}
-
-static void
-add_header(EsEnvelope *envelope, const char *name, const char *value)
-{
-	envelope->headers[envelope->nheaders].name = name;
-	envelope->headers[envelope->nheaders].value = value;
-	envelope->nheaders++;
+	return is_encoded ? encoded(utf8) : utf8;
 }
 
 /*
  * The HTTP binding's encoding (section 3.1.3.2): space, double quote, percent and all that is not printable ASCII.  No
- * value can so end its header and begin another.
+ * value can so end its header and begin another.  The argument itself where there is none of these.
  */
-static char *
-header_value(const char *utf8)
+static const char *
+encoded(const char *utf8)
 {
+	const char *c = utf8;
 	StringInfoData buf;
 
+	while (*c > ' ' && *c < 0x7f && *c != '"' && *c != '%')
+		c++;
+	if (*c == '\0')
+		return utf8;
 	initStringInfo(&buf);
-	for (const char *c = utf8; *c != '\0'; c++)
+	for (c = utf8; *c != '\0'; c++)
 	{
 		if (*c > ' ' && *c < 0x7f && *c != '"' && *c != '%')
 			appendStringInfoChar(&buf, *c);
@@ -235,7 +591,7 @@ header_value(const char *utf8)
 }
 
 /* the argument itself where nothing is to be converted */
-static char *
+static const char *
 to_utf8(const char *text)
 {
 	return pg_server_to_any(text, strlen(text), PG_UTF8);

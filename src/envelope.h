@@ -1,30 +1,33 @@
 /*
  * envelope.h
- *		A delivery as a CloudEvent 1.0.2 over HTTP.
+ *		A delivery as the message that goes out: a CloudEvent 1.0.2 in the binding of its transport, or another format.
  */
 #ifndef ES_ENVELOPE_H
 #define ES_ENVELOPE_H
 
 #include "endpoint.h"
 #include "queue.h"
+#include "transport/transport.h"
 
-typedef struct EsEnvelopeHeader
-{
-	const char *name;
-	const char *value; /* printable ASCII */
-} EsEnvelopeHeader;
+/*
+ * Fills id, topic, key, headers, body and timeout_ms of the message; all of it is palloc'd in the current context, or points into the
+ * delivery or the endpoint.  source_name: the queue or subscription.  The message is signed as of now, so one is made for each
+ * attempt.  Raises an error for what cannot be put into a message.  Needs a transaction where the database is not UTF-8, and where
+ * jsonb is toasted.
+ */
+extern void es_envelope_make(const EsDelivery *delivery, const char *source_name, bool is_replay, const EsEndpoint *endpoint,
+							 const EsTransport *transport, EsOutgoing *out);
+/* the same for format batched, several in one message.  Which of them an error is about, who makes each alone finds out */
+extern void es_envelope_make_batch(const EsDelivery *const *deliveries, int n, const char *source_name, bool is_replay,
+								   const EsEndpoint *endpoint, const EsTransport *transport, EsOutgoing *out);
 
-/* everything palloc'd in the context of the call; text is UTF-8 whatever the database has */
-typedef struct EsEnvelope
-{
-	EsEnvelopeHeader *headers;
-	int nheaders;
-	char *body;
-	size_t body_len;
-} EsEnvelope;
+/*
+ * Between envelope.c and envelope_sign.c only
+ */
 
-/* in the endpoint's format and with its extra headers.  Needs a transaction where the database is not UTF-8 */
-extern void es_envelope_http(const EsDelivery *delivery, const char *queue, const EsEndpoint *endpoint,
-							 EsEnvelope *envelope);
+/* at least so many bytes: see es_envelope_sign */
+#define ES_ENVELOPE_TIMESTAMP_BYTES 24
+/* the value of webhook-signature, by all keys of the endpoint; fills timestamp */
+extern char *es_envelope_sign(const EsEndpoint *endpoint, const char *id, const char *body, size_t body_len, char *timestamp);
 
 #endif

@@ -3,8 +3,11 @@ RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_endpoint';
 COMMENT ON FUNCTION evtstore.create_endpoint IS
 'Where workers deliver. url: ''sql:schema.function'' (takes evtstore.delivery; its effect and the acknowledgement commit together), ''https://...'',
-or ''http://...'' to addresses of evtstore.allowed_networks. options: {"format": "binary"|"structured", "headers": {}, "timeout": "10s",
-"max_in_flight": 16, "source": "URI"}. Errors: 22023, 42710, 42883 no such function.';
+''kafka://...'', ''amqp://...'', ''nats://...'', ''postgresql://...''; plain text only to addresses of evtstore.allowed_networks. options: {"format": "binary"|
+"structured"|"batched"|"debezium"|"plain", "topic": "orders.${category}", "key": "${data.customerId}", "headers": {}, "timeout": "10s", "max_in_flight",
+"rate", "breaker": {"failures": 10, "open_for": "5s", "max_open_for": "5min"}, "source": "URI"}, and from superusers "tls": {"verify", "ca_file",
+"server_name"} and "client": settings of the client library. Errors: 22023, 22004 no topic, 42501, 42710, 42883 no such function, 58P01 the transport
+is not installed.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_endpoint(name text, changes jsonb)
 RETURNS void

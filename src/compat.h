@@ -86,6 +86,22 @@
 #define es_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* 17 gives wait event sets to a resource owner (50c67c201) */
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+static inline WaitEventSet *
+es_create_wait_event_set(int n)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, n);
+#else
+	return CreateWaitEventSet(TopMemoryContext, n);
+#endif
+}
+
 /* 18 gave ExecutorStart-time tuple descriptors compact attributes; the plain accessor is there in all (5983a4cff) */
 #define es_attr(tupdesc, i) TupleDescAttr((tupdesc), (i))
 

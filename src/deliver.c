@@ -1,18 +1,13 @@
 /*
  * deliver.c
- *		One batch of a pushed queue to its endpoint.
+ *		One batch of a queue or subscription to a function of this database (sql: endpoints).
  *
- * Runs in delivery workers.  Two ways:
+ * Runs in delivery workers.  Claim or poll, call the function for each of what came in a subtransaction of its own, and settle, all in one
+ * transaction.  The function's effect and the acknowledgement commit together: exactly once.  A crash undoes both.  What goes
+ * outside of the database is the relay's (relay.c).
  *
- * Outside (http, https): claim in one transaction, talk in none, settle in another.  While a receiver takes its time
- * the worker holds no snapshot, no lock and no transaction, only leases.  A crash of the server between claim
- * and settlement forgets the leases, and the messages go out again with the same event id: at least once.
- *
- * Inside (sql:): claim, call the function for each message in a subtransaction of its own, and settle, all in one
- * transaction.  The function's effect and the acknowledgement commit together: exactly once.  A crash undoes both.
- *
- * Locks: the queue's, shared, to the end of each transaction.  Memory: one context per process, emptied at each
- * batch, so that an error leaves nothing behind.
+ * Locks: the queue's or the subscription's, shared, and those of lanes, to the end of the transaction.  Memory: one context per
+ * process, emptied at each batch, so that an error leaves nothing behind.
  */
 #include "postgres.h"
 
@@ -30,48 +25,47 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "clock.h"
 #include "compat.h"
 #include "definition.h"
 #include "deliver.h"
 #include "endpoint.h"
-#include "envelope.h"
 #include "error.h"
 #include "guc.h"
-#include "identity.h"
 #include "queue.h"
 #include "registry.h"
 #include "spi.h"
-#include "transport/transport.h"
+#include "subscription.h"
+#include "subscription_delivery.h"
+#include "subscription_look.h"
+#include "subscription_settle.h"
 
-/* messages of one batch to the outside; one endpoint's max_in_flight may ask for fewer */
-#define MAX_BATCH_OUTSIDE 100
-/* to functions: below the 64 subtransactions that fit into a process's cache, beyond which every snapshot is slower */
+/* below the 64 subtransactions that fit into a process's cache, beyond which every snapshot is slower */
 #define MAX_BATCH_INSIDE 50
 /* a transaction around functions ends after this long: effects become visible, and others get the rest */
 #define MAX_INSIDE_MS 500
 /* longest error text kept with a message */
 #define MAX_REASON_BYTES 1000
-/* how often a queue that cannot be delivered is logged */
-#define COMPLAIN_EVERY_MS 60000
+/* what was to be had and could not be had is looked for again */
+#define LOOK_AGAIN (50 * 1000) /* us */
 
-/* a claimed message and what came of it */
-typedef struct Parcel
-{
-	EsDelivery *delivery;
-	EsRequest  *request; /* NULL: nothing was sent */
-	EsSettle	how;
-	const char *reason;
-	int64		delay_ms;
-} Parcel;
-
-/* arguments of the two actions that run in a subtransaction */
+/* what came, for the call in a subtransaction */
 typedef struct Action
 {
-	const EsQueue *queue;
 	const EsEndpoint *endpoint;
 	EsDelivery *delivery;
-	EsRequest  *request;
+	EsEventReceipt *event;		/* of a subscription; NULL: a message */
+	bool		is_stale;		/* it is not ours any more: one of its key failed before it */
 } Action;
+
+/* what a poll hands out */
+typedef struct Polled
+{
+	int32		id;
+	int			n;
+	EsDelivery *deliveries[MAX_BATCH_INSIDE];
+	EsEventReceipt receipts[MAX_BATCH_INSIDE];
+} Polled;
 
 /* the saved plan of a sql: function; one per function, for the life of the process */
 typedef struct FunctionPlan
@@ -87,18 +81,10 @@ static FunctionPlan *function_plans = NULL;
 static TimeoutId function_timeout = MAX_TIMEOUTS; /* MAX_TIMEOUTS: not registered */
 static volatile sig_atomic_t function_timed_out = false;
 
-static EsEndpoint *find_endpoint(const EsQueue *queue);
-static void complain(const EsQueue *queue, const char *why);
-static int	deliver_outside(const EsQueue *queue, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop);
-static Parcel *claim_outside(const EsQueue *queue, const EsEndpoint *endpoint, int slot, EsRequest **requests,
-							 int *nparcels, int *nrequests);
-static void make_request(Action *action);
-static void send_requests(const EsQueue *queue, const EsEndpoint *endpoint, EsRequest *requests, int n,
-						  volatile sig_atomic_t *stop);
-static void shutdown_transport(int code, Datum transport);
-static void settle_outside(Parcel *parcels, int n);
-static void decide(Parcel *parcel);
-static int	deliver_inside(const EsQueue *queue, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop);
+static int	deliver_messages(const EsPush *push, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop);
+static int	deliver_events(const EsPush *push, EsEndpoint *endpoint, volatile sig_atomic_t *stop, TimestampTz *due);
+static bool put_event(EsReader *reader, const EsPolled *event, void *arg);
+static void release(EsEventReceipt *receipts, int n);
 static void settle(const EsDelivery *delivery, EsSettle how, const char *reason, int64 delay_ms);
 static void call_function(Action *action);
 static FunctionPlan *function_plan(const char *fn);
@@ -111,7 +97,7 @@ static void begin_transaction(void);
 static void commit_transaction(void);
 
 int
-es_deliver_queue(const EsQueue *queue, int slot, volatile sig_atomic_t *stop)
+es_deliver(const EsPush *push, int slot, volatile sig_atomic_t *stop, TimestampTz *due)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EsEndpoint *endpoint;
@@ -121,190 +107,20 @@ es_deliver_queue(const EsQueue *queue, int slot, volatile sig_atomic_t *stop)
 		batch_context = AllocSetContextCreate(TopMemoryContext, "evtstore delivery batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(batch_context);
 
+	*due = DT_NOEND;
 	begin_transaction();
-	endpoint = find_endpoint(queue);
-	if (endpoint == NULL)
+	endpoint = es_endpoint_find(push->endpoint);
+	/* it may have gone, or become another, since the worker read the definitions */
+	if (endpoint == NULL || !endpoint->is_sql || endpoint->is_disabled)
 		commit_transaction();
-	else if (endpoint->is_sql)
-		handled = deliver_inside(queue, endpoint, slot, stop);
+	else if (push->is_queue)
+		handled = deliver_messages(push, endpoint, slot, stop);
 	else
-		handled = deliver_outside(queue, endpoint, slot, stop);
+		handled = deliver_events(push, endpoint, stop, due);
 
 	MemoryContextReset(batch_context);
 	MemoryContextSwitchTo(caller);
 	return handled;
-}
-
-/* NULL when this queue is not to be delivered now */
-static EsEndpoint *
-find_endpoint(const EsQueue *queue)
-{
-	EsEndpoint *endpoint = es_endpoint_find(queue->endpoint);
-
-	if (endpoint == NULL)
-		complain(queue, "its endpoint does not exist");
-	else if (!endpoint->is_sql && es_identity_check(NULL) != ES_IDENTITY_HERE)
-		endpoint = NULL;		/* a copy of the database talks to nobody's customers */
-	else if (!endpoint->is_sql && es_transport_for_url(endpoint->url) == NULL)
-	{
-		complain(queue, "no transport takes the url of its endpoint");
-		endpoint = NULL;
-	}
-	return endpoint;
-}
-
-/* the worker comes by every second or so: say it once a minute */
-static void
-complain(const EsQueue *queue, const char *why)
-{
-	static TimestampTz last = 0;
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (last != 0 && !TimestampDifferenceExceeds(last, now, COMPLAIN_EVERY_MS))
-		return;
-	last = now;
-	ereport(LOG,
-			(errcode(ES_ERRCODE_NOT_FOUND),
-			 errmsg("queue \"%s\" is not delivered: %s", queue->name, why),
-			 errdetail("The endpoint is \"%s\".", queue->endpoint),
-			 errhint("Create the endpoint, or give the queue another with evtstore.alter_queue().")));
-}
-
-/* the claiming transaction is open; returns outside any */
-static int
-deliver_outside(const EsQueue *queue, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop)
-{
-	EsRequest  *requests;
-	int			nparcels;
-	int			nrequests;
-	Parcel	   *parcels = claim_outside(queue, endpoint, slot, &requests, &nparcels, &nrequests);
-
-	commit_transaction();
-	if (nparcels == 0)
-		return 0;
-	send_requests(queue, endpoint, requests, nrequests, stop);
-	settle_outside(parcels, nparcels);
-	return nparcels;
-}
-
-/* the batch, with a request for each message that can be put into one */
-static Parcel *
-claim_outside(const EsQueue *queue, const EsEndpoint *endpoint, int slot, EsRequest **requests,
-			  int *nparcels, int *nrequests)
-{
-	List	   *deliveries = es_queue_claim(queue, es_queue_worker_consumer(slot),
-											Min(endpoint->max_in_flight, MAX_BATCH_OUTSIDE),
-											endpoint->timeout_ms + es_guc_lease);
-	Parcel	   *parcels = palloc0(sizeof(Parcel) * Max(list_length(deliveries), 1));
-	ListCell   *lc;
-
-	*requests = palloc0(sizeof(EsRequest) * Max(list_length(deliveries), 1));
-	*nparcels = 0;
-	*nrequests = 0;
-	foreach(lc, deliveries)
-	{
-		Parcel	   *parcel = &parcels[(*nparcels)++];
-		Action		action = {queue, endpoint, lfirst(lc), &(*requests)[*nrequests]};
-		char	   *error;
-
-		parcel->delivery = lfirst(lc);
-		if (attempt(make_request, &action, &error))
-		{
-			parcel->request = action.request;
-			(*nrequests)++;
-		}
-		else
-		{
-			parcel->how = ES_SETTLE_REJECT;
-			parcel->reason = psprintf("could not be put into a CloudEvent: %s", error);
-			parcel->delay_ms = -1;
-		}
-	}
-	return parcels;
-}
-
-static void
-make_request(Action *action)
-{
-	EsRequest  *request = action->request;
-	EsEnvelope	envelope;
-	EsHeader   *headers;
-
-	es_envelope_http(action->delivery, action->queue->name, action->endpoint, &envelope);
-	headers = palloc(sizeof(EsHeader) * envelope.nheaders);
-	for (int i = 0; i < envelope.nheaders; i++)
-	{
-		headers[i].name = envelope.headers[i].name;
-		headers[i].value = envelope.headers[i].value;
-	}
-	request->url = action->endpoint->url;
-	request->headers = headers;
-	request->nheaders = envelope.nheaders;
-	request->body = envelope.body;
-	request->body_len = envelope.body_len;
-	request->timeout_ms = action->endpoint->timeout_ms;
-}
-
-/* no transaction is open */
-static void
-send_requests(const EsQueue *queue, const EsEndpoint *endpoint, EsRequest *requests, int n, volatile sig_atomic_t *stop)
-{
-	static bool hooked = false;
-	const EsTransport *transport = es_transport_for_url(endpoint->url);
-	char	   *activity = psprintf("delivering %d messages of queue \"%s\" to endpoint \"%s\"", n, queue->name,
-									endpoint->name);
-
-	Assert(!IsTransactionOrTransactionBlock());
-	if (!hooked)
-	{
-		on_proc_exit(shutdown_transport, PointerGetDatum(transport));
-		hooked = true;
-	}
-	pgstat_report_activity(STATE_RUNNING, activity);
-	transport->startup();
-	transport->perform(requests, n, endpoint->max_in_flight, stop);
-	pgstat_report_activity(STATE_IDLE, NULL);
-	Assert(!IsTransactionOrTransactionBlock());
-}
-
-static void
-shutdown_transport(int code, Datum transport)
-{
-	((const EsTransport *) DatumGetPointer(transport))->shutdown();
-}
-
-static void
-settle_outside(Parcel *parcels, int n)
-{
-	int			delivered = 0;
-	int			failed = 0;
-
-	begin_transaction();
-	for (int i = 0; i < n; i++)
-	{
-		if (parcels[i].request != NULL)
-			decide(&parcels[i]);
-		settle(parcels[i].delivery, parcels[i].how, parcels[i].reason, parcels[i].delay_ms);
-		delivered += parcels[i].how == ES_SETTLE_ACK;
-		failed += parcels[i].how == ES_SETTLE_NACK || parcels[i].how == ES_SETTLE_REJECT;
-	}
-	commit_transaction();
-	es_registry_count(delivered, failed);
-}
-
-static void
-decide(Parcel *parcel)
-{
-	static const EsSettle verdicts[] = {
-		[ES_OUTCOME_DELIVERED] = ES_SETTLE_ACK,
-		[ES_OUTCOME_RETRY] = ES_SETTLE_NACK,
-		[ES_OUTCOME_REJECT] = ES_SETTLE_REJECT,
-	};
-	const EsRequest *request = parcel->request;
-
-	parcel->how = request->unfinished ? ES_SETTLE_RELEASE : verdicts[request->outcome];
-	parcel->reason = request->error;
-	parcel->delay_ms = request->retry_after_ms;
 }
 
 /*
@@ -321,11 +137,12 @@ settle(const EsDelivery *delivery, EsSettle how, const char *reason, int64 delay
 
 /* the claiming transaction is open; returns outside any */
 static int
-deliver_inside(const EsQueue *queue, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop)
+deliver_messages(const EsPush *push, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	List	   *deliveries = es_queue_claim(queue, es_queue_worker_consumer(slot), MAX_BATCH_INSIDE,
-											endpoint->timeout_ms * MAX_BATCH_INSIDE + es_guc_lease);
+	const EsQueue *queue = es_queue_lock(push->id, AccessShareLock);
+	List	   *deliveries = queue == NULL ? NIL : es_queue_claim(queue, es_queue_worker_consumer(slot), MAX_BATCH_INSIDE,
+																	endpoint->timeout_ms * MAX_BATCH_INSIDE + es_guc_lease);
 	int			delivered = 0;
 	int			failed = 0;
 	ListCell   *lc;
@@ -333,7 +150,7 @@ deliver_inside(const EsQueue *queue, EsEndpoint *endpoint, int slot, volatile si
 	foreach(lc, deliveries)
 	{
 		EsDelivery *delivery = lfirst(lc);
-		Action		action = {queue, endpoint, delivery};
+		Action		action = {endpoint, delivery};
 		char	   *error;
 
 		if (*stop || TimestampDifferenceExceeds(start, GetCurrentTimestamp(), MAX_INSIDE_MS))
@@ -353,8 +170,82 @@ deliver_inside(const EsQueue *queue, EsEndpoint *endpoint, int slot, volatile si
 }
 
 /*
- * The acknowledgement stands in the subtransaction of the effect: where it is refused, the effect goes too.  The server
- * checks the owner's permission at each call, because the function is called by a statement.
+ * The same for events.  What fails is given back with its error; where its key waits for it now, the engine has taken those of the key
+ * back that come after it, whose receipts are stale.  *due: when an event that failed is due again.
+ */
+static int
+deliver_events(const EsPush *push, EsEndpoint *endpoint, volatile sig_atomic_t *stop, TimestampTz *due)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	Polled	   *polled = palloc0(sizeof(Polled));
+	bool		has_more = false;
+	EsPollRequest request = {.max_count = MAX_BATCH_INSIDE, .lease_ms = es_guc_lease, .put = put_event, .arg = polled, .has_more = &has_more};
+	const EsSubscription *subscription = es_subscription_lock(push->id, AccessShareLock);
+	int			delivered = 0;
+	int			failed = 0;
+
+	polled->id = push->id;
+	if (subscription != NULL && subscription->endpoint != NULL && strcmp(subscription->endpoint, endpoint->name) == 0)
+		(void) es_subscription_poll(push->id, &request);
+	for (int i = 0; i < polled->n; i++)
+	{
+		Action		action = {endpoint, polled->deliveries[i], &polled->receipts[i]};
+		char	   *error;
+
+		if (*stop || TimestampDifferenceExceeds(start, GetCurrentTimestamp(), MAX_INSIDE_MS))
+		{
+			release(polled->receipts + i, polled->n - i);
+			break;
+		}
+		if (attempt(call_function, &action, &error))
+			delivered += !action.is_stale;
+		else
+		{
+			polled->receipts[i].stale = NULL;
+			es_subscription_settle(&polled->receipts[i], 1, ES_SETTLE_NACK, error, -1);
+			failed++;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	subscription = es_subscription_lock(push->id, AccessShareLock);
+	if (polled->n == 0 && subscription != NULL && !subscription->is_paused)
+	{
+		/* somebody's lane may be free by now, whose end was told before its lock was given back */
+		if (es_subscription_look(subscription, es_clock_now(), true, due))
+			*due = es_clock_now() + LOOK_AGAIN;
+		if (has_more)
+			*due = es_clock_now();
+	}
+	commit_transaction();
+	es_registry_count(delivered, failed);
+	return polled->n;
+}
+
+static bool
+put_event(EsReader *reader, const EsPolled *event, void *arg)
+{
+	Polled	   *polled = arg;
+	MemoryContext old = MemoryContextSwitchTo(batch_context);
+	EsDelivery *delivery = es_subscription_delivery(reader, event);
+
+	delivery->receipt = es_subscription_receipt(polled->id, event->lane, event->epoch, event->before, event->position);
+	polled->deliveries[polled->n] = delivery;
+	polled->receipts[polled->n++] = (EsEventReceipt) {.subscription = polled->id, .lane = event->lane, .epoch = event->epoch,
+		.before = event->before, .position = event->position};
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static void
+release(EsEventReceipt *receipts, int n)
+{
+	qsort(receipts, n, sizeof(EsEventReceipt), es_subscription_compare_receipts);
+	es_subscription_settle(receipts, n, ES_SETTLE_RELEASE, NULL, -1);
+}
+
+/*
+ * The acknowledgement stands in the subtransaction of the effect: where it is refused, the effect goes too, or is never made.  The
+ * server checks the owner's permission at each call, because the function is called by a statement.
  */
 static void
 call_function(Action *action)
@@ -363,6 +254,13 @@ call_function(Action *action)
 	Datum		argument;
 	FunctionPlan *function;
 
+	if (action->event != NULL)
+	{
+		es_subscription_settle(action->event, 1, ES_SETTLE_ACK, NULL, -1);
+		action->is_stale = action->event->stale != NULL;
+		if (action->is_stale)
+			return;
+	}
 	es_spi_become(&state, action->endpoint->owner, action->endpoint->search_path);
 	function = function_plan(action->endpoint->fn);
 	argument = es_queue_delivery_datum(action->delivery);
@@ -371,7 +269,7 @@ call_function(Action *action)
 	es_spi_check_constraints();
 	stop_function_timeout();
 	es_spi_unbecome(&state);
-	if (!es_queue_settle(action->delivery->receipt, ES_SETTLE_ACK, NULL, -1))
+	if (action->event == NULL && !es_queue_settle(action->delivery->receipt, ES_SETTLE_ACK, NULL, -1))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_STALE_RECEIPT),
 				 errmsg("receipt %s is stale", action->delivery->receipt)));

@@ -166,6 +166,8 @@ es_endpoint_find(const char *name)
 	endpoint->name = definition->name;
 	endpoint->owner = definition->owner;
 	endpoint->search_path = definition->search_path;
+	endpoint->is_disabled = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
+	endpoint->fingerprint = psprintf("%s %s", definition->owner, es_options_text(definition->spec));
 	return endpoint;
 }
 

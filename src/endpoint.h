@@ -47,6 +47,8 @@ typedef struct EsEndpoint
 	char *owner;	   /* role that a sql: function runs as */
 	char *search_path; /* pinned for it */
 	char *url;
+	bool is_disabled;	   /* until reset_breaker() */
+	char *fingerprint;	   /* of all that makes its messages and its link: another one, another endpoint */
 	bool is_sql; /* sql:function, delivered inside the database */
 	char *fn;	 /* its function */
 	EsFormat format;

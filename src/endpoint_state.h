@@ -29,6 +29,28 @@ typedef struct EsEndpointAttempt
 	char error[128]; /* '': none */
 } EsEndpointAttempt;
 
+/* attempts that are kept of an endpoint */
+#define ES_ENDPOINT_ATTEMPTS 32
+/* latencies: from this on, four buckets for each doubling, up to an hour or so */
+#define ES_ENDPOINT_FIRST_US 50
+#define ES_ENDPOINT_BUCKETS 104
+
+/* an entry, as views see it */
+typedef struct EsEndpointView
+{
+	EsBreaker breaker;
+	int in_flight;
+	TimestampTz not_before; /* nothing is sent until then; 0: at once */
+	char fault[256];		/* why nothing can be sent; '': it can */
+	int64 delivered;
+	int64 failed;
+	TimestampTz failed_at;
+	char last_error[128];
+	int64 latencies[ES_ENDPOINT_BUCKETS];
+	uint64 nattempts; /* ever: the last ones are there */
+	EsEndpointAttempt attempts[ES_ENDPOINT_ATTEMPTS];
+} EsEndpointView;
+
 /*
  * The relay's side: the entry of an endpoint of this database, new or as it was; NULL where evtstore.max_endpoints are in use.  Only the
  * relay of the database writes to it.
@@ -40,6 +62,11 @@ extern void es_endpoint_state_add(EsEndpointState *state, const EsEndpointAttemp
 extern void es_endpoint_state_keep(const int32 *ids, int n);
 /* launcher: forgets the entries of databases that are gone */
 extern void es_endpoint_state_forget_databases(struct List *existing);
+
+/* of this database; false: no relay has sent anything to it since the start of the server */
+extern bool es_endpoint_state_look(int32 endpoint, EsEndpointView *view);
+/* us within which that share of what was delivered was; -1: nothing was */
+extern double es_endpoint_state_latency(const EsEndpointView *view, double share);
 
 extern void es_endpoint_state_init(void);
 

@@ -15,6 +15,7 @@
 #include "command.h"
 #include "compat.h"
 #include "condition.h"
+#include "endpoint_state.h"
 #include "error.h"
 #include "feed.h"
 #include "guard.h"
@@ -76,6 +77,7 @@ _PG_init(void)
 	es_rule_init();
 	es_projection_init();
 
+	es_endpoint_state_init();
 	es_registry_init();
 	es_guard_init();
 	es_launcher_register();

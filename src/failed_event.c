@@ -26,6 +26,9 @@
 /* the cause of a dead letter that follows another of its key */
 #define KEY_GIVEN_UP "key given up"
 
+/* the same of one that its receiver will never take */
+#define REFUSED "refused by the receiver"
+
 /* $1 the subscription, $2 the position, in every plan */
 
 static EsPlan add_plan = {
@@ -260,12 +263,11 @@ es_failed_event_behind(int32 subscription, const EsFailedEvent *front, int max_c
 
 void
 es_failed_event_add(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, int attempt,
-					const char *cause,
-					const char *error, int64 delay_ms)
+					const char *cause, bool is_final, const char *error, int64 delay_ms)
 {
 	TimestampTz now = es_clock_now();
 	bool		is_rejected = strcmp(cause, "rejected") == 0;
-	const char *over = es_retry_over(&subscription->retry, attempt, 0, error);
+	const char *over = is_final ? REFUSED : es_retry_over(&subscription->retry, attempt, 0, error);
 
 	if (is_rejected || (over != NULL && subscription->on_failure != ES_FAILURE_BLOCK))
 	{
@@ -370,7 +372,8 @@ es_failed_event_ack(const EsSubscription *subscription, int64 *positions, int n,
 }
 
 int
-es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms)
+es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, bool is_final, const char *error,
+					 int64 delay_ms)
 {
 	TimestampTz now = es_clock_now();
 	EsSpiState	state;
@@ -380,7 +383,7 @@ es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 
 
 	if (!find(subscription, position, epoch, &aside))
 		return 0;
-	over = es_retry_over(&subscription->retry, aside.attempt, (now - aside.first_failed_at) / 1000, error);
+	over = is_final ? REFUSED : es_retry_over(&subscription->retry, aside.attempt, (now - aside.first_failed_at) / 1000, error);
 	if (over != NULL && subscription->on_failure != ES_FAILURE_BLOCK)
 		return bury_aside(subscription, position, epoch, &aside, over, error, now);
 	if (delay_ms < 0)

@@ -38,9 +38,12 @@ extern List *es_failed_event_behind(int32 subscription, const EsFailedEvent *fro
 
 /* what follows needs the lock of the lane (ES_LOCK_LANE) that the key is handed out by, held */
 
-/* an event of the lane failed for the attempt-th time: what the retry policy and on_failure say.  delay_ms < 0: the policy's */
+/*
+ * An event of the lane failed for the attempt-th time: what the retry policy and on_failure say.  is_final: the policy is at its end
+ * whatever it says.  delay_ms < 0: the policy's
+ */
 extern void es_failed_event_add(const EsSubscription *subscription, int64 position, const char *tenant, const char *key,
-								int attempt, const char *cause, const char *error, int64 delay_ms);
+								int attempt, const char *cause, bool is_final, const char *error, int64 delay_ms);
 /* one more that waits behind an older one of its key, or whose key was given up: put_waiting puts them all aside, in order of position */
 extern void es_failed_event_wait(EsWaitingEvents *waiting, int64 position, const char *tenant, const char *key);
 extern void es_failed_event_put_waiting(const EsSubscription *subscription, EsWaitingEvents *waiting);
@@ -54,7 +57,8 @@ extern int es_failed_event_ack(const EsSubscription *subscription, int64 *positi
 /* the same for one; 0: it is not handed out, in the hold with that epoch */
 extern int es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);
 /* these two: how many are not handed out any more, with those that it had brought along; 0: it is not */
-extern int es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error, int64 delay_ms);
+extern int es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, bool is_final, const char *error,
+								int64 delay_ms);
 extern int es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch);
 /* does anything stand aside for the key? */
 extern bool es_failed_event_key_waits(const EsSubscription *subscription, const char *tenant, const char *key);

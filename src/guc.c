@@ -27,6 +27,7 @@ bool		es_guc_allow_drop = false;
 char	   *es_guc_allowed_networks = NULL;
 int			es_guc_delivery_workers = 2;
 int			es_guc_rebuild_workers = 2;
+int			es_guc_max_endpoints = 256;
 int			es_guc_max_subscriptions = 128;
 int			es_guc_max_queues = 256;
 int			es_guc_max_messages_in_flight = 100000;
@@ -112,6 +113,8 @@ static const IntSetting int_settings[] = {
 	&es_guc_rebuild_workers, 2, 0, 64, PGC_SIGHUP, 0, NULL},
 	{"evtstore.max_databases", "Databases of the cluster that may hold an event store.",
 	&es_guc_max_databases, 64, 1, 10000, PGC_POSTMASTER, 0, NULL},
+	{"evtstore.max_endpoints", "Endpoints of the cluster that evtstore.endpoint_status has figures of.",
+	&es_guc_max_endpoints, 256, 1, 100000, PGC_POSTMASTER, 0, NULL},
 	{"evtstore.max_subscriptions", "Subscriptions of the cluster that may be in use.",
 	&es_guc_max_subscriptions, 128, 1, 10000, PGC_POSTMASTER, 0, NULL},
 	{"evtstore.max_queues", "Queues of the cluster that may be in use; as many tenants and fair shares, times 16.",

@@ -20,6 +20,7 @@ extern bool es_guc_allow_drop;		 /* evtstore.allow_drop: DROP EXTENSION although
 extern char *es_guc_allowed_networks; /* evtstore.allowed_networks: CIDR list, superuser only */
 extern int es_guc_delivery_workers;	 /* evtstore.delivery_workers: per database */
 extern int es_guc_rebuild_workers;	 /* evtstore.rebuild_workers: per database, while there is a rebuild */
+extern int es_guc_max_endpoints;	 /* evtstore.max_endpoints: shown in views, size of the shared tables */
 extern int es_guc_max_databases;	 /* evtstore.max_databases: size of the shared tables */
 extern int es_guc_max_subscriptions; /* evtstore.max_subscriptions: in use, size of the shared tables */
 extern int es_guc_max_queues;		 /* evtstore.max_queues: in use, size of the shared tables */

@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "endpoint_state.h"
 #include "feed.h"
 #include "guc.h"
 #include "lane.h"
@@ -107,6 +108,7 @@ rescan(void)
 	es_feed_forget_databases(oids);
 	es_lanes_forget_databases(oids);
 	es_queue_state_forget_databases(oids);
+	es_endpoint_state_forget_databases(oids);
 	if (es_registry_full() && !said_full)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),

@@ -432,7 +432,7 @@ fail_lost(Poll *poll, PollLane *held, EsFailedEvent *front)
 	if (front->epoch == 0)
 		front->epoch = held->lane.epoch;
 	es_failed_event_hand_out(poll->subscription, &front, 1);
-	(void) es_failed_event_nack(poll->subscription, front->position, front->epoch, LOST, -1);
+	(void) es_failed_event_nack(poll->subscription, front->position, front->epoch, false, LOST, -1);
 	poll->naside++;
 	held->has_failed = true;
 	if (held->lane.again_left > 0)
@@ -613,7 +613,7 @@ set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const 
 	}
 	if (max_attempts == 0 || attempts < max_attempts || position != held->lane.suspect)
 		return false;
-	es_failed_event_add(poll->subscription, position, tenant, key, attempts, "lease expired", LOST, -1);
+	es_failed_event_add(poll->subscription, position, tenant, key, attempts, "lease expired", false, LOST, -1);
 	if (key != NULL && poll->subscription->on_failure != ES_FAILURE_DEAD_LETTER)
 		es_failed_reader_set_key(poll->aside, tenant, key, true);
 	/* what follows may be the next one to break: if this is rolled back, it is still the one that is known */

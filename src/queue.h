@@ -139,7 +139,8 @@ typedef enum EsSettle
 	ES_SETTLE_ACK,
 	ES_SETTLE_NACK,
 	ES_SETTLE_REJECT,
-	ES_SETTLE_RELEASE
+	ES_SETTLE_RELEASE,
+	ES_SETTLE_GIVE_UP /* as a nack that the retry policy ends with: a subscription's key may block */
 } EsSettle;
 
 /*

@@ -59,6 +59,7 @@ static const char *const main_functions[] = {
 	[ES_WORKER_SCHEDULER] = "es_scheduler_main",
 	[ES_WORKER_DELIVERY] = "es_worker_main",
 	[ES_WORKER_REBUILD] = "es_rebuilder_main",
+	[ES_WORKER_RELAY] = "es_relay_main",
 };
 
 EsRegistry *es_registry = NULL;
@@ -100,6 +101,8 @@ es_registry_kind_name(EsWorkerKind kind)
 			return "evtstore delivery worker";
 		case ES_WORKER_REBUILD:
 			return "evtstore rebuild worker";
+		case ES_WORKER_RELAY:
+			return "evtstore relay worker";
 	}
 	return "evtstore";
 }

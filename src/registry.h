@@ -13,7 +13,8 @@ typedef enum EsWorkerKind
 	ES_WORKER_LAUNCHER,
 	ES_WORKER_SCHEDULER,
 	ES_WORKER_DELIVERY,
-	ES_WORKER_REBUILD
+	ES_WORKER_REBUILD,
+	ES_WORKER_RELAY
 } EsWorkerKind;
 
 typedef enum EsWorkerState
@@ -103,12 +104,12 @@ extern int es_registry_slot(void);
 /* scheduler: what it found; kept only when nobody said look again since it attached */
 extern void es_registry_report(EsDatabaseState state);
 /*
- * scheduler: how many delivery or rebuild workers are missing; dismisses those above wanted.  They may be started from *next on
+ * scheduler: how many workers of a kind are missing; dismisses those above wanted.  They may be started from *next on
  * (0: now), which is later after failures.
  */
 extern int es_registry_missing_workers(EsWorkerKind kind, int wanted, TimestampTz *next);
 
-/* delivery and rebuild worker */
+/* delivery, rebuild and relay worker */
 extern void es_registry_count(int deliveries, int failures);
 
 /* health and views */

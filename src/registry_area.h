@@ -44,6 +44,7 @@ typedef struct EsRegistryDatabase
 	EsRegistryPace scheduler;
 	EsRegistryPace delivery;
 	EsRegistryPace rebuild;
+	EsRegistryPace relay;
 } EsRegistryDatabase;
 
 typedef struct EsRegistry

@@ -50,7 +50,7 @@ es_registry_clear_forbidden(Oid database)
 	es_registry_forbids()[es_my_procno()] = InvalidOid;
 	db = es_registry_find_database(database);
 	if (db != NULL)
-		db->scheduler.next_start = db->delivery.next_start = db->rebuild.next_start = 0;
+		db->scheduler.next_start = db->delivery.next_start = db->rebuild.next_start = db->relay.next_start = 0;
 	es_registry_wake_launcher();
 	LWLockRelease(ES_REGISTRY_LOCK);
 }
@@ -140,7 +140,7 @@ es_registry_settings_changed(void)
 		if (!OidIsValid(db->oid) || db->state == ES_DATABASE_ABSENT)
 			continue;
 		db->look++;
-		db->scheduler.next_start = db->delivery.next_start = db->rebuild.next_start = 0;
+		db->scheduler.next_start = db->delivery.next_start = db->rebuild.next_start = db->relay.next_start = 0;
 		if (db->state == ES_DATABASE_DISABLED)
 			db->state = ES_DATABASE_UNKNOWN;
 	}
@@ -293,7 +293,19 @@ es_registry_is_forbidden(Oid oid)
 EsRegistryPace *
 es_registry_pace(EsRegistryDatabase *db, EsWorkerKind kind)
 {
-	return kind == ES_WORKER_SCHEDULER ? &db->scheduler : kind == ES_WORKER_DELIVERY ? &db->delivery : &db->rebuild;
+	switch (kind)
+	{
+		case ES_WORKER_LAUNCHER:
+		case ES_WORKER_SCHEDULER:
+			return &db->scheduler;
+		case ES_WORKER_DELIVERY:
+			return &db->delivery;
+		case ES_WORKER_REBUILD:
+			return &db->rebuild;
+		case ES_WORKER_RELAY:
+			return &db->relay;
+	}
+	return NULL;
 }
 
 /* when may the next one start: at once after a request to leave, else after 1 s, 2 s, 4 s … 60 s */
@@ -346,5 +358,6 @@ look_again(EsRegistryDatabase *db)
 	MemSet(&db->scheduler, 0, sizeof(db->scheduler));
 	MemSet(&db->delivery, 0, sizeof(db->delivery));
 	MemSet(&db->rebuild, 0, sizeof(db->rebuild));
+	MemSet(&db->relay, 0, sizeof(db->relay));
 	es_registry_ask_to_leave(db->oid);
 }

@@ -466,7 +466,9 @@ rest(void)
 		relay.done = true;
 		return;
 	}
-	wait_for_anything(rest_ms());
+	/* a wait for a lock may have eaten the latch of who told us something */
+	if (!es_watch_is_told())
+		wait_for_anything(rest_ms());
 }
 
 static long
@@ -564,8 +566,7 @@ leave(void)
 	{
 		es_route_forget_out(route);
 		route->not_before = 0;
-		if (es_catalog_generation_is_known())
-			for_route(route, release_one);
+		for_route(route, release_one);
 	}
 }
 

@@ -596,6 +596,16 @@ free_empty_batches(EsRoute *route)
 }
 
 void
+es_route_forget_out(EsRoute *route)
+{
+	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
+		for (int i = 0; i < batch->n; i++)
+			if (batch->parcels[i].state == ES_PARCEL_OUT)
+				batch->parcels[i].state = ES_PARCEL_HELD;
+	route->out = 0;
+}
+
+void
 es_route_renew(EsRoute *route)
 {
 	bool		seen[ES_LANE_SLOTS] = {0};

@@ -59,6 +59,8 @@ extern void es_route_release(EsRoute *route);
 
 /* is it time to settle? */
 extern bool es_route_wants_to_settle(const EsRoute *route, TimestampTz now);
+/* the links are closed: what was out is given up */
+extern void es_route_forget_out(EsRoute *route);
 /* one came back from the transport and was judged */
 extern void es_route_came_back(EsParcel *parcel, TimestampTz now);
 /* ms */

@@ -100,7 +100,7 @@ open_link(EsTarget *target)
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
-	es_endpoint_config(endpoint, &config);
+	es_endpoint_link_config(endpoint, &config);
 	if (target->transport == NULL && target->fault[0] == '\0')
 		strlcpy(target->fault, "no transport takes its url", sizeof(target->fault));
 	else if (target->transport != NULL && target->transport->startup(target->fault, sizeof(target->fault)))
@@ -147,7 +147,7 @@ es_target_takes(const EsTarget *target)
 	if (target->is_leaving || target->is_gone || target->link == NULL)
 		return false;
 	return target->breaker == ES_BREAKER_CLOSED ||
-		(dlist_is_empty(&target->ready) && target->in_flight == 0 && !is_paused(target, GetCurrentTimestamp()));
+		(target->nready == 0 && target->in_flight == 0 && !is_paused(target, GetCurrentTimestamp()));
 }
 
 /* what is out, and as much that is ready; no more than goes out in a few seconds */
@@ -179,6 +179,7 @@ es_target_put_ready(EsParcel *parcel)
 {
 	parcel->state = ES_PARCEL_READY;
 	parcel->route->ready++;
+	parcel->target->nready++;
 	dlist_push_tail(&parcel->target->ready, &parcel->node);
 }
 
@@ -188,6 +189,7 @@ es_target_take_back(EsParcel *parcel)
 	Assert(parcel->state == ES_PARCEL_READY);
 	dlist_delete(&parcel->node);
 	parcel->route->ready--;
+	parcel->target->nready--;
 	parcel->state = ES_PARCEL_HELD;
 }
 
@@ -230,6 +232,7 @@ submit_one(EsTarget *target, EsParcel *parcel, TimestampTz now)
 	parcel->state = ES_PARCEL_OUT;
 	parcel->submitted_at = now;
 	parcel->route->ready--;
+	target->nready--;
 	parcel->route->out++;
 	target->in_flight++;
 	if (target->endpoint->rate > 0)
@@ -345,7 +348,7 @@ es_target_due(const EsTarget *target)
 		return DT_NOEND;
 	if (target->link == NULL)
 		return target->not_before;
-	if (dlist_is_empty(&target->ready) && target->breaker == ES_BREAKER_CLOSED)
+	if (target->nready == 0 && target->breaker == ES_BREAKER_CLOSED)
 		return DT_NOEND;
 	if (target->not_before > now)
 		return target->not_before;

@@ -26,6 +26,7 @@ typedef struct EsTarget
 	char fault[256];			  /* why it takes nothing; '': it does */
 	int in_flight;
 	int held; /* parcels of it that are not settled, out or not */
+	int nready;
 	dlist_head ready; /* EsParcel: may be submitted, in this order */
 	EsBreaker breaker;
 	int failures;			/* in a row */

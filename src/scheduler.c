@@ -6,8 +6,8 @@
  * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
  * First it looks: where the extension is absent or switched off it reports that and ends.  Then, where this database is
  * the place that delivers (identity.c), it gives back the leases of workers that did not survive the last server, and
- * only then starts delivery workers, as long as there is a queue with an endpoint or an async projection, and rebuild workers, as long as
- * there is a rebuild.  In a copy it starts none.
+ * only then starts delivery workers, as long as there is an async projection or something for a function of the database, a relay, as long
+ * as there is something to send, and rebuild workers, as long as there is a rebuild.  In a copy it starts none.
  *
  * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
  * delivery workers (they may have given messages a time), by senders that found no worker, by workers that end, and by
@@ -40,10 +40,12 @@
 #include "process.h"
 #include "projection.h"
 #include "projection_rebuild.h"
+#include "push.h"
 #include "queue.h"
 #include "registry.h"
 #include "scheduler.h"
 #include "wakeup.h"
+#include "watch.h"
 
 /*
  * Also what makes one NOTIFY of many sends: long enough for a thousand a second to cost ten small transactions, and shorter than what
@@ -58,7 +60,9 @@ typedef struct Store
 	uint64 generation; /* of the catalog, when identity and queues were read; 0: never */
 	Oid extension;
 	EsIdentity identity;
-	bool has_pushed_queues;
+	bool has_inside;  /* something for delivery workers: functions of the database */
+	bool has_outside; /* something for a relay */
+	bool has_queues;  /* with an endpoint of either kind */
 	bool has_projections; /* async ones */
 	TimestampTz next_due;	 /* by es_clock_now(); 0: no message waits for time */
 	TimestampTz next_notify; /* the same for what listeners are told of */
@@ -172,9 +176,13 @@ look(Store *store)
 		if (first)
 			es_identity_follow_promotion();
 		store->identity = es_identity_check(&detail);
-		store->has_pushed_queues = es_queue_list_pushed() != NIL;
+		store->has_queues = es_queue_list_pushed() != NIL;
+		store->has_inside = es_push_has(ES_PUSH_INSIDE);
+		store->has_outside = es_push_has(ES_PUSH_OUTSIDE);
 		store->has_projections = es_projection_has_work();
 		store->rebuild_lanes = es_rebuild_lanes();
+		/* who sleeps until he is told of work does not hear of a new definition */
+		es_watch_rouse();
 		if (store->identity == ES_IDENTITY_ELSEWHERE && before != ES_IDENTITY_ELSEWHERE)
 			say_copy(detail);
 	}
@@ -213,7 +221,7 @@ look_at_time(Store *store)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	bool		ledger = now >= store->next_ledger && in_use(store);
-	bool		due = store->identity == ES_IDENTITY_HERE && store->has_pushed_queues;
+	bool		due = store->identity == ES_IDENTITY_HERE && store->has_queues;
 
 	store->next_due = 0;
 	if (!ledger && !due)
@@ -241,11 +249,14 @@ start_workers(Store *store)
 {
 	static Start delivery = {ES_WORKER_DELIVERY};
 	static Start rebuild = {ES_WORKER_REBUILD};
+	static Start relay = {ES_WORKER_RELAY};
 	bool		here = store->identity == ES_IDENTITY_HERE;
 
 	store->next_start = 0;
-	if (!here || store->has_pushed_queues || store->has_projections)
+	if (!here || store->has_inside || store->has_projections)
 		start(store, &delivery, here ? es_guc_delivery_workers : 0);
+	if (!here || store->has_outside)
+		start(store, &relay, here ? 1 : 0);
 	start(store, &rebuild, here ? Min(es_guc_rebuild_workers, store->rebuild_lanes) : 0);
 }
 

@@ -109,7 +109,7 @@ static const char *why_stale(const EsMessageReceipt *receipt, const char *why);
 void
 es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms)
 {
-	if (n > 0 && (how == ES_SETTLE_NACK || how == ES_SETTLE_REJECT) && IsolationUsesXactSnapshot())
+	if (n > 0 && how != ES_SETTLE_ACK && how != ES_SETTLE_RELEASE && IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("messages can only be acknowledged or released in a REPEATABLE READ or SERIALIZABLE transaction"),
@@ -273,6 +273,7 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 			break;
 		case ES_SETTLE_NACK:
 		case ES_SETTLE_REJECT:
+		case ES_SETTLE_GIVE_UP:
 			found = fail(receipt->queue_id, &hold, &retry, how, reason, delay_ms, &is_gone);
 			break;
 		case ES_SETTLE_RELEASE:
@@ -346,7 +347,7 @@ fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, con
 	found = es_spi_run(&attempt_plan, values, NULL, false, 0) > 0;
 	attempt = found ? es_spi_int32(0, 0) + hold->lost + 1 : 0;
 	enqueued_at = found ? DatumGetTimestampTz(es_spi_value(0, 1, &isnull)) : now;
-	cause = how == ES_SETTLE_REJECT ? "rejected" : es_retry_over(retry, attempt, (now - enqueued_at) / 1000, reason);
+	cause = how != ES_SETTLE_NACK ? "rejected" : es_retry_over(retry, attempt, (now - enqueued_at) / 1000, reason);
 	if (found && cause != NULL)
 	{
 		*is_gone = found = es_queue_dead_letter(queue_id, hold, attempt, cause, reason, now);

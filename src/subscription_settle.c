@@ -308,7 +308,9 @@ settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt)
 		case ES_SETTLE_ACK:
 			break;				/* see ack_again */
 		case ES_SETTLE_NACK:
-			return es_failed_event_nack(settlement->subscription, receipt->position, receipt->epoch, settlement->reason, settlement->delay_ms);
+		case ES_SETTLE_GIVE_UP:
+			return es_failed_event_nack(settlement->subscription, receipt->position, receipt->epoch,
+										settlement->how == ES_SETTLE_GIVE_UP, settlement->reason, settlement->delay_ms);
 		case ES_SETTLE_REJECT:
 			return es_failed_event_reject(settlement->subscription, receipt->position, receipt->epoch, settlement->reason);
 		case ES_SETTLE_RELEASE:
@@ -382,8 +384,8 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 				es_failed_event_release(subscription, position, tenant, key);
 			else
 				es_failed_event_add(subscription, position, tenant, key, attempt,
-									settlement->how == ES_SETTLE_REJECT ? "rejected" : "attempts spent", settlement->reason,
-									settlement->delay_ms);
+									settlement->how == ES_SETTLE_REJECT ? "rejected" : "attempts spent",
+									settlement->how == ES_SETTLE_GIVE_UP, settlement->reason, settlement->delay_ms);
 			if (key == NULL || (!es_failed_event_exists(subscription, position) &&
 								!es_dead_key_find(subscription->definition.id, tenant, key, NULL)))
 				break;

@@ -1,8 +1,8 @@
 /*
  * watch.c
- *		One process of each database that is told of whatever makes work.
+ *		The processes of each database that are told of whatever makes work.
  *
- * That process is the scheduler, which sends NOTIFY for those who asked for it (notifier.c).  Sessions that sleep in wait_for_work
+ * These are the scheduler, which sends NOTIFY for those who asked for it (notifier.c), and the relay (relay.c).  Sessions that sleep in wait_for_work
  * are waiter.c's matter: of those as many are woken as there are messages, and this one always, in addition.
  *
  * Nothing is lost.  What is told stays in the slot until the watcher takes it, however long it does something else or rests:
@@ -106,6 +106,13 @@ es_watch_take(void)
 	return told;
 }
 
+bool
+es_watch_is_told(void)
+{
+	return my_slot != NULL && (pg_atomic_read_u64(&my_slot->ids) != 0 || pg_atomic_read_u64(&my_slot->looks) != 0 ||
+							   pg_atomic_read_u64(&my_slot->categories) != 0);
+}
+
 void
 es_watch_tell(int32 id, uint64 categories)
 {
@@ -133,6 +140,16 @@ es_watch_tell_look(int32 id)
 
 	for (int i = 0; (slot = next_slot(&i)) != NULL;)
 		if (add(&slot->looks, es_watch_bit(id) & pg_atomic_read_u64(&slot->wanted_ids)))
+			SetLatch(&es_proc_by_number(slot->procno)->procLatch);
+}
+
+void
+es_watch_rouse(void)
+{
+	WatchSlot  *slot;
+
+	for (int i = 0; (slot = next_slot(&i)) != NULL;)
+		if (slot != my_slot)
 			SetLatch(&es_proc_by_number(slot->procno)->procLatch);
 }
 

@@ -20,12 +20,18 @@ extern void es_watch_want(uint64 ids, uint64 categories);
 /* what it was told since the last time; then it looks.  While something is there that it has not taken its latch is set once */
 extern EsWatch es_watch_take(void);
 
+/* is there something that was not taken yet? */
+extern bool es_watch_is_told(void);
+
 /*
  * The other side, when the work can be seen by everybody and a full barrier was passed since.  id 0: none.  Raise no error, and
  * cost the look at one counter where nobody watches.
  */
 extern void es_watch_tell(int32 id, uint64 categories);
 extern void es_watch_tell_look(int32 id);
+
+/* wakes all watchers of this database, whatever they want to be told of */
+extern void es_watch_rouse(void);
 
 extern void es_watch_init(void);
 

@@ -3,14 +3,14 @@
  *		The main loop of a delivery worker.
  *
  * Dynamic background workers, evtstore.delivery_workers per database, started by the scheduler, connected as the
- * bootstrap superuser.  Each serves every queue that has an endpoint and every async projection, round-robin, one batch a
- * turn (deliver.c, projection_work.c), so a long queue does not starve the others, and a slow endpoint keeps one worker busy
- * while the others go on.
+ * bootstrap superuser.  Each serves every queue and subscription whose endpoint is a function of the database and every async
+ * projection, round-robin, one batch a turn (deliver.c, projection_work.c), so a long queue does not starve the others, and a slow
+ * function keeps one worker busy while the others go on.  Other endpoints are the relay's (relay.c).
  *
  * When a pass finds nothing the worker says that it is idle, looks once more, and sleeps on its latch (wakeup.c has the
  * argument why no message is missed), evtstore.poll_interval at most.  Asleep it has no transaction and no snapshot.
  *
- * An error of one queue or projection rolls back that batch, is logged, and keeps this worker off it for 1 s, 2 s, … 60 s;
+ * An error of one queue, subscription or projection rolls back that batch, is logged, and keeps this worker off it for 1 s, 2 s, … 60 s;
  * the others are served meanwhile.  An error outside of any counts for all of them.
  *
  * The worker ends by itself when it is told to (registry.c), when evtstore.enabled is off, the extension gone, the
@@ -35,7 +35,7 @@
 #include "identity.h"
 #include "process.h"
 #include "projection.h"
-#include "queue.h"
+#include "push.h"
 #include "registry.h"
 #include "subscription.h"
 #include "subscription_source.h"
@@ -49,15 +49,15 @@
 /* how often the scheduler is asked to look when the next message becomes ready */
 #define NUDGE_INTERVAL (100 * 1000) /* µs */
 
-/* how a queue or a projection fares in this worker; outlives a reload of the definitions */
+/* how a push or a projection fares in this worker; outlives a reload of the definitions */
 typedef struct Turn
 {
-	const EsQueue *queue; /* in the definitions' context; NULL: a projection */
+	const EsPush *push; /* in the definitions' context; NULL: a projection */
 	const char *name;
 	int32 id;
 	bool had_work; /* in the last pass */
 	int events;		 /* of a projection: of the next turn */
-	TimestampTz due; /* of a projection: when an event that failed is due again; DT_NOEND: none */
+	TimestampTz due; /* of events: when one that failed is due again; DT_NOEND: none */
 	int failures;  /* in a row */
 	TimestampTz not_before;
 } Turn;
@@ -65,8 +65,8 @@ typedef struct Turn
 typedef struct Worker
 {
 	MemoryContext iteration;   /* emptied after each pass */
-	MemoryContext definitions; /* queues, projections and turns, emptied when the catalog changed */
-	EsWaitFor wait_for;		   /* the events and ids of the projections */
+	MemoryContext definitions; /* pushes, projections and turns, emptied when the catalog changed */
+	EsWaitFor wait_for;		   /* the events and ids of subscriptions and projections */
 	uint64 generation;		   /* of the catalog, when they were read; 0: never */
 	Turn *turns;
 	int nturns;
@@ -85,6 +85,7 @@ static void add_projections(Worker *worker, const EsSubscription *all, int n, co
 static bool definitions_changed(const Worker *worker);
 static int serve(Worker *worker, bool only_busy);
 static int take_turn(Worker *worker, Turn *turn);
+static void wait_for(Worker *worker, int32 id, uint64 categories);
 static int project(Turn *turn);
 static void failed(Worker *worker, Turn *turn);
 static void nap(Worker *worker);
@@ -168,7 +169,7 @@ read_definitions(Worker *worker)
 	int			nbefore = worker->nturns;
 	int			nsubscriptions;
 	const EsSubscription *subscriptions;
-	List	   *queues;
+	List	   *pushes;
 	ListCell   *lc;
 	MemoryContext old;
 
@@ -186,14 +187,17 @@ read_definitions(Worker *worker)
 	worker->nturns = 0;
 	MemoryContextReset(worker->definitions);
 	old = MemoryContextSwitchTo(worker->definitions);
-	queues = es_queue_list_pushed();
+	worker->wait_for = (EsWaitFor) {0};
+	pushes = es_push_list(ES_PUSH_INSIDE);
 	subscriptions = es_subscription_all(&nsubscriptions);
-	worker->turns = palloc0(sizeof(Turn) * Max(list_length(queues) + nsubscriptions, 1));
-	foreach(lc, queues)
+	worker->turns = palloc0(sizeof(Turn) * Max(list_length(pushes) + nsubscriptions, 1));
+	foreach(lc, pushes)
 	{
-		const EsQueue *queue = lfirst(lc);
+		const EsPush *push = lfirst(lc);
 
-		add_turn(worker, queue->name, queue->id, before, nbefore)->queue = queue;
+		add_turn(worker, push->name, push->id, before, nbefore)->push = push;
+		if (!push->is_queue)
+			wait_for(worker, push->id, push->categories);
 	}
 	add_projections(worker, subscriptions, nsubscriptions, before, nbefore);
 	MemoryContextSwitchTo(old);
@@ -229,17 +233,22 @@ add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbe
 static void
 add_projections(Worker *worker, const EsSubscription *all, int n, const Turn *before, int nbefore)
 {
-	worker->wait_for = (EsWaitFor) {0};
 	for (int i = 0; i < n; i++)
 	{
 		if (!all[i].is_projection || all[i].is_rebuild || all[i].is_paused)
 			continue;
 		(void) add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore);
-		worker->wait_for.categories |= es_subscription_categories(&all[i]);
-		/* those beyond are found at the next poll, when something else than an event makes work for them */
-		if (worker->wait_for.n < ES_WAITER_MAX_NAMES)
-			worker->wait_for.ids[worker->wait_for.n++] = all[i].definition.id;
+		wait_for(worker, all[i].definition.id, es_subscription_categories(&all[i]));
 	}
+}
+
+static void
+wait_for(Worker *worker, int32 id, uint64 categories)
+{
+	worker->wait_for.categories |= categories;
+	/* those beyond are found at the next poll, when something else than an event makes work for them */
+	if (worker->wait_for.n < ES_WAITER_MAX_NAMES)
+		worker->wait_for.ids[worker->wait_for.n++] = id;
 }
 
 static bool
@@ -280,7 +289,7 @@ take_turn(Worker *worker, Turn *turn)
 	{
 		SetCurrentStatementStartTimestamp();
 		es_process_show(turn->name);
-		handled = turn->queue == NULL ? project(turn) : es_deliver_queue(turn->queue, es_registry_slot(), &es_process_stop);
+		handled = turn->push == NULL ? project(turn) : es_deliver(turn->push, es_registry_slot(), &es_process_stop, &turn->due);
 		pgstat_report_stat(false);
 		turn->failures = 0;
 	}
@@ -322,12 +331,13 @@ failed(Worker *worker, Turn *turn)
 	if (es_process_stop || es_registry_told_to_leave())
 		return;
 	es_process_log_error(error, turn->name != NULL
-						 ? psprintf(turn->queue != NULL ? "delivery of queue \"%s\" in database \"%s\" failed"
-									: "projection \"%s\" in database \"%s\" failed", turn->name, es_process_database())
+						 ? psprintf(turn->push == NULL ? "projection \"%s\" in database \"%s\" failed"
+									: turn->push->is_queue ? "delivery of queue \"%s\" in database \"%s\" failed"
+									: "delivery of subscription \"%s\" in database \"%s\" failed", turn->name, es_process_database())
 						 : psprintf("delivery worker of database \"%s\" failed", es_process_database()));
 }
 
-/* with a projection it waits for events, too, like a consumer in wait_for_work */
+/* with a projection or subscription it waits for events, too, like a consumer in wait_for_work */
 static void
 nap(Worker *worker)
 {

@@ -63,6 +63,7 @@ PG_FUNCTION_INFO_V1(evtstore_drop_endpoint);
 static Jsonb *make_spec(const char *url, Jsonb *options);
 static void check_keys(Jsonb *changes);
 static void require_superuser(const char *name, Jsonb *old_spec, Jsonb *changes, Jsonb *new_spec);
+static void refuse_move(const EsDefinition *definition, Jsonb *new_spec);
 static EsHeader *read_headers(Jsonb *headers, int *n);
 static EsSetting *read_settings(Jsonb *settings, int *n);
 static void refuse_while_used(const char *name);
@@ -88,7 +89,7 @@ evtstore_create_endpoint(PG_FUNCTION_ARGS)
 	es_options_check(options, OPTION_KEYS, "options");
 	spec = make_spec(url, options);
 	require_superuser(name, NULL, spec, spec);
-	es_endpoint_check_spec(name, spec, GetUserId());
+	es_endpoint_check_spec(0, name, spec, GetUserId());
 	es_identity_establish();
 	(void) es_definition_create("endpoint", name, spec, &id);
 	PG_RETURN_VOID();
@@ -125,7 +126,8 @@ evtstore_alter_endpoint(PG_FUNCTION_ARGS)
 	spec = es_options_merge(definition->spec, changes);
 	es_options_check(spec, spec_keys, "changes");
 	require_superuser(name, definition->spec, changes, spec);
-	es_endpoint_check_spec(name, spec, owner);
+	refuse_move(definition, spec);
+	es_endpoint_check_spec(definition->id, name, spec, owner);
 	if (es_endpoint_is_sql(es_options_string(spec, "url", NULL)) && !has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -149,7 +151,7 @@ evtstore_drop_endpoint(PG_FUNCTION_ARGS)
 	es_definition_lock("endpoint", name);
 	(void) es_definition_get("endpoint", name);
 	refuse_while_used(name);
-	(void) es_definition_drop("endpoint", name);
+	es_endpoint_drop_secrets(es_definition_drop("endpoint", name));
 	PG_RETURN_VOID();
 }
 
@@ -168,6 +170,7 @@ es_endpoint_find(const char *name)
 	endpoint->search_path = definition->search_path;
 	endpoint->is_disabled = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	endpoint->fingerprint = psprintf("%s %s", definition->owner, es_options_text(definition->spec));
+	es_endpoint_read_secrets(endpoint);
 	return endpoint;
 }
 
@@ -291,6 +294,20 @@ require_superuser(const char *name, Jsonb *old_spec, Jsonb *changes, Jsonb *new_
 					 errdetail("A superuser has set \"%s\" for the url that it has.", keys[i]),
 					 errhint("Ask a superuser, or create another endpoint.")));
 	}
+}
+
+/* nobody can read a secret; so nobody may have it sent to where he can */
+static void
+refuse_move(const EsDefinition *definition, Jsonb *new_spec)
+{
+	if (superuser() ||
+		!es_endpoint_moves_secrets(definition->id, es_options_string(definition->spec, "url", ""), es_options_string(new_spec, "url", "")))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to change the url of endpoint \"%s\"", definition->name),
+			 errdetail("It has secrets, which would go to the new url."),
+			 errhint("Remove them first, with NULL for the secret in evtstore.set_endpoint_secret().")));
 }
 
 static EsHeader *

@@ -5,6 +5,7 @@
 #ifndef ES_ENDPOINT_H
 #define ES_ENDPOINT_H
 
+#include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
 #include "template.h"
@@ -38,6 +39,7 @@ typedef struct EsSigningKey
 {
 	const unsigned char *bytes;
 	int len;
+	TimestampTz until; /* by es_clock_now(); 0: no end */
 } EsSigningKey;
 
 typedef struct EsEndpoint
@@ -70,14 +72,18 @@ typedef struct EsEndpoint
 	int nclient;
 	EsSetting *secrets; /* the newest of each kind but signing */
 	int nsecrets;
-	EsSigningKey *signing; /* all that hold, newest first */
+	EsSigningKey *signing; /* newest first */
 	int nsigning;
+	char *missing_secret; /* a kind that it was given and that a dump does not have: nothing may be sent; NULL: none is missing */
 } EsEndpoint;
 
 /* NULL when unknown; allocated in the current context, all of it.  Raises an error where the transport is not installed */
 extern EsEndpoint *es_endpoint_find(const char *name);
 /* what a link to it is made from; points into the endpoint */
 extern void es_endpoint_link_config(const EsEndpoint *endpoint, EsLinkConfig *config);
+
+/* janitor: forgets at most limit secrets that hold no longer; returns how many */
+extern int64 es_endpoint_trim_secrets(int limit);
 
 /*
  * Between endpoint.c, endpoint_check.c and endpoint_secret.c only
@@ -94,7 +100,15 @@ extern int es_endpoint_default_in_flight(const char *url);
 extern int es_endpoint_format(const char *name);
 /* 22023 naming the option where its placeholders are none */
 extern EsTemplate *es_endpoint_template(const char *text, const char *option);
-/* keys and types of the spec were checked; here the values, and what the transport says.  owner: of the endpoint */
-extern void es_endpoint_check_spec(const char *name, Jsonb *spec, Oid owner);
+/* keys and types of the spec were checked; here the values, and what the transport says.  id: 0 for a new one; owner: of the endpoint */
+extern void es_endpoint_check_spec(int32 id, const char *name, Jsonb *spec, Oid owner);
+/* 22023 where the client settings and secrets are not acceptable to the transport */
+extern void es_endpoint_check_transport(const EsEndpoint *endpoint);
+extern bool es_endpoint_is_http(const char *url);
+/* fills secrets, signing and missing_secret of the endpoint with that id */
+extern void es_endpoint_read_secrets(EsEndpoint *endpoint);
+extern void es_endpoint_drop_secrets(int32 id);
+/* would the new url send a secret to somebody else? */
+extern bool es_endpoint_moves_secrets(int32 id, const char *old_url, const char *new_url);
 
 #endif

@@ -102,10 +102,9 @@ static void check_client(Jsonb *client, const Kind *kind);
 static void check_headers(Jsonb *headers);
 static void check_header_name(const char *name);
 static void check_header_value(const char *name, const JsonbValue *value);
-static void check_transport(const char *name, EsEndpoint *endpoint);
 
 void
-es_endpoint_check_spec(const char *name, Jsonb *spec, Oid owner)
+es_endpoint_check_spec(int32 id, const char *name, Jsonb *spec, Oid owner)
 {
 	char	   *url = es_options_string(spec, "url", NULL);
 	Jsonb	   *headers = es_options_object(spec, "headers");
@@ -137,13 +136,26 @@ es_endpoint_check_spec(const char *name, Jsonb *spec, Oid owner)
 	check_tls(es_options_object(spec, "tls"), kind);
 	check_client(es_options_object(spec, "client"), kind);
 	if (kind->is_outside)
-		check_transport(name, es_endpoint_of_spec(spec));
+	{
+		EsEndpoint *endpoint = es_endpoint_of_spec(spec);
+
+		endpoint->id = id;
+		endpoint->name = unconstify(char *, name);
+		es_endpoint_read_secrets(endpoint);
+		es_endpoint_check_transport(endpoint);
+	}
 }
 
 bool
 es_endpoint_is_sql(const char *url)
 {
 	return strncmp(url, ES_ENDPOINT_SQL_SCHEME, strlen(ES_ENDPOINT_SQL_SCHEME)) == 0;
+}
+
+bool
+es_endpoint_is_http(const char *url)
+{
+	return find_kind(url) == &kinds[0];
 }
 
 int
@@ -409,17 +421,16 @@ check_header_value(const char *name, const JsonbValue *value)
 
 
 /* what only the client library knows */
-static void
-check_transport(const char *name, EsEndpoint *endpoint)
+void
+es_endpoint_check_transport(const EsEndpoint *endpoint)
 {
 	const EsTransport *transport = es_transport_for_url(endpoint->url);
 	EsLinkConfig config;
 	char		fault[256] = "";
 
-	endpoint->name = unconstify(char *, name);
 	es_endpoint_link_config(endpoint, &config);
 	if (transport->check != NULL && !transport->check(&config, fault, sizeof(fault)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("endpoint \"%s\" is not acceptable: %s", name, fault)));
+				 errmsg("endpoint \"%s\" is not acceptable: %s", endpoint->name, fault)));
 }

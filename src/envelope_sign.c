@@ -14,6 +14,7 @@
 #include "common/sha2.h"
 #include "lib/stringinfo.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "envelope.h"
 
@@ -22,12 +23,13 @@
 
 static void digest(const EsSigningKey *key, const char *head, int head_len, const char *body, size_t body_len, uint8 *result);
 
-/* the receiver compares with its own clock: not evtstore.clock_offset's */
+/* the receiver compares the timestamp with its own clock, which evtstore.clock_offset does not move */
 char *
 es_envelope_sign(const EsEndpoint *endpoint, const char *id, const char *body, size_t body_len, char *timestamp)
 {
 	StringInfoData head;
 	StringInfoData signatures;
+	TimestampTz now = es_clock_now();
 
 	snprintf(timestamp, ES_ENVELOPE_TIMESTAMP_BYTES, "%lld", (long long) time(NULL));
 	initStringInfo(&head);
@@ -39,10 +41,12 @@ es_envelope_sign(const EsEndpoint *endpoint, const char *id, const char *body, s
 		char		text[SIGNATURE_TEXT_BYTES + 1];
 		int			len;
 
+		if (endpoint->signing[i].until != 0 && endpoint->signing[i].until <= now)
+			continue;
 		digest(&endpoint->signing[i], head.data, head.len, body, body_len, result);
 		len = pg_b64_encode((const void *) result, sizeof(result), text, SIGNATURE_TEXT_BYTES);
 		Assert(len == SIGNATURE_TEXT_BYTES);
-		appendStringInfo(&signatures, "%sv1,%.*s", i == 0 ? "" : " ", len, text);
+		appendStringInfo(&signatures, "%sv1,%.*s", signatures.len == 0 ? "" : " ", len, text);
 	}
 	return signatures.data;
 }

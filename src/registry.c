@@ -474,6 +474,7 @@ detach(int code, Datum arg)
 			break;
 		case ES_WORKER_DELIVERY:
 		case ES_WORKER_REBUILD:
+		case ES_WORKER_RELAY:
 			if (db != NULL)
 				es_registry_note_end(es_registry_pace(db, slot->kind), slot, code != 0);
 			break;

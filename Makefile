@@ -67,8 +67,9 @@ TRANSPORT_HEADER_kafka = librdkafka/rdkafka.h
 TRANSPORT_LIBS_kafka = -lrdkafka
 TRANSPORT_HEADER_amqp = amqp.h
 TRANSPORT_LIBS_amqp = -lrabbitmq
-TRANSPORT_HEADER_nats = nats/nats.h
-TRANSPORT_LIBS_nats = -lnats
+# no client library: nats_wire.c speaks the protocol
+TRANSPORT_HEADER_nats = openssl/ssl.h
+TRANSPORT_LIBS_nats = -lssl -lcrypto
 TRANSPORT_HEADER_postgresql = libpq-fe.h
 TRANSPORT_CPPFLAGS_postgresql = -I$(shell $(PG_CONFIG) --includedir)
 TRANSPORT_LIBS_postgresql = -L$(shell $(PG_CONFIG) --libdir) -lpq
@@ -116,6 +117,7 @@ $(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
 # thread.c is in each, and each is to call its own
 evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o
 	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread
+evtstore_nats$(DLSUFFIX): src/transport/libs/nats_wire.o
 
 all: $(TRANSPORT_LIBRARIES)
 .PHONY: install-transports uninstall-transports

@@ -1,0 +1,154 @@
+/*
+ * nats_tool.c
+ *		What the tests of NATS want from a server, by the client library cnats: streams, and what is in them.
+ *
+ *		nats_tool make URL STREAM SUBJECTS [KEY=N ...]	 a stream in files; max_msgs, max_msg_size, max_bytes; it refuses when it is full
+ *		nats_tool count URL STREAM						 how many messages it has
+ *		nats_tool dump URL STREAM						 a line for each message: sequence, subject, body, NAME=VALUE ..., by tabs
+ *		nats_tool answer URL SUBJECTS					 answers "thanks" to whatever comes, until it is killed; prints "ready"
+ *
+ * Not linked with what it tests: another implementation of the protocol.  Exit 1 and why, when something fails.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <nats/nats.h>
+
+static void
+must(natsStatus status, jsErrCode code, const char *what)
+{
+	if (status == NATS_OK)
+		return;
+	fprintf(stderr, "%s: %s (%d)\n", what, natsStatus_GetText(status), code);
+	exit(1);
+}
+
+static int64_t
+option(int argc, char **argv, const char *name, int64_t otherwise)
+{
+	size_t		len = strlen(name);
+
+	for (int i = 5; i < argc; i++)
+		if (strncmp(argv[i], name, len) == 0 && argv[i][len] == '=')
+			return atoll(argv[i] + len + 1);
+	return otherwise;
+}
+
+static void
+make_stream(jsCtx *js, int argc, char **argv)
+{
+	jsStreamConfig config;
+	const char *subjects[] = {argv[4]};
+	jsErrCode	code = 0;
+
+	must(jsStreamConfig_Init(&config), 0, "config");
+	config.Name = argv[3];
+	config.Subjects = subjects;
+	config.SubjectsLen = 1;
+	config.Storage = js_FileStorage;
+	config.Discard = js_DiscardNew;
+	config.MaxMsgs = option(argc, argv, "max_msgs", -1);
+	config.MaxBytes = option(argc, argv, "max_bytes", -1);
+	config.MaxMsgSize = (int32_t) option(argc, argv, "max_msg_size", -1);
+	must(js_AddStream(NULL, js, &config, NULL, &code), code, "stream");
+}
+
+static uint64_t
+last_sequence(jsCtx *js, const char *stream, uint64_t *count)
+{
+	jsStreamInfo *info = NULL;
+	jsErrCode	code = 0;
+	uint64_t	last;
+
+	must(js_GetStreamInfo(&info, js, stream, NULL, &code), code, "stream info");
+	last = info->State.LastSeq;
+	*count = info->State.Msgs;
+	jsStreamInfo_Destroy(info);
+	return last;
+}
+
+static void
+dump(jsCtx *js, const char *stream)
+{
+	uint64_t	count;
+	uint64_t	last = last_sequence(js, stream, &count);
+
+	for (uint64_t sequence = 1; sequence <= last; sequence++)
+	{
+		natsMsg    *message = NULL;
+		jsErrCode	code = 0;
+		const char **names = NULL;
+		int			nnames = 0;
+
+		must(js_GetMsg(&message, js, stream, sequence, NULL, &code), code, "message");
+		printf("%" PRIu64 "\t%s\t%.*s", sequence, natsMsg_GetSubject(message), natsMsg_GetDataLength(message),
+			   natsMsg_GetData(message) != NULL ? natsMsg_GetData(message) : "");
+		if (natsMsgHeader_Keys(message, &names, &nnames) == NATS_OK)
+			for (int i = 0; i < nnames; i++)
+			{
+				const char *value = NULL;
+
+				must(natsMsgHeader_Get(message, names[i], &value), 0, "header");
+				printf("\t%s=%s", names[i], value);
+			}
+		printf("\n");
+		free(names);
+		natsMsg_Destroy(message);
+	}
+}
+
+static void
+answer(natsConnection *connection, const char *subjects)
+{
+	natsSubscription *subscription = NULL;
+
+	must(natsConnection_SubscribeSync(&subscription, connection, subjects), 0, "subscribe");
+	must(natsConnection_Flush(connection), 0, "flush");
+	printf("ready\n");
+	fflush(stdout);
+	for (;;)
+	{
+		natsMsg    *message = NULL;
+		natsStatus	status = natsSubscription_NextMsg(&message, subscription, 60000);
+
+		if (status == NATS_TIMEOUT)
+			continue;
+		must(status, 0, "message");
+		if (natsMsg_GetReply(message) != NULL)
+			must(natsConnection_PublishString(connection, natsMsg_GetReply(message), "thanks"), 0, "answer");
+		natsMsg_Destroy(message);
+	}
+}
+
+int
+main(int argc, char **argv)
+{
+	natsConnection *connection = NULL;
+	jsCtx	   *js = NULL;
+	uint64_t	count;
+
+	if (argc < 4)
+		return 2;
+	must(natsConnection_ConnectTo(&connection, argv[2]), 0, "connect");
+	must(natsConnection_JetStream(&js, connection, NULL), 0, "JetStream");
+	if (strcmp(argv[1], "make") == 0 && argc >= 5)
+		make_stream(js, argc, argv);
+	else if (strcmp(argv[1], "count") == 0)
+	{
+		(void) last_sequence(js, argv[3], &count);
+		printf("%" PRIu64 "\n", count);
+	}
+	else if (strcmp(argv[1], "dump") == 0)
+		dump(js, argv[3]);
+	else if (strcmp(argv[1], "answer") == 0)
+		answer(connection, argv[3]);
+	else
+		return 2;
+	jsCtx_Destroy(js);
+	natsConnection_Destroy(connection);
+	nats_Close();
+	return 0;
+}

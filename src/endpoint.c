@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -66,6 +67,7 @@ static void require_superuser(const char *name, Jsonb *old_spec, Jsonb *changes,
 static void refuse_move(const EsDefinition *definition, Jsonb *new_spec);
 static EsHeader *read_headers(Jsonb *headers, int *n);
 static EsSetting *read_settings(Jsonb *settings, int *n);
+static char *fingerprint(const EsEndpoint *endpoint, const EsDefinition *definition);
 static void refuse_while_used(const char *name);
 
 /*
@@ -169,9 +171,26 @@ es_endpoint_find(const char *name)
 	endpoint->owner = definition->owner;
 	endpoint->search_path = definition->search_path;
 	endpoint->is_disabled = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
-	endpoint->fingerprint = psprintf("%s %s", definition->owner, es_options_text(definition->spec));
 	es_endpoint_read_secrets(endpoint);
+	endpoint->fingerprint = fingerprint(endpoint, definition);
 	return endpoint;
+}
+
+/* of secrets a hash: it is compared, and nothing else */
+static char *
+fingerprint(const EsEndpoint *endpoint, const EsDefinition *definition)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%s %s", definition->owner, es_options_text(definition->spec));
+	for (int i = 0; i < endpoint->nsecrets; i++)
+		appendStringInfo(&buf, " %s %016llx", endpoint->secrets[i].name, (unsigned long long)
+						 hash_bytes_extended((const unsigned char *) endpoint->secrets[i].value, strlen(endpoint->secrets[i].value), 0));
+	for (int i = 0; i < endpoint->nsigning; i++)
+		appendStringInfo(&buf, " %016llx", (unsigned long long)
+						 hash_bytes_extended(endpoint->signing[i].bytes, endpoint->signing[i].len, 0));
+	return buf.data;
 }
 
 EsEndpoint *
@@ -359,15 +378,15 @@ refuse_while_used(const char *name)
 {
 	ListCell   *lc;
 
-	foreach(lc, es_definition_list("queue"))
+	foreach(lc, list_concat(es_definition_list("queue"), es_definition_list("subscription")))
 	{
-		EsDefinition *queue = lfirst(lc);
-		char	   *endpoint = es_options_string(queue->spec, "endpoint", NULL);
+		EsDefinition *user = lfirst(lc);
+		char	   *endpoint = es_options_string(user->spec, "endpoint", NULL);
 
 		if (endpoint != NULL && strcmp(endpoint, name) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					 errmsg("queue \"%s\" delivers to endpoint \"%s\"", queue->name, name),
-					 errhint("Drop the queue first, or give it another endpoint with evtstore.alter_queue().")));
+					 errmsg("%s \"%s\" delivers to endpoint \"%s\"", user->kind, user->name, name),
+					 errhint("Drop the %s first, or give it another endpoint with evtstore.alter_%s().", user->kind, user->kind)));
 	}
 }

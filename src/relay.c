@@ -197,7 +197,7 @@ static void
 find_leaving(List *pushes)
 {
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
-		if (!es_target_is_current(target))
+		if (target->is_gone || !es_target_is_current(target))
 			target->is_leaving = true;
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
 		if (route->target->is_leaving || !is_pushed(route, pushes))

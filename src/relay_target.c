@@ -122,7 +122,7 @@ es_target_is_current(const EsTarget *target)
 {
 	EsEndpoint *endpoint = es_endpoint_find(target->endpoint->name);
 
-	return endpoint != NULL && !target->is_gone && endpoint->id == target->endpoint->id &&
+	return endpoint != NULL && endpoint->id == target->endpoint->id &&
 		endpoint->is_disabled == target->endpoint->is_disabled && strcmp(endpoint->fingerprint, target->endpoint->fingerprint) == 0;
 }
 

@@ -8,7 +8,7 @@
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
-#include "template.h"
+#include "text_template.h"
 #include "transport/transport.h"
 
 typedef enum EsFormat
@@ -60,8 +60,8 @@ typedef struct EsEndpoint
 	int breaker_failures;	 /* so many in a row open it */
 	int64 breaker_open_ms;	 /* at first; twice as long after each trial that failed */
 	int64 breaker_max_open_ms;
-	EsTemplate *topic;	/* NULL: none */
-	EsTemplate *key;	/* NULL: that of the message, else its stream */
+	EsTextTemplate *topic;	/* NULL: none */
+	EsTextTemplate *key;	/* NULL: that of the message, else its stream */
 	char *source;		/* CloudEvents source, printable ASCII */
 	EsHeader *headers;	/* its own */
 	int nheaders;
@@ -99,7 +99,7 @@ extern int es_endpoint_default_in_flight(const char *url);
 /* -1: no such format */
 extern int es_endpoint_format(const char *name);
 /* 22023 naming the option where its placeholders are none */
-extern EsTemplate *es_endpoint_template(const char *text, const char *option);
+extern EsTextTemplate *es_endpoint_template(const char *text, const char *option);
 /* keys and types of the spec were checked; here the values, and what the transport says.  id: 0 for a new one; owner: of the endpoint */
 extern void es_endpoint_check_spec(int32 id, const char *name, Jsonb *spec, Oid owner);
 /* 22023 where the client settings and secrets are not acceptable to the transport */

@@ -173,10 +173,10 @@ es_endpoint_format(const char *name)
 	return -1;
 }
 
-EsTemplate *
+EsTextTemplate *
 es_endpoint_template(const char *text, const char *option)
 {
-	return es_template_parse(text, option, roots, ROOTS_HINT);
+	return es_text_template_parse(text, option, roots, ROOTS_HINT);
 }
 
 /* a scheme that is none passes for HTTP: check_url knows better, and a definition was checked */

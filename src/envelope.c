@@ -241,7 +241,7 @@ message_key(const Letter *letter)
 	const char *key;
 
 	if (letter->endpoint->key != NULL)
-		key = es_template_expand(letter->endpoint->key, placeholder_value, letter, &missing);
+		key = es_text_template_expand(letter->endpoint->key, placeholder_value, letter, &missing);
 	else if (letter->endpoint->format == ES_FORMAT_DEBEZIUM && delivery->stream != NULL)
 		key = aggregate_id(delivery);
 	else
@@ -290,13 +290,13 @@ placeholder_value(const EsPlaceholder *placeholder, const void *arg)
 static char *
 make_topic(const Letter *letter)
 {
-	const EsTemplate *parsed = letter->endpoint->topic;
+	const EsTextTemplate *parsed = letter->endpoint->topic;
 	const EsPlaceholder *missing = NULL;
 	char	   *topic;
 
 	if (parsed == NULL)
 		return NULL;
-	topic = es_template_expand(parsed, placeholder_value, letter, &missing);
+	topic = es_text_template_expand(parsed, placeholder_value, letter, &missing);
 	if (topic == NULL || topic[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

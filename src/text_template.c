@@ -1,5 +1,5 @@
 /*
- * template.c
+ * text_template.c
  *		A text with placeholders in it: orders.${category}.  Runs wherever endpoints are defined or delivered to; keeps nothing.
  */
 #include "postgres.h"
@@ -8,14 +8,14 @@
 
 #include "arg.h"
 #include "compat.h"
-#include "template.h"
+#include "text_template.h"
 
-static EsTemplatePart *add_part(EsTemplate *parsed);
+static EsTextTemplatePart *add_part(EsTextTemplate *parsed);
 
-EsTemplate *
-es_template_parse(const char *text, const char *what, const EsPlaceholderRoot *roots, const char *hint)
+EsTextTemplate *
+es_text_template_parse(const char *text, const char *what, const EsPlaceholderRoot *roots, const char *hint)
 {
-	EsTemplate *parsed = palloc0(sizeof(EsTemplate));
+	EsTextTemplate *parsed = palloc0(sizeof(EsTextTemplate));
 	const char *rest = text;
 
 	parsed->source = pstrdup(text);
@@ -42,7 +42,7 @@ es_template_parse(const char *text, const char *what, const EsPlaceholderRoot *r
 }
 
 char *
-es_template_expand(const EsTemplate *parsed, EsTemplateValue value, const void *arg, const EsPlaceholder **missing)
+es_text_template_expand(const EsTextTemplate *parsed, EsTextTemplateValue value, const void *arg, const EsPlaceholder **missing)
 {
 	StringInfoData buf;
 	ListCell   *lc;
@@ -50,7 +50,7 @@ es_template_expand(const EsTemplate *parsed, EsTemplateValue value, const void *
 	initStringInfo(&buf);
 	foreach(lc, parsed->parts)
 	{
-		const EsTemplatePart *part = lfirst(lc);
+		const EsTextTemplatePart *part = lfirst(lc);
 		const char *text = part->text != NULL ? part->text : value(part->placeholder, arg);
 
 		if (text == NULL)
@@ -63,10 +63,10 @@ es_template_expand(const EsTemplate *parsed, EsTemplateValue value, const void *
 	return buf.data;
 }
 
-static EsTemplatePart *
-add_part(EsTemplate *parsed)
+static EsTextTemplatePart *
+add_part(EsTextTemplate *parsed)
 {
-	EsTemplatePart *part = palloc0(sizeof(EsTemplatePart));
+	EsTextTemplatePart *part = palloc0(sizeof(EsTextTemplatePart));
 
 	parsed->parts = lappend(parsed->parts, part);
 	return part;

@@ -14,6 +14,7 @@
 
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
+#include "port/atomics.h"
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
@@ -28,6 +29,7 @@ struct EsEndpointState
 	/* under the area's lock */
 	Oid			database;		/* InvalidOid: free */
 	int32		endpoint;
+	pg_atomic_uint32 reset;		/* 1: an operator wants the breaker closed */
 	/* under the mutex */
 	slock_t		mutex;
 	EsEndpointView view;
@@ -75,6 +77,7 @@ es_endpoint_state_open(int32 endpoint)
 		state->database = MyDatabaseId;
 		state->endpoint = endpoint;
 		memset(&state->view, 0, sizeof(EsEndpointView));
+		pg_atomic_write_u32(&state->reset, 0);
 	}
 	LWLockRelease(STATES_LOCK);
 	return state;
@@ -155,6 +158,38 @@ es_endpoint_state_look(int32 endpoint, EsEndpointView *view)
 	return state != NULL;
 }
 
+void
+es_endpoint_state_ask_reset(int32 endpoint)
+{
+	EsEndpointState *state;
+
+	LWLockAcquire(STATES_LOCK, LW_SHARED);
+	state = find(MyDatabaseId, endpoint);
+	if (state != NULL)
+		pg_atomic_write_u32(&state->reset, 1);
+	LWLockRelease(STATES_LOCK);
+}
+
+bool
+es_endpoint_state_take_reset(EsEndpointState *state)
+{
+	return pg_atomic_read_u32(&state->reset) != 0 && pg_atomic_exchange_u32(&state->reset, 0) != 0;
+}
+
+const char *
+es_endpoint_state_outcome(int outcome)
+{
+	static const char *const outcomes[] = {
+		[ES_OUTCOME_DELIVERED] = "delivered",
+		[ES_OUTCOME_RETRY] = "failed",
+		[ES_OUTCOME_REJECT] = "rejected",
+		[ES_OUTCOME_UNAVAILABLE] = "unavailable",
+		[ES_OUTCOME_GONE] = "gone",
+	};
+
+	return outcomes[outcome];
+}
+
 double
 es_endpoint_state_latency(const EsEndpointView *view, double share)
 {
@@ -186,7 +221,10 @@ area_init(void *ptr)
 
 	a->n = es_guc_max_endpoints;
 	for (int i = 0; i < a->n; i++)
+	{
 		SpinLockInit(&a->states[i].mutex);
+		pg_atomic_init_u32(&a->states[i].reset, 0);
+	}
 }
 
 /* Locks: the area's, held.  With InvalidOid: a free one */

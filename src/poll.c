@@ -273,6 +273,8 @@ open_reader(EsReader *reader, void *arg)
 
 	poll->upto = 0;
 	poll->head = es_reader_begin_feed(reader, es_subscription_categories(poll->subscription));
+	if (poll->subscription->replay_to != 0)
+		poll->head = Min(poll->head, poll->subscription->replay_to);
 	es_reader_set_tenant(reader, poll->subscription->tenant);
 	read_checkpoints(poll, es_reader_snapshot(reader));
 	read_failed(poll, es_reader_snapshot(reader));

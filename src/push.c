@@ -49,6 +49,7 @@ es_push_list(EsPushKind kind)
 		push->id = subscriptions[i].definition.id;
 		push->name = pstrdup(subscriptions[i].definition.name);
 		push->endpoint = pstrdup(subscriptions[i].endpoint);
+		push->replay_to = subscriptions[i].replay_to;
 		push->categories = es_subscription_categories(&subscriptions[i]);
 		list = lappend(list, push);
 	}

@@ -13,6 +13,7 @@ typedef struct EsPush
 	bool is_queue;
 	char *name;
 	char *endpoint;
+	int64 replay_to; /* a replay up to there; 0: it is none */
 	uint64 categories; /* of a subscription: of events that may be for it */
 } EsPush;
 

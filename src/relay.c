@@ -227,6 +227,7 @@ begin_new(List *pushes)
 	uint64		ids = 0;
 	uint64		categories = 0;
 	ListCell   *lc;
+	List	   *defined;
 	int32	   *endpoints;
 	int			n = 0;
 
@@ -246,12 +247,11 @@ begin_new(List *pushes)
 		categories |= push->categories;
 	}
 	es_watch_want(ids, categories);
-	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
-		n++;
-	endpoints = palloc(Max(n, 1) * sizeof(int32));
-	n = 0;
-	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
-		endpoints[n++] = target->endpoint->id;
+	/* figures of one that is disabled are what tells why */
+	defined = es_definition_list("endpoint");
+	endpoints = palloc(Max(list_length(defined), 1) * sizeof(int32));
+	foreach(lc, defined)
+		endpoints[n++] = ((EsDefinition *) lfirst(lc))->id;
 	es_endpoint_state_keep(endpoints, n);
 }
 

@@ -23,6 +23,7 @@
 #include "cloudevent.h"
 #include "compat.h"
 #include "dead_key.h"
+#include "definition.h"
 #include "envelope.h"
 #include "evtstore.h"
 #include "failed_event.h"
@@ -62,6 +63,7 @@ typedef struct Fate
 
 static bool put_event(EsReader *reader, const EsPolled *event, void *arg);
 static int	poll_events(Claim *claim);
+static void end_replay(EsRoute *route);
 static int	claim_messages(Claim *claim);
 static EsParcel *add_parcel(Claim *claim, EsDelivery *delivery);
 static void make_envelopes(Claim *claim);
@@ -91,6 +93,7 @@ es_route_begin(const EsPush *push, EsTarget *target)
 	route->is_queue = push->is_queue;
 	route->name = MemoryContextStrdup(context, push->name);
 	route->categories = push->categories;
+	route->replay_to = push->replay_to;
 	route->target = target;
 	route->may_have = true;
 	route->due = DT_NOEND;
@@ -192,7 +195,22 @@ poll_events(Claim *claim)
 	if (subscription != NULL && subscription->endpoint != NULL && strcmp(subscription->endpoint, route->target->endpoint->name) == 0)
 		n = es_subscription_poll(route->id, &request);
 	look_again(route, n, has_more || n == claim->max_count);
+	if (n == 0 && route->replay_to != 0 && route->held == 0 && es_subscription_is_settled(route->id, route->replay_to))
+		end_replay(route);
 	return n;
+}
+
+/* everything that was to be replayed is settled */
+static void
+end_replay(EsRoute *route)
+{
+	es_definition_lock("subscription", route->name);
+	if (es_definition_find("subscription", route->name) == NULL)
+		return;
+	es_subscription_end(route->id);
+	(void) es_definition_drop("subscription", route->name);
+	ereport(LOG,
+			(errmsg("replay \"%s\" to endpoint \"%s\" has come to its end", route->name, route->target->endpoint->name)));
 }
 
 static bool
@@ -309,7 +327,7 @@ make_one(Claim *claim, int i)
 	MemoryContext old = MemoryContextSwitchTo(claim->batch->context);
 	EsTarget   *target = claim->batch->parcels[i].target;
 
-	es_envelope_make(claim->deliveries[i], claim->route->name, false, target->endpoint, target->transport, &claim->batch->parcels[i].out);
+	es_envelope_make(claim->deliveries[i], claim->route->name, claim->route->replay_to != 0, target->endpoint, target->transport, &claim->batch->parcels[i].out);
 	MemoryContextSwitchTo(old);
 }
 

@@ -25,6 +25,7 @@ typedef struct EsRoute
 	bool is_queue;
 	char *name;
 	uint64 categories;
+	int64 replay_to; /* 0: it is no replay */
 	EsTarget *target;
 	EsBatch *batches;
 	int held;	/* parcels that are not settled */

@@ -31,6 +31,7 @@ static EsTarget *targets = NULL;
 static int	window(const EsTarget *target);
 static void open_link(EsTarget *target);
 static bool is_paused(const EsTarget *target, TimestampTz now);
+static void reset(EsTarget *target);
 static void submit_one(EsTarget *target, EsParcel *parcel, TimestampTz now);
 static void succeeded(EsTarget *target);
 static void failed(EsTarget *target, TimestampTz now);
@@ -198,6 +199,8 @@ es_target_submit(EsTarget *target, TimestampTz now)
 {
 	int			n = 0;
 
+	if (target->state != NULL && es_endpoint_state_take_reset(target->state))
+		reset(target);
 	if (target->link == NULL && !target->is_leaving && now >= target->not_before)
 	{
 		target->not_before = 0;
@@ -223,6 +226,17 @@ es_target_submit(EsTarget *target, TimestampTz now)
 	if (n > 0)
 		show(target);
 	return n;
+}
+
+/* an operator says that it is well again */
+static void
+reset(EsTarget *target)
+{
+	target->breaker = ES_BREAKER_CLOSED;
+	target->failures = 0;
+	target->not_before = 0;
+	target->open_ms = target->endpoint->breaker_open_ms;
+	show(target);
 }
 
 static void

@@ -401,6 +401,8 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->rate = es_options_number(definition->spec, "rate", 0);
 	subscription->notify = es_options_string(definition->spec, "notify", NULL);
 	subscription->endpoint = es_options_string(definition->spec, "endpoint", NULL);
+	if (es_options_has(definition->spec, "replay_to"))
+		subscription->replay_to = strtoll(es_options_string(definition->spec, "replay_to", "0"), NULL, 10);
 }
 
 /*

@@ -46,6 +46,7 @@ typedef struct EsSubscription
 	int max_in_flight; /* of a lane */
 	double rate;	   /* events a second; 0: any */
 	char *endpoint;	   /* workers deliver to it, and nobody polls; NULL: consumers poll */
+	int64 replay_to;   /* of a replay: its end, after which it goes away; 0: it is none */
 	char *notify;	   /* channel on which listeners are told of work; NULL: none */
 } EsSubscription;
 

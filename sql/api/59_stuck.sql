@@ -26,6 +26,10 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
     WHERE d.kind = 'rebuild' AND d.state = 'failed'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
+    SELECT 'endpoint', d.name, NULL, NULL, 'disabled: it answered that it is gone', NULL, format('SELECT evtstore.reset_breaker(%L)', d.name)
+    FROM evtstore_internal.definition d
+    WHERE d.kind = 'endpoint' AND d.state <> 'active' AND (SELECT evtstore_internal.tenant()) = ''
+    UNION ALL
     SELECT 'feed', 'head', NULL, w.xact_start, 'an appending transaction is open', format('pid %s', w.pid),
            format('SELECT pg_terminate_backend(%s)', w.pid)
     FROM evtstore.why_behind() w

@@ -158,6 +158,7 @@ match_elements(const PatternNode *node, JsonbContainer *array)
 	bool		has_object = false;
 	Answer		result = ANSWER_ABSENT;
 
+	check_stack_depth();
 	for (int i = 0; i < n && result != ANSWER_YES; i++)
 	{
 		JsonbValue *element = getIthJsonbValueFromContainer(array, i);

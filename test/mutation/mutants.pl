@@ -681,32 +681,355 @@ return [
 		tests  => 'subscription_lanes',
 	},
 
-	# ---- pattern.c: content patterns ----
+	# ---- pattern.c, pattern_*.c: content patterns ----
 	{
-		name   => 'a field that is missing matches',
+		name   => 'a pattern matches a field that is missing',
 		file   => 'pattern.c',
-		change => [ "\tif (value == NULL || is_object(value))\n\t\treturn false;", "\tif (value == NULL || is_object(value))\n\t\treturn true;" ],
-		tests  => 'pattern',
+		change => [
+			'Answer		result = node->takes_absence ? ANSWER_ABSENT : ANSWER_NO;',
+			'Answer		result = ANSWER_ABSENT;'
+		],
+		tests  => 'pattern pattern_eventbridge',
 	},
 	{
-		name   => 'two elements together match what one has to',
+		name   => 'a pattern\'s object is matched by two elements together',
 		file   => 'pattern.c',
-		change => [ "\treturn !has_object && matches_object(node, NULL);", "\treturn true;" ],
-		tests  => 'pattern',
+		change => [
+			'	return has_object ? result : match_object(node, &(Place) {.object = NULL});',
+			'	return Max(result, ANSWER_ABSENT);'
+		],
+		tests  => 'pattern pattern_eventbridge',
 	},
 	{
-		name   => 'anything but the last one',
+		name   => 'a pattern has anything but the last one',
 		file   => 'pattern.c',
-		change => [ 'for (int i = 0; i < matcher->nnot; i++)
-				if (matches_value', 'for (int i = matcher->nnot - 1; i < matcher->nnot; i++)
-				if (matches_value' ],
-		tests  => 'pattern',
+		change => [
+			'for (int i = 0; i < matcher->nnot; i++)',
+			'for (int i = matcher->nnot - 1; i < matcher->nnot; i++)'
+		],
+		tests  => 'pattern pattern_eventbridge',
 	},
 	{
-		name   => 'the second bound of a number is not looked at',
+		name   => 'the second bound of a number is not looked at by a pattern',
 		file   => 'pattern.c',
-		change => [ "for (int i = 0; i < matcher->nbounds; i++)", "for (int i = 0; i < 1; i++)" ],
-		tests  => 'pattern',
+		change => [
+			'for (int i = 0; i < matcher->nbounds; i++)',
+			'for (int i = 0; i < 1; i++)'
+		],
+		tests  => 'pattern pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern takes an absence in one element for one in all',
+		file   => 'pattern.c',
+		change => [
+			'result = answer == ANSWER_YES ? ANSWER_YES : Min(result, answer);
+		}
+		pfree(element);',
+			'result = answer;
+		}
+		pfree(element);
+		if (result == ANSWER_ABSENT)
+			return ANSWER_YES;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern finds an absence beside a value',
+		file   => 'pattern.c',
+		change => [
+			'result = answer == ANSWER_YES ? ANSWER_YES : Min(result, answer);
+			pfree(element);',
+			'result = Max(result, answer);
+			pfree(element);'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'objects exist for a pattern',
+		file   => 'pattern.c',
+		change => [
+			'	if (value == NULL || es_pattern_is_object(value))
+		return result;',
+			'	if (value != NULL && es_pattern_is_object(value))
+		return ANSWER_NO;
+	if (value == NULL)
+		return result;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern stops at the first alternative that only lacks something',
+		file   => 'pattern.c',
+		change => [
+			'i < choice->n && result != ANSWER_YES',
+			'i < choice->n && result == ANSWER_NO'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern looks at whole bytes of a network only',
+		file   => 'pattern.c',
+		change => [
+			'(rest == 0 || (address[whole] ^ network->address[whole]) >> (8 - rest) == 0)',
+			'(rest >= 0)'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern takes IPv6 for IPv4',
+		file   => 'pattern.c',
+		change => [
+			'if (es_pattern_parse_address(text, len, address) != network->family)',
+			'if (es_pattern_parse_address(text, len, address) == 0)'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s wildcard may overlap itself',
+		file   => 'pattern_text.c',
+		change => [
+			'result = len >= first->len + last->len && ',
+			'result = len >= Max(first->len, last->len) && '
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s wildcard does not look at its end',
+		file   => 'pattern_text.c',
+		change => [
+			' && memcmp(end, last->text, last->len) == 0;',
+			';'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s wildcard begins each piece anew',
+		file   => 'pattern_text.c',
+		change => [
+			'			found = piece->border[found];',
+			'		{
+			text -= found - 1;
+			found = 0;
+		}'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s wildcard forgets what it found',
+		file   => 'pattern_text.c',
+		change => [
+			'			found = piece->border[found];',
+			'			found = 0;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s wildcard finds pieces in any order',
+		file   => 'pattern_text.c',
+		change => [
+			'		at = find_piece(&wildcard->pieces[i], at, end, &counted);',
+			'		at = find_piece(&wildcard->pieces[i], text + first->len, end, &counted);'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s asterisk cannot be escaped',
+		file   => 'pattern_text.c',
+		change => [
+			'(++i == len || (text[i] != \'*\' && text[i] != \'\\\\\'))',
+			'(++i == len || text[i] != \'\\\\\')'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern knows the case of ASCII only',
+		file   => 'pattern_text.c',
+		change => [
+			'	else if (GetDatabaseEncoding() == PG_UTF8)
+	{',
+			'	else if (false)
+	{'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern knows the upper case only',
+		file   => 'pattern_text.c',
+		change => [
+			'		other[0][0] = pg_ascii_tolower((unsigned char) *bytes);',
+			'		other[0][0] = *bytes;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern without case is a prefix',
+		file   => 'pattern_text.c',
+		change => [
+			'	return skip_beginning(caseless, text, text + len) == text + len;',
+			'	return skip_beginning(caseless, text, text + len) != NULL;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'the cases of a character of a pattern are as long as each other',
+		file   => 'pattern_text.c',
+		change => [
+			'		end -= c->len[j];',
+			'		end -= c->len[0];'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s prefix without case is a suffix',
+		file   => 'pattern_parse.c',
+		change => [
+			'operator == MATCH_PREFIX ? MATCH_PREFIX_IGNORE_CASE : MATCH_SUFFIX_IGNORE_CASE',
+			'MATCH_SUFFIX_IGNORE_CASE'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern takes a network without its last digit',
+		file   => 'pattern_parse.c',
+		change => [
+			'for (int i = 1; i <= digits && digits <= 3',
+			'for (int i = 1; i < digits && digits <= 3'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern takes a mask that is too long',
+		file   => 'pattern_parse.c',
+		change => [
+			'network->bits > (network->family == AF_INET ? 32 : 128)',
+			'network->bits > 128'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern takes bounds that exclude each other',
+		file   => 'pattern_parse.c',
+		change => [
+			'return order > 0 || (order == 0 && is_strict);',
+			'return order > 0;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern looks at the first of a list after anything-but',
+		file   => 'pattern_parse.c',
+		change => [
+			'for (int i = 0; i < n && ok; i++)',
+			'for (int i = 0; i < 1 && ok; i++)'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern excludes what begins with nothing',
+		file   => 'pattern_parse.c',
+		change => [
+			'value->type != jbvString || (value->val.string.len == 0 && (operator == MATCH_PREFIX || operator == MATCH_SUFFIX))',
+			'value->type != jbvString'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern adds its combinations',
+		file   => 'pattern_parse.c',
+		change => [
+			'	if (a * b > MAX_COMBINATIONS)',
+			'	if (a + b > MAX_COMBINATIONS + 2)'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern multiplies nested alternatives',
+		file   => 'pattern_parse.c',
+		change => [
+			'Min(combinations + choice->nodes[choice->n]->combinations, MAX_COMBINATIONS + 1);',
+			'Min(Max(combinations, 1) * (choice->nodes[choice->n]->combinations + 1), MAX_COMBINATIONS + 1);'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a field in a $or of a pattern may be called like a matcher',
+		file   => 'pattern_parse.c',
+		change => [
+			'if (compiler->choices > 0 && is_operator)',
+			'if (false && is_operator)'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a field outside of a $or of a pattern may not be called like a matcher',
+		file   => 'pattern_parse.c',
+		change => [
+			'if (compiler->choices > 0 && is_operator)',
+			'if (is_operator)'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern is matched by other elements beside a $or',
+		file   => 'pattern_join.c',
+		change => [
+			'			if (choice_names(&node->choices[i], &node->fields[j]))
+				return i;',
+			'			if (false)
+				return i;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern is matched by other elements in two $or',
+		file   => 'pattern_join.c',
+		change => [
+			'				if (choice_names_any(&node->choices[i], node->choices[j].nodes[k]))
+					return i;',
+			'				if (false)
+					return i;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s field hides one of its name in a $or',
+		file   => 'pattern_join.c',
+		change => [
+			'			node->fields[i].node = merge(node->fields[i].node, field->node);',
+			'			node->fields[i].node = field->node;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'a pattern\'s absences agree on no alternative',
+		file   => 'pattern_join.c',
+		change => [
+			'		if (node->fields[i].node->is_object && absences(node->fields[i].node) > 1)
+			return i;',
+			'		if (false)
+			return i;'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'what is below in a pattern is not joined',
+		file   => 'pattern_join.c',
+		change => [
+			'		join_fields(node);
+		if',
+			'		if'
+		],
+		tests  => 'pattern_eventbridge',
+	},
+	{
+		name   => 'alternatives of a pattern are not joined in themselves',
+		file   => 'pattern_join.c',
+		change => [
+			'	join_choices(node);
+	return node;',
+			'	return node;'
+		],
+		tests  => 'pattern_eventbridge',
 	},
 
 	# ---- cesql: expressions ----

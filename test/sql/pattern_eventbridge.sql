@@ -82,6 +82,7 @@ SELECT check_field('[{"wildcard": "plain"}]', ARRAY['"plain"']::jsonb[], ARRAY['
 SELECT check_field('[{"wildcard": "ab*ba"}]', ARRAY['"abba"', '"abxba"', '"ababa ba"']::jsonb[], ARRAY['"aba"', '"ab"', '"abab"']::jsonb[]);
 SELECT check_field('[{"wildcard": "*a*b*"}]', ARRAY['"ab"', '"xaxbx"', '"baab"']::jsonb[], ARRAY['"ba"', '"a"', '""']::jsonb[]);
 SELECT check_field('[{"wildcard": "a*bc*bc"}]', ARRAY['"abcbc"', '"axbcxbc"']::jsonb[], ARRAY['"abc"', '"abcxb"', '"abcb"']::jsonb[]);
+SELECT check_field('[{"wildcard": "*aab*"}]', ARRAY['"aab"', '"aaab"', '"aaaab "']::jsonb[], ARRAY['"aba"', '"aaa"']::jsonb[]);
 SELECT check_field('[{"wildcard": "*aab*aabaaab*"}]', ARRAY['"aaabaabaabaaab"', '"aabaabaaab"']::jsonb[], ARRAY['"aabaaab"', '"aabaabaab"']::jsonb[]);
 SELECT check_field(jsonb_build_array(jsonb_build_object('wildcard', '\**\\')), ARRAY[to_jsonb('*\'::text), to_jsonb('*x*\'::text)], ARRAY[to_jsonb('x\'::text), to_jsonb('*'::text), to_jsonb('\*\'::text), to_jsonb('\'::text)]);
 SELECT check_field(jsonb_build_array(jsonb_build_object('wildcard', 'a\*b')), ARRAY['"a*b"']::jsonb[], ARRAY['"ab"', '"axb"', to_jsonb('a\*b'::text)]::jsonb[]);
@@ -166,6 +167,11 @@ SELECT check_pattern('{"e": {"$or": [{"a": [{"exists": false}]}, {"b": [{"exists
 SELECT check_pattern('{"d": {"e": {"c": [{"exists": false}], "$or": [{"x": [1]}, {"$or": [{"a": [{"exists": false}]}, {"b": [{"exists": false}]}]}]}}}',
     ARRAY['{"d": [{"e": {"a": 1}}, {"e": [{"a": 2}, {}]}]}', '{"d": [{"e": {"b": 1}}]}', '{"d": {"e": [{"a": 1, "b": 1}, {"x": 1, "a": 1}]}}']::jsonb[],
     ARRAY['{"d": [{"e": {"a": 1}}, {"e": {"b": 1}}]}', '{"d": {"e": [{"a": 1, "c": 1}]}}']::jsonb[]);
+-- two $or of one object, which comes of what stands beside a third
+SELECT check_pattern('{"d": {"$or": [{"e": {"x": [1]}}, {"e": {"x": [2]}}]}, "$or": [{"d": {"$or": [{"e": {"y": [1]}}, {"e": {"y": [2]}}]}}, {"z": [1]}]}',
+    ARRAY['{"d": {"e": [{"x": 1}, {"x": 2, "y": 1}]}}', '{"d": {"e": {"x": 1}}, "z": 1}']::jsonb[], ARRAY['{"d": {"e": [{"x": 1}, {"y": 1}]}}', '{"d": {"e": [{"x": 2}, {"x": 3, "y": 2}]}}', '{"d": {"e": {"y": 1}}, "z": 1}']::jsonb[]);
+-- what is there says more than what is not
+SELECT check_pattern('{"e": {"$or": [{"a": [{"exists": false}]}, {"b": [1]}]}}', ARRAY['{"e": [{"b": 1}, {"a": 1, "b": 2}]}', '{"e": [{"b": 2}, {}]}', '{"e": [{"a": 1, "b": 1}]}']::jsonb[], ARRAY['{"e": [{"b": 2}, {"a": 1, "b": 2}]}']::jsonb[]);
 -- the same field twice: both hold, by different elements if need be
 SELECT check_pattern('{"a": [1, 2], "$or": [{"a": [{"numeric": [">", 1]}]}, {"b": [1]}]}', ARRAY['{"a": 2}', '{"a": [1, 5]}', '{"a": 1, "b": 1}']::jsonb[], ARRAY['{"a": 1}', '{"a": 3}', '{"b": 1}']::jsonb[]);
 

@@ -123,6 +123,9 @@ foreach my $database (qw(latin1 ascii))
 	like(sqlstate($node, q{SELECT evtstore.append_events('e-1', '[{"type": "\u20ac", "data": 1}]')}, $database), qr/^(?:22P05|0A000)$/, "$database: in names too");
 	is(sqlstate($node, qq{$client SELECT evtstore.append(repeat('\xe4', 2000), 'T', '1')}, $database), '22023', "$database: names that are too long");
 	is(sql(q{SELECT count(*) FROM evtstore.events}, $database), 1, "$database: nothing more was written");
+	sql(qq{$client SELECT FROM evtstore.create_subscription('s', '{"pattern": {"data": {"\xe4": [{"suffix": {"equals-ignore-case": "X\xfc"}}, {"wildcard": "\xdf*\xdf"}]}}}')}, $database);
+	sql(qq{$client SELECT evtstore.append('p-1', 'T', jsonb_build_object('\xe4', v)) FROM unnest('{ax\xfc,aX\xfc,aX\xdc,\xdf\xfc\xdf,\xdf}'::text[]) v}, $database);
+	is(sql(qq{$client SELECT string_agg(body->>'\xe4', ' ' ORDER BY position) FROM evtstore.poll('s', 'c')}, $database), "ax\xfc aX\xfc \xdf\xfc\xdf", "$database: patterns compare bytes, and know the case of ASCII");
 	is(with_options("-c evtstore.tenant=a\xffb", q{SELECT length(current_setting('evtstore.tenant'))}, $database), 3, "$database: its own bytes are a tenant");
 }
 

@@ -118,6 +118,7 @@ $(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
 evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o
 	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread
 evtstore_nats$(DLSUFFIX): src/transport/libs/nats_wire.o
+evtstore_kafka$(DLSUFFIX): src/transport/libs/kafka_producer.o src/transport/libs/kafka_settings.o
 
 all: $(TRANSPORT_LIBRARIES)
 .PHONY: install-transports uninstall-transports

@@ -49,12 +49,12 @@ static pthread_mutex_t living_mutex = PTHREAD_MUTEX_INITIALIZER;
 static int	living = 0;			/* threads, stopped or not; under its mutex */
 
 static void *thread_main(void *arg);
-static void give_up(EsThread *thread, bool *flag);
-static void free_job(EsJob *job);
+static void free_thread(EsThread *thread);
 static EsJob *copy_message(EsOutgoing *message);
 static char *copy_text(char **at, const char *text);
 static void signal_fd(int fd);
 static void drain_fd(int fd);
+static int	count_allowed(const struct addrinfo *address, const EsTransportHost *host, const char *allowed_networks, bool plain_text);
 static int	connect_one(EsThread *thread, const struct addrinfo *address, long long deadline, char *fault, size_t size);
 
 long long
@@ -99,8 +99,7 @@ es_thread_start(void (*run) (EsThread *thread, void *arg), void *arg)
 	pthread_mutex_lock(&living_mutex);
 	living--;
 	pthread_mutex_unlock(&living_mutex);
-	thread->ended = true;
-	give_up(thread, &thread->stopping);
+	free_thread(thread);
 	return NULL;
 }
 
@@ -108,17 +107,21 @@ bool
 es_thread_put(EsThread *thread, EsOutgoing *message)
 {
 	EsJob	   *job = copy_message(message);
+	bool		was_empty;
 
 	if (job == NULL)
 		return false;
 	pthread_mutex_lock(&thread->mutex);
-	if (thread->in_last == NULL)
+	was_empty = thread->in_last == NULL;
+	if (was_empty)
 		thread->in_first = job;
 	else
 		thread->in_last->next = job;
 	thread->in_last = job;
 	pthread_mutex_unlock(&thread->mutex);
-	signal_fd(thread->in_fd);
+	/* otherwise who takes leaves the descriptor readable */
+	if (was_empty)
+		signal_fd(thread->in_fd);
 	return true;
 }
 
@@ -146,7 +149,7 @@ es_thread_collect(EsThread *thread)
 		message->next = NULL;
 		*last = message;
 		last = &message->next;
-		free_job(job);
+		free(job);
 		job = next;
 	}
 	return first;
@@ -161,13 +164,22 @@ es_thread_fd(EsThread *thread)
 void
 es_thread_stop(EsThread *thread)
 {
+	bool		last;
+
+	/*
+	 * All under the mutex.  A thread that is woken before it can see why would go on waiting; and one that can see it may be gone
+	 * with the struct once the mutex is free.
+	 */
 	pthread_mutex_lock(&thread->mutex);
+	thread->stopping = true;
 	/* ends a wait for the other side; the thread closes the socket itself, and has said so before under the mutex */
 	if (thread->socket >= 0)
 		(void) shutdown(thread->socket, SHUT_RDWR);
-	pthread_mutex_unlock(&thread->mutex);
 	signal_fd(thread->in_fd);
-	give_up(thread, &thread->stopping);
+	last = thread->ended;
+	pthread_mutex_unlock(&thread->mutex);
+	if (last)
+		free_thread(thread);
 }
 
 void
@@ -203,10 +215,12 @@ es_thread_take(EsThread *thread, long ms)
 		long long	left;
 		struct pollfd wait = {.fd = thread->in_fd, .events = POLLIN};
 
-		drain_fd(thread->in_fd);
 		pthread_mutex_lock(&thread->mutex);
 		stopping = thread->stopping;
 		job = stopping ? NULL : thread->in_first;
+		/* a stop leaves it readable for good */
+		if (!stopping)
+			drain_fd(thread->in_fd);
 		if (job != NULL)
 		{
 			thread->in_first = job->next;
@@ -233,15 +247,20 @@ es_thread_take_fd(EsThread *thread)
 void
 es_thread_done(EsThread *thread, EsJob *job)
 {
+	bool		was_empty;
+
 	job->next = NULL;
 	pthread_mutex_lock(&thread->mutex);
-	if (thread->out_last == NULL)
+	was_empty = thread->out_last == NULL;
+	if (was_empty)
 		thread->out_first = job;
 	else
 		thread->out_last->next = job;
 	thread->out_last = job;
 	pthread_mutex_unlock(&thread->mutex);
-	signal_fd(thread->out_fd);
+	/* who collects takes them all */
+	if (was_empty)
+		signal_fd(thread->out_fd);
 }
 
 bool
@@ -275,6 +294,7 @@ es_thread_connect(EsThread *thread, const EsTransportHost *host, const char *nam
 	long long	deadline = es_thread_now() + ms;
 	int			rc = getaddrinfo(name, port, &hints, &addresses);
 	int			fd = -1;
+	int			left;
 
 	if (rc != 0)
 	{
@@ -284,9 +304,16 @@ es_thread_connect(EsThread *thread, const EsTransportHost *host, const char *nam
 	snprintf(fault, size, "%s", plain_text
 			 ? "without TLS only addresses of evtstore.allowed_networks are talked to, and the host has none of them"
 			 : "the host has only loopback, private or special addresses that evtstore.allowed_networks does not have");
+	left = count_allowed(addresses, host, allowed_networks, plain_text);
 	for (struct addrinfo *address = addresses; address != NULL && fd < 0 && !es_thread_is_stopping(thread); address = address->ai_next)
-		if (host->address_allowed(address->ai_addr, allowed_networks, plain_text))
-			fd = connect_one(thread, address, deadline, fault, size);
+	{
+		long long	now = es_thread_now();
+
+		if (!host->address_allowed(address->ai_addr, allowed_networks, plain_text))
+			continue;
+		/* one that does not answer leaves time for the others */
+		fd = connect_one(thread, address, now + Max(deadline - now, 0) / left--, fault, size);
+	}
 	freeaddrinfo(addresses);
 	return fd;
 }
@@ -295,36 +322,33 @@ static void *
 thread_main(void *arg)
 {
 	EsThread   *thread = arg;
+	bool		last;
 
 	thread->run(thread, thread->arg);
-	give_up(thread, &thread->ended);
+	pthread_mutex_lock(&thread->mutex);
+	thread->ended = true;
+	last = thread->stopping;
+	pthread_mutex_unlock(&thread->mutex);
+	if (last)
+		free_thread(thread);
 	pthread_mutex_lock(&living_mutex);
 	living--;
 	pthread_mutex_unlock(&living_mutex);
 	return NULL;
 }
 
-/* one of the two needs it no more; the other one frees it */
+/* by whichever of the two came last */
 static void
-give_up(EsThread *thread, bool *flag)
+free_thread(EsThread *thread)
 {
-	bool		last;
-	EsJob	   *lists[2];
+	EsJob	   *lists[2] = {thread->in_first, thread->out_first};
 
-	pthread_mutex_lock(&thread->mutex);
-	*flag = true;
-	last = thread->stopping && thread->ended;
-	pthread_mutex_unlock(&thread->mutex);
-	if (!last)
-		return;
-	lists[0] = thread->in_first;
-	lists[1] = thread->out_first;
 	for (int i = 0; i < 2; i++)
 		while (lists[i] != NULL)
 		{
 			EsJob	   *next = lists[i]->next;
 
-			free_job(lists[i]);
+			free(lists[i]);
 			lists[i] = next;
 		}
 	if (thread->in_fd >= 0)
@@ -333,12 +357,6 @@ give_up(EsThread *thread, bool *flag)
 		close(thread->out_fd);
 	pthread_mutex_destroy(&thread->mutex);
 	free(thread);
-}
-
-static void
-free_job(EsJob *job)
-{
-	free(job);
 }
 
 /* in one piece */
@@ -370,7 +388,8 @@ copy_message(EsOutgoing *message)
 	job->id = copy_text(&at, message->id);
 	job->topic = copy_text(&at, message->topic);
 	job->key = copy_text(&at, message->key);
-	memcpy(at, message->body, message->body_len);
+	if (message->body_len > 0)
+		memcpy(at, message->body, message->body_len);
 	at[message->body_len] = '\0';
 	job->body = at;
 	job->body_len = message->body_len;
@@ -410,6 +429,17 @@ drain_fd(int fd)
 		return;
 }
 
+static int
+count_allowed(const struct addrinfo *address, const EsTransportHost *host, const char *allowed_networks, bool plain_text)
+{
+	int			n = 0;
+
+	for (; address != NULL; address = address->ai_next)
+		if (host->address_allowed(address->ai_addr, allowed_networks, plain_text))
+			n++;
+	return n;
+}
+
 /* within the deadline and until a stop; the socket blocks again */
 static int
 connect_one(EsThread *thread, const struct addrinfo *address, long long deadline, char *fault, size_t size)
@@ -440,6 +470,7 @@ connect_one(EsThread *thread, const struct addrinfo *address, long long deadline
 	}
 	if (error == 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) == 0)
 		return fd;
+	error = error == 0 ? errno : error;
 	if (error == ECONNREFUSED || error == ETIMEDOUT)
 		snprintf(fault, size, "could not connect: %s", error == ECONNREFUSED ? "connection refused" : "no answer in time");
 	else

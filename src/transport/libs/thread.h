@@ -37,7 +37,10 @@ extern long long es_thread_now(void);
  * Main thread
  */
 
-/* run is the thread's life; it ends soon after es_thread_is_stopping(), and frees what is behind arg.  NULL: no thread to be had */
+/*
+ * run is the thread's life; it ends soon after es_thread_is_stopping(), frees what is behind arg, and gives the jobs that it still has
+ * to es_thread_done(), which frees them then.  NULL: no thread to be had
+ */
 extern EsThread *es_thread_start(void (*run) (EsThread *thread, void *arg), void *arg);
 /* copies; false: no memory */
 extern bool es_thread_put(EsThread *thread, EsOutgoing *message);
@@ -56,7 +59,7 @@ extern void es_thread_wait_all(void);
 
 /* the next job; waits for one up to ms, also woken by es_thread_stop.  NULL: none */
 extern EsJob *es_thread_take(EsThread *thread, long ms);
-/* readable when there is something to take, or it is time to stop: for poll() with a socket */
+/* readable when there is something to take, and for good when it is time to stop: for poll() with a socket */
 extern int es_thread_take_fd(EsThread *thread);
 /* with its outcome; the job is not the thread's any more */
 extern void es_thread_done(EsThread *thread, EsJob *job);

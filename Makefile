@@ -66,7 +66,7 @@ TRANSPORT_LIBS_http = -lcurl
 TRANSPORT_HEADER_kafka = librdkafka/rdkafka.h
 TRANSPORT_LIBS_kafka = -lrdkafka
 TRANSPORT_HEADER_amqp = amqp.h
-TRANSPORT_LIBS_amqp = -lrabbitmq
+TRANSPORT_LIBS_amqp = -lrabbitmq -lssl -lcrypto
 # no client library: nats_wire.c speaks the protocol
 TRANSPORT_HEADER_nats = openssl/ssl.h
 TRANSPORT_LIBS_nats = -lssl -lcrypto
@@ -119,6 +119,7 @@ evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o
 	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread
 evtstore_nats$(DLSUFFIX): src/transport/libs/nats_wire.o
 evtstore_kafka$(DLSUFFIX): src/transport/libs/kafka_producer.o src/transport/libs/kafka_settings.o
+evtstore_amqp$(DLSUFFIX): src/transport/libs/amqp_worker.o src/transport/libs/amqp_wire.o src/transport/libs/tls.o
 
 all: $(TRANSPORT_LIBRARIES)
 .PHONY: install-transports uninstall-transports

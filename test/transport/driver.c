@@ -4,10 +4,12 @@
  *
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
  *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS] [--quiet]
+ *			[--progress N]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
  * {"n": i}.  Like a relay it keeps the order of a key, repeats what is to be repeated, after a moment, and gives up at the
- * deadline.  Prints a line for each message that is not DELIVERED at its first try (with --quiet: none), and at the end
+ * deadline.  Prints a line for each message that is not DELIVERED at its first try (with --quiet: none), "at M" each time that N more
+ * are DELIVERED (--progress N), and at the end
  * "delivered=N repeated=N rejected=N unavailable=N left=N per_second=N".  Exit 0 when none is left.
  */
 #include "postgres.h"
@@ -75,6 +77,7 @@ main(int argc, char **argv)
 	const char *body = NULL;
 	long long	deadline = 30000;
 	bool		quiet = false;
+	long		progress = 0;
 	void	   *library;
 	EsTransportEntry entry;
 	const EsTransport *transport;
@@ -109,6 +112,8 @@ main(int argc, char **argv)
 			config.timeout_ms = atol(argv[i]);
 		else if (strcmp(name, "--deadline") == 0)
 			deadline = atol(argv[i]);
+		else if (strcmp(name, "--progress") == 0)
+			progress = atol(argv[i]);
 		else if (strcmp(name, "--topic") == 0)
 			topic = argv[i];
 		else if (strcmp(name, "--body") == 0)
@@ -208,6 +213,11 @@ main(int argc, char **argv)
 			moved = true;
 			message->is_out = false;
 			counts[done->outcome]++;
+			if (done->outcome == ES_OUTCOME_DELIVERED && progress > 0 && counts[ES_OUTCOME_DELIVERED] % progress == 0)
+			{
+				printf("at %ld\n", counts[ES_OUTCOME_DELIVERED]);
+				fflush(stdout);
+			}
 			if (done->outcome != ES_OUTCOME_DELIVERED && !quiet)
 				printf("%s outcome=%d status=%d retry_after=%ld %s\n", message->number, done->outcome, done->status, done->retry_after_ms,
 					   done->error);

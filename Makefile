@@ -114,12 +114,11 @@ $(TRANSPORT_OBJS): $(OUR_HEADERS) Makefile
 $(foreach name,$(TRANSPORTS),$(eval src/transport/libs/$(name).o: override CPPFLAGS += $(TRANSPORT_CPPFLAGS_$(name))))
 $(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
 
-# thread.c is in each, and each is to call its own
-evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o
+# A library is made of NAME.c, NAME_*.c and what several share; each is to call its own copy of that.
+.SECONDEXPANSION:
+evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o $$(patsubst %.c,%.o,$$(wildcard src/transport/libs/$$*_*.c))
 	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread
-evtstore_nats$(DLSUFFIX): src/transport/libs/nats_wire.o
-evtstore_kafka$(DLSUFFIX): src/transport/libs/kafka_producer.o src/transport/libs/kafka_settings.o
-evtstore_amqp$(DLSUFFIX): src/transport/libs/amqp_worker.o src/transport/libs/amqp_wire.o src/transport/libs/tls.o
+evtstore_amqp$(DLSUFFIX): src/transport/libs/tls.o
 
 all: $(TRANSPORT_LIBRARIES)
 .PHONY: install-transports uninstall-transports

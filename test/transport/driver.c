@@ -3,14 +3,16 @@
  *		Sends messages through a transport's library, without a server: for tests of the transports by themselves.
  *
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
- *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS] [--quiet]
- *			[--progress N]
+ *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS]
+ *			[--rate N] [--progress N] [--quiet] [--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
  * {"n": i}.  Like a relay it keeps the order of a key, repeats what is to be repeated, after a moment, and gives up at the
  * deadline.  Prints a line for each message that is not DELIVERED at its first try (with --quiet: none), "at M" each time that N more
  * are DELIVERED (--progress N), and at the end
  * "delivered=N repeated=N rejected=N unavailable=N left=N per_second=N".  Exit 0 when none is left.
+ *
+ * With --rate not more than N messages a second are begun.  With --abrupt it ends at the deadline as a process does that had no time to close: neither close nor shutdown.
  */
 #include "postgres.h"
 
@@ -76,8 +78,10 @@ main(int argc, char **argv)
 	const char *topic = NULL;
 	const char *body = NULL;
 	long long	deadline = 30000;
+	long		rate = 0;
 	bool		quiet = false;
 	long		progress = 0;
+	bool		abrupt = false;
 	void	   *library;
 	EsTransportEntry entry;
 	const EsTransport *transport;
@@ -98,6 +102,8 @@ main(int argc, char **argv)
 			config.tls_verify = false;
 		else if (strcmp(name, "--quiet") == 0)
 			quiet = true;
+		else if (strcmp(name, "--abrupt") == 0)
+			abrupt = true;
 		else if (++i >= argc)
 			return 2;
 		else if (strcmp(name, "--count") == 0)
@@ -114,6 +120,8 @@ main(int argc, char **argv)
 			deadline = atol(argv[i]);
 		else if (strcmp(name, "--progress") == 0)
 			progress = atol(argv[i]);
+		else if (strcmp(name, "--rate") == 0)
+			rate = atol(argv[i]);
 		else if (strcmp(name, "--topic") == 0)
 			topic = argv[i];
 		else if (strcmp(name, "--body") == 0)
@@ -189,6 +197,8 @@ main(int argc, char **argv)
 			first++;
 		for (int i = first; i < count && !full && window < 4096; i++, window++)
 		{
+			if (rate > 0 && i >= (now_ms() - start) * rate / 1000)
+				break;
 			Message    *message = &messages[i];
 
 			if (message->is_over || message->is_out || !message->in_front || message->again > now_ms())
@@ -236,8 +246,11 @@ main(int argc, char **argv)
 			ms = 50;
 		(void) poll(&wait, 1, moved ? 0 : (int) ms);
 	}
-	transport->close(link);
-	transport->shutdown();
+	if (!abrupt)
+	{
+		transport->close(link);
+		transport->shutdown();
+	}
 	printf("delivered=%ld repeated=%ld rejected=%ld unavailable=%ld left=%d per_second=%.0f\n", counts[ES_OUTCOME_DELIVERED],
 		   counts[ES_OUTCOME_RETRY], counts[ES_OUTCOME_REJECT], counts[ES_OUTCOME_UNAVAILABLE] + counts[ES_OUTCOME_GONE], left,
 		   (count - left) * 1000.0 / Max(now_ms() - start, 1));

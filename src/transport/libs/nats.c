@@ -12,31 +12,24 @@
  */
 #include "postgres.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/ssl.h>
-#include <pthread.h>
 #include <stdlib.h>
-#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "fmgr.h"
 
+#include "nats_config.h"
+#include "nats_dial.h"
+#include "nats_json.h"
 #include "nats_wire.h"
 #include "outcome.h"
 #include "thread.h"
 
 PG_MODULE_MAGIC;
 
-#define DEFAULT_PORT "4222"
-#define MAX_HOSTS 16
-#define MAX_SUBJECT 2000		/* a line of the protocol has 4096 bytes at most */
-#define CONNECT_TIMEOUT_MS 5000 /* one host; and the greeting */
+#define GREETING_TIMEOUT_MS 5000
 #define AGAIN_MS 200			/* after a connection that failed, before the next */
 #define IDLE_MS 30000			/* then we ask whether anybody is there, and after another of them nobody is */
 #define MAX_BACKLOG (16 * 1024 * 1024)	/* bytes that wait for the socket */
@@ -54,30 +47,6 @@ PG_MODULE_MAGIC;
 #define JS_HEADERS_TOO_LARGE 10097
 #define JS_STREAM_SEALED 10109
 
-typedef struct Host
-{
-	char	   *name;
-	char	   *port;
-} Host;
-
-/* shared with the thread that connects; who of the two comes last frees it */
-typedef struct Dial
-{
-	pthread_mutex_t mutex;
-	EsThread   *thread;			/* main thread only */
-	char	   *networks;
-	bool		plain_text;
-	int			first_host;
-	int			nhosts;
-	Host		hosts[MAX_HOSTS];
-	/* under the mutex */
-	bool		abandoned;		/* by the main thread */
-	bool		over;
-	int			fd;				/* -1: no connection, and why not */
-	int			host;			/* whose it is */
-	char		fault[200];
-} Dial;
-
 /* a message under way */
 typedef struct Slot
 {
@@ -92,19 +61,10 @@ typedef struct Slot
 typedef struct NatsLink
 {
 	int			place;			/* in links */
-	int			nhosts;
-	Host		hosts[MAX_HOSTS];
-	char	   *networks;
-	char	   *server_name;	/* NULL: the host's */
-	char	   *name;
-	char	   *user;
-	char	   *password;
-	char	   *token;
-	char	   *inbox;
-	SSL_CTX    *tls;
-	NatsWireConfig config;
+	NatsConfig	config;
+	NatsWireConfig for_wire;
 	int			host;			/* to begin with */
-	Dial	   *dial;			/* NULL: none is under way */
+	NatsDial   *dial;			/* NULL: none is under way */
 	NatsWire   *wire;			/* NULL: no connection */
 	bool		waits_to_write; /* as epoll was told */
 	bool		was_up;			/* the connection */
@@ -120,7 +80,6 @@ typedef struct NatsLink
 	long long	next_deadline;	/* not after the first one */
 } NatsLink;
 
-static const char *check_url(const char *url);
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static bool startup(char *fault, size_t size);
 static EsLink *open_link(const EsLinkConfig *config, char *fault, size_t size);
@@ -141,7 +100,7 @@ static const EsTransport transport = {
 	.binding = ES_BINDING_NATS,
 	/* a message that the stream refuses, for its size or for want of room, stops none behind it */
 	.keeps_order = false,
-	.check_url = check_url,
+	.check_url = nats_config_check_url,
 	.check = check,
 	.startup = startup,
 	.open = open_link,
@@ -162,28 +121,15 @@ static int	nplaces = 0;
 static EsOutgoing *done_first = NULL;
 static EsOutgoing *done_last = NULL;
 
-static const char *parse_hosts(const char *url, Host *hosts, int *nhosts);
-static const char *parse_host(const char *text, size_t len, Host *into);
-static void free_hosts(Host *hosts, int nhosts);
-static bool copy_hosts(Host *into, const Host *hosts, int nhosts);
-static const char *setting(const EsSetting *settings, int n, const char *name);
-static char *copy(const char *text);
-static bool take_secrets(NatsLink *link, const EsLinkConfig *config);
-static SSL_CTX *make_tls(const EsLinkConfig *config, char *fault, size_t size);
-static bool load_pem(SSL_CTX *tls, const char *pem);
-static char *make_inbox(const char *prefix);
 static int	take_place(void);
 static void free_link(NatsLink *link);
 static bool start_dial(NatsLink *link);
-static void run_dial(EsThread *thread, void *arg);
-static void free_dial(Dial *dial);
 static void collect_dial(NatsLink *link);
 static void begin_connection(NatsLink *link, int fd);
 static void work(NatsLink *link);
 static void end_connection(NatsLink *link, const char *fault);
 static void look_at_clock(NatsLink *link);
 static void expire(NatsLink *link, long long now);
-static const char *subject_fault(const char *subject);
 static bool refuse(NatsLink *link, EsOutgoing *message);
 static void publish(NatsLink *link, Slot *slot);
 static void finish(NatsLink *link, Slot *slot, EsOutcome outcome, int status, const char *text, const char *detail);
@@ -192,7 +138,6 @@ static void on_up(void *arg);
 static void on_answer(void *arg, const char *token, size_t token_len, int status, const char *body, size_t body_len);
 static void on_forbidden(void *arg, const char *subject, size_t subject_len);
 static void judge_error(NatsLink *link, Slot *slot, const char *error, size_t len);
-static int	json_int(const char *json, size_t len, const char *key);
 
 PGDLLEXPORT const EsTransport *evtstore_transport(const EsTransportHost *of);
 
@@ -203,152 +148,15 @@ evtstore_transport(const EsTransportHost *of)
 	return of->version == ES_TRANSPORT_VERSION ? &transport : NULL;
 }
 
-/*
- * What a link is made from
- */
-
-static const char *
-check_url(const char *url)
-{
-	Host		hosts[MAX_HOSTS];
-	int			nhosts = 0;
-	const char *fault = parse_hosts(url, hosts, &nhosts);
-
-	free_hosts(hosts, nhosts);
-	return fault;
-}
-
-static const char *
-parse_hosts(const char *url, Host *hosts, int *nhosts)
-{
-	const char *at = strstr(url, "://") + 3;
-	const char *end = at + strcspn(at, "/?#");
-	const char *fault = NULL;
-
-	*nhosts = 0;
-	if (memchr(at, '@', strlen(at)) != NULL)
-		return "it has a user or a password; use evtstore.set_endpoint_secret() instead";
-	if (end[0] != '\0' && strcmp(end, "/") != 0)
-		return "it has a path; the subject is the option \"topic\"";
-	while (fault == NULL)
-	{
-		const char *comma = memchr(at, ',', end - at);
-		const char *stop = comma != NULL ? comma : end;
-
-		if (*nhosts == MAX_HOSTS)
-			return "it has more than 16 hosts";
-		fault = parse_host(at, stop - at, &hosts[*nhosts]);
-		if (fault == NULL)
-			(*nhosts)++;
-		if (comma == NULL)
-			break;
-		at = comma + 1;
-	}
-	return fault;
-}
-
-/* HOST[:PORT]; an IPv6 address in brackets */
-static const char *
-parse_host(const char *text, size_t len, Host *into)
-{
-	const char *end = text + len;
-	const char *name_end;
-	const char *port = NULL;
-
-	if (len > 0 && text[0] == '[')
-	{
-		name_end = memchr(text, ']', len);
-		if (name_end == NULL)
-			return "it is not well-formed, with a host";
-		text++;
-		if (name_end + 1 != end && name_end[1] != ':')
-			return "it is not well-formed, with a host";
-		if (name_end + 1 != end)
-			port = name_end + 2;
-	}
-	else
-	{
-		const char *colon = memchr(text, ':', len);
-
-		name_end = colon != NULL ? colon : end;
-		if (colon != NULL)
-			port = colon + 1;
-	}
-	if (name_end == text)
-		return "it has no host";
-	for (const char *c = text; c < name_end; c++)
-		if (*c <= ' ' || *c >= 0x7f)
-			return "it is not well-formed, with a host";
-	if (port != NULL && (port == end || end - port > 5 || (int) strspn(port, "0123456789") < end - port ||
-						 atoi(port) < 1 || atoi(port) > 65535))
-		return "its port is not a number from 1 to 65535";
-	into->name = strndup(text, name_end - text);
-	into->port = port != NULL ? strndup(port, end - port) : strdup(DEFAULT_PORT);
-	if (into->name != NULL && into->port != NULL)
-		return NULL;
-	free_hosts(into, 1);
-	return "there is no memory to look at it";
-}
-
-static void
-free_hosts(Host *hosts, int nhosts)
-{
-	for (int i = 0; i < nhosts; i++)
-	{
-		free(hosts[i].name);
-		free(hosts[i].port);
-	}
-}
-
-static bool
-copy_hosts(Host *into, const Host *hosts, int nhosts)
-{
-	bool		ok = true;
-
-	for (int i = 0; i < nhosts; i++)
-	{
-		into[i].name = strdup(hosts[i].name);
-		into[i].port = strdup(hosts[i].port);
-		ok = ok && into[i].name != NULL && into[i].port != NULL;
-	}
-	return ok;
-}
-
 static bool
 check(const EsLinkConfig *config, char *fault, size_t size)
 {
-	const char *prefix = setting(config->client, config->nclient, "inbox_prefix");
-	const char *user = setting(config->secrets, config->nsecrets, "sasl");
-	SSL_CTX    *tls;
+	NatsConfig	taken;
 
-	if (user == NULL)
-		user = setting(config->secrets, config->nsecrets, "basic");
-	for (int i = 0; i < config->nclient; i++)
-		if (strcmp(config->client[i].name, "name") != 0 && strcmp(config->client[i].name, "inbox_prefix") != 0)
-		{
-			snprintf(fault, size, "unknown client setting \"%s\": NATS has \"name\" and \"inbox_prefix\"", config->client[i].name);
-			return false;
-		}
-	if (prefix != NULL && (subject_fault(prefix) != NULL || strlen(prefix) > 200))
-	{
-		snprintf(fault, size, "inbox_prefix is a subject, not \"%s\"", prefix);
+	if (!nats_config_take(&taken, config, fault, size))
 		return false;
-	}
-	if (user != NULL && strchr(user, ':') == NULL)
-	{
-		snprintf(fault, size, "the secret of the user is \"user:password\"");
-		return false;
-	}
-	if (strncasecmp(config->url, "tls:", 4) != 0)
-	{
-		if (config->tls_server_name == NULL && config->tls_ca_file == NULL && setting(config->secrets, config->nsecrets, "tls") == NULL)
-			return true;
-		snprintf(fault, size, "settings and secrets of TLS are for tls://, not for nats://");
-		return false;
-	}
-	tls = make_tls(config, fault, size);
-	SSL_CTX_free(tls);
-	return tls != NULL;
+	nats_config_free(&taken);
+	return true;
 }
 
 static bool
@@ -374,156 +182,35 @@ startup(char *fault, size_t size)
 static EsLink *
 open_link(const EsLinkConfig *config, char *fault, size_t size)
 {
-	NatsLink   *link;
-	const char *name = setting(config->client, config->nclient, "name");
-	const char *prefix = setting(config->client, config->nclient, "inbox_prefix");
-	bool		ok;
+	NatsLink   *link = calloc(1, sizeof(NatsLink));
 
-	if (!check(config, fault, size))
-		return NULL;
-	link = calloc(1, sizeof(NatsLink));
+	snprintf(fault, size, "there is no memory for the connection");
 	if (link == NULL)
-	{
-		snprintf(fault, size, "there is no memory for the connection");
 		return NULL;
-	}
 	link->place = -1;
 	link->next_deadline = -1;
-	link->nslots = config->max_in_flight;
-	ok = parse_hosts(config->url, link->hosts, &link->nhosts) == NULL && take_secrets(link, config) &&
-		(link->networks = copy(config->allowed_networks)) != NULL &&
-		(link->name = copy(name != NULL ? name : config->endpoint)) != NULL &&
-		(link->inbox = make_inbox(prefix != NULL ? prefix : "_INBOX")) != NULL &&
-		(config->tls_server_name == NULL || (link->server_name = copy(config->tls_server_name)) != NULL) &&
-		(link->slots = calloc(link->nslots, sizeof(Slot))) != NULL && (link->free_slots = calloc(link->nslots, sizeof(int))) != NULL &&
-		(link->place = take_place()) >= 0;
-	snprintf(fault, size, "there is no memory for the connection");
-	if (ok && strncasecmp(config->url, "tls:", 4) == 0)
-		ok = (link->tls = make_tls(config, fault, size)) != NULL;
-	if (!ok)
+	if (!nats_config_take(&link->config, config, fault, size))
 	{
+		free_link(link);
+		return NULL;
+	}
+	link->nslots = config->max_in_flight;
+	link->slots = calloc(link->nslots, sizeof(Slot));
+	link->free_slots = calloc(link->nslots, sizeof(int));
+	link->place = take_place();
+	if (link->slots == NULL || link->free_slots == NULL || link->place < 0)
+	{
+		snprintf(fault, size, "there is no memory for the connection");
 		free_link(link);
 		return NULL;
 	}
 	for (int i = 0; i < link->nslots; i++)
 		link->free_slots[link->nfree++] = link->nslots - 1 - i;
 	links[link->place] = link;
-	link->config = (NatsWireConfig) {.name = link->name, .inbox = link->inbox, .user = link->user, .password = link->password,
-		.token = link->token, .tls = link->tls, .up = on_up, .answer = on_answer, .forbidden = on_forbidden, .arg = link};
+	link->for_wire = (NatsWireConfig) {.of = &link->config, .up = on_up, .answer = on_answer, .forbidden = on_forbidden, .arg = link};
 	/* it is wanted soon */
 	(void) start_dial(link);
 	return (EsLink *) link;
-}
-
-static const char *
-setting(const EsSetting *settings, int n, const char *name)
-{
-	for (int i = 0; i < n; i++)
-		if (strcmp(settings[i].name, name) == 0)
-			return settings[i].value;
-	return NULL;
-}
-
-static char *
-copy(const char *text)
-{
-	return text == NULL ? NULL : strdup(text);
-}
-
-/* false: no memory */
-static bool
-take_secrets(NatsLink *link, const EsLinkConfig *config)
-{
-	const char *user = setting(config->secrets, config->nsecrets, "sasl");
-	const char *token = setting(config->secrets, config->nsecrets, "bearer");
-
-	if (user == NULL)
-		user = setting(config->secrets, config->nsecrets, "basic");
-	if (user != NULL)
-	{
-		link->user = strndup(user, strchr(user, ':') - user);
-		link->password = strdup(strchr(user, ':') + 1);
-		return link->user != NULL && link->password != NULL;
-	}
-	link->token = copy(token);
-	return token == NULL || link->token != NULL;
-}
-
-static SSL_CTX *
-make_tls(const EsLinkConfig *config, char *fault, size_t size)
-{
-	SSL_CTX    *tls = SSL_CTX_new(TLS_client_method());
-	const char *pem = setting(config->secrets, config->nsecrets, "tls");
-
-	fault[0] = '\0';
-	if (tls == NULL || SSL_CTX_set_min_proto_version(tls, TLS1_2_VERSION) != 1)
-		snprintf(fault, size, "could not set TLS up");
-	else if (config->tls_ca_file != NULL && SSL_CTX_load_verify_locations(tls, config->tls_ca_file, NULL) != 1)
-		snprintf(fault, size, "could not read certificates of authorities from \"%s\"", config->tls_ca_file);
-	else if (config->tls_ca_file == NULL && SSL_CTX_set_default_verify_paths(tls) != 1)
-		snprintf(fault, size, "could not read the system's certificates of authorities");
-	else if (pem != NULL && !load_pem(tls, pem))
-		snprintf(fault, size, "the secret \"tls\" is a certificate and its private key, both as PEM");
-	ERR_clear_error();
-	if (fault[0] != '\0')
-	{
-		SSL_CTX_free(tls);
-		return NULL;
-	}
-	SSL_CTX_set_verify(tls, config->tls_verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
-	return tls;
-}
-
-/* a password of the key is not asked for on the terminal */
-static int
-no_password(char *buffer, int size, int writing, void *arg)
-{
-	return 0;
-}
-
-/* the certificate, those between it and its authority, and the key, in any order of certificates and key */
-static bool
-load_pem(SSL_CTX *tls, const char *pem)
-{
-	BIO		   *bio = BIO_new_mem_buf(pem, -1);
-	X509	   *certificate;
-	EVP_PKEY   *key;
-	bool		ok = false;
-	int			n = 0;
-
-	if (bio == NULL)
-		return false;
-	while ((certificate = PEM_read_bio_X509(bio, NULL, no_password, NULL)) != NULL)
-	{
-		ok = n++ == 0 ? SSL_CTX_use_certificate(tls, certificate) == 1 : ok && SSL_CTX_add1_chain_cert(tls, certificate) == 1;
-		X509_free(certificate);
-	}
-	BIO_free(bio);
-	bio = BIO_new_mem_buf(pem, -1);
-	key = bio != NULL ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
-	ok = ok && key != NULL && SSL_CTX_use_PrivateKey(tls, key) == 1;
-	EVP_PKEY_free(key);
-	BIO_free(bio);
-	return ok;
-}
-
-/* nobody else is to have the same; NULL: no memory, no random numbers */
-static char *
-make_inbox(const char *prefix)
-{
-	unsigned char bytes[12];
-	size_t		len = strlen(prefix);
-	char	   *inbox = malloc(len + 2 + 2 * sizeof(bytes));
-
-	if (inbox == NULL || getrandom(bytes, sizeof(bytes), GRND_NONBLOCK) != sizeof(bytes))
-	{
-		free(inbox);
-		return NULL;
-	}
-	sprintf(inbox, "%s.", prefix);
-	for (size_t i = 0; i < sizeof(bytes); i++)
-		sprintf(inbox + len + 1 + 2 * i, "%02x", bytes[i]);
-	return inbox;
 }
 
 /* -1: no memory */
@@ -547,31 +234,12 @@ static void
 free_link(NatsLink *link)
 {
 	if (link->dial != NULL)
-	{
-		Dial	   *dial = link->dial;
-		bool		over;
-
-		pthread_mutex_lock(&dial->mutex);
-		dial->abandoned = true;
-		over = dial->over;
-		pthread_mutex_unlock(&dial->mutex);
-		es_thread_stop(dial->thread);
-		if (over)
-			free_dial(dial);
-	}
+		nats_dial_abandon(link->dial);
 	if (link->wire != NULL)
 		nats_wire_close(link->wire);
 	if (link->place >= 0 && links[link->place] == link)
 		links[link->place] = NULL;
-	SSL_CTX_free(link->tls);
-	free_hosts(link->hosts, link->nhosts);
-	free(link->networks);
-	free(link->server_name);
-	free(link->name);
-	free(link->user);
-	free(link->password);
-	free(link->token);
-	free(link->inbox);
+	nats_config_free(&link->config);
 	free(link->slots);
 	free(link->free_slots);
 	free(link);
@@ -735,91 +403,23 @@ shutdown_all(void)
 static bool
 start_dial(NatsLink *link)
 {
-	Dial	   *dial = calloc(1, sizeof(Dial));
-
+	link->dial = nats_dial_start(host, &link->config, link->host, wake);
+	if (link->dial != NULL)
+		return true;
 	snprintf(link->fault, sizeof(link->fault), "there is no memory to connect");
-	if (dial == NULL)
-		return false;
-	pthread_mutex_init(&dial->mutex, NULL);
-	dial->fd = -1;
-	dial->plain_text = link->tls == NULL;
-	dial->first_host = link->host;
-	dial->nhosts = link->nhosts;
-	dial->networks = copy(link->networks);
-	if (copy_hosts(dial->hosts, link->hosts, link->nhosts) && dial->networks != NULL)
-		dial->thread = es_thread_start(run_dial, dial);
-	if (dial->thread == NULL)
-	{
-		free_dial(dial);
-		link->not_before = es_thread_now() + AGAIN_MS;
-		return false;
-	}
-	link->dial = dial;
-	return true;
+	link->not_before = es_thread_now() + AGAIN_MS;
+	return false;
 }
 
-/* the thread: the first host that can be connected to */
-static void
-run_dial(EsThread *thread, void *arg)
-{
-	Dial	   *dial = arg;
-	char		fault[sizeof(dial->fault)] = "";
-	int			fd = -1;
-	int			at = dial->first_host;
-	uint64		one = 1;
-	bool		abandoned;
-
-	for (int i = 0; i < dial->nhosts && fd < 0 && !es_thread_is_stopping(thread); i++)
-	{
-		at = (dial->first_host + i) % dial->nhosts;
-		fd = es_thread_connect(thread, host, dial->hosts[at].name, dial->hosts[at].port, dial->networks, dial->plain_text,
-							   CONNECT_TIMEOUT_MS, fault, sizeof(fault));
-	}
-	pthread_mutex_lock(&dial->mutex);
-	dial->over = true;
-	dial->fd = fd;
-	dial->host = at;
-	memcpy(dial->fault, fault, sizeof(fault));
-	abandoned = dial->abandoned;
-	pthread_mutex_unlock(&dial->mutex);
-	if (abandoned)
-		free_dial(dial);
-	/* it is full only when it was signalled 2^64 times */
-	else if (write(wake, &one, sizeof(one)) < 0)
-		return;
-}
-
-static void
-free_dial(Dial *dial)
-{
-	if (dial->fd >= 0)
-		close(dial->fd);
-	free_hosts(dial->hosts, dial->nhosts);
-	free(dial->networks);
-	pthread_mutex_destroy(&dial->mutex);
-	free(dial);
-}
-
-/* looks whether the thread is over */
+/* looks whether it is over */
 static void
 collect_dial(NatsLink *link)
 {
-	Dial	   *dial = link->dial;
-	bool		over;
 	int			fd;
 
-	pthread_mutex_lock(&dial->mutex);
-	over = dial->over;
-	pthread_mutex_unlock(&dial->mutex);
-	if (!over)
+	if (!nats_dial_collect(link->dial, &fd, &link->host, link->fault, sizeof(link->fault)))
 		return;
-	fd = dial->fd;
-	dial->fd = -1;
 	link->dial = NULL;
-	link->host = dial->host;
-	memcpy(link->fault, dial->fault, sizeof(link->fault));
-	es_thread_stop(dial->thread);
-	free_dial(dial);
 	if (fd >= 0)
 		begin_connection(link, fd);
 	else
@@ -831,12 +431,14 @@ begin_connection(NatsLink *link, int fd)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64) link->place};
 
-	link->wire = nats_wire_open(&link->config, fd, link->server_name != NULL ? link->server_name : link->hosts[link->host].name);
+	const NatsConfig *config = &link->config;
+
+	link->wire = nats_wire_open(&link->for_wire, fd, config->server_name != NULL ? config->server_name : config->hosts[link->host].name);
 	link->was_up = false;
 	link->waits_to_write = false;
 	link->asked = false;
 	link->heard = es_thread_now();
-	link->greeting_until = link->heard + CONNECT_TIMEOUT_MS;
+	link->greeting_until = link->heard + GREETING_TIMEOUT_MS;
 	if (link->wire == NULL || epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
 		end_connection(link, "there is no memory for the connection");
 }
@@ -879,7 +481,7 @@ end_connection(NatsLink *link, const char *fault)
 	/* a server that took us before may only have restarted, and another may take us now */
 	link->not_before = link->was_up ? 0 : es_thread_now() + AGAIN_MS;
 	link->was_up = false;
-	link->host = (link->host + 1) % link->nhosts;
+	link->host = (link->host + 1) % link->config.nhosts;
 	for (int i = 0; i < link->nslots; i++)
 	{
 		Slot	   *slot = &link->slots[i];
@@ -949,28 +551,6 @@ expire(NatsLink *link, long long now)
  * Messages
  */
 
-/* NULL: it may be published to.  The server's own subjects are commands: nothing in an event may come to one */
-static const char *
-subject_fault(const char *subject)
-{
-	size_t		len = strlen(subject);
-
-	if (len == 0)
-		return "the subject is empty";
-	if (len > MAX_SUBJECT)
-		return "the subject is longer than 2000 bytes";
-	for (size_t i = 0; i < len; i++)
-	{
-		if ((unsigned char) subject[i] <= ' ' || subject[i] == 0x7f || subject[i] == '*' || subject[i] == '>')
-			return "a subject has no spaces, no control characters, no \"*\" and no \">\"";
-		if (subject[i] == '.' && (i == 0 || i + 1 == len || subject[i + 1] == '.'))
-			return "a subject has no empty parts between its dots";
-	}
-	if ((subject[0] == '$' && strncmp(subject, "$KV.", 4) != 0) || strncmp(subject, "_INBOX.", 7) == 0)
-		return "subjects that begin with \"$\" or \"_INBOX.\" are the server's own";
-	return NULL;
-}
-
 /* one that can never be published */
 static bool
 refuse(NatsLink *link, EsOutgoing *message)
@@ -982,7 +562,7 @@ refuse(NatsLink *link, EsOutgoing *message)
 		es_outcome_say(message, ES_OUTCOME_REJECT, "the endpoint has no topic, which NATS needs for the subject", NULL);
 		return true;
 	}
-	fault = subject_fault(message->topic);
+	fault = nats_subject_fault(message->topic);
 	if (fault != NULL)
 	{
 		es_outcome_say(message, ES_OUTCOME_REJECT, fault, message->topic);
@@ -1099,8 +679,8 @@ on_answer(void *arg, const char *token, size_t token_len, int status, const char
 static void
 judge_error(NatsLink *link, Slot *slot, const char *error, size_t len)
 {
-	int			code = json_int(error, len, "code");
-	int			err_code = json_int(error, len, "err_code");
+	int			code = nats_json_int(error, len, "code");
+	int			err_code = nats_json_int(error, len, "err_code");
 	EsOutcome	outcome = ES_OUTCOME_RETRY;
 	const char *description;
 	size_t		description_len;
@@ -1149,17 +729,3 @@ on_forbidden(void *arg, const char *subject, size_t subject_len)
 	}
 }
 
-/* 0: none */
-static int
-json_int(const char *json, size_t len, const char *key)
-{
-	const char *value;
-	size_t		value_len;
-	int			n = 0;
-
-	if (!nats_json_get(json, len, key, &value, &value_len) || value_len > 9)
-		return 0;
-	for (size_t i = 0; i < value_len && value[i] >= '0' && value[i] <= '9'; i++)
-		n = n * 10 + (value[i] - '0');
-	return n;
-}

@@ -24,6 +24,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "nats_json.h"
 #include "nats_wire.h"
 #include "outcome.h"
 
@@ -97,9 +98,6 @@ static void split(const char *line, size_t len, Words *words);
 static int64 number(const char *text, size_t len);
 static bool json_string(Buffer *into, const char *name, const char *value);
 static bool info_is_true(const char *json, size_t len, const char *key);
-static const char *skip_space(const char *at, const char *end);
-static const char *skip_value(const char *at, const char *end);
-static const char *skip_string(const char *at, const char *end);
 
 NatsWire *
 nats_wire_open(const NatsWireConfig *config, int fd, const char *server_name)
@@ -203,13 +201,13 @@ bool
 nats_wire_publish(NatsWire *wire, const char *token, const EsOutgoing *message)
 {
 	size_t		headers = nats_wire_header_size(message);
-	size_t		size = headers + message->body_len + strlen(message->topic) + strlen(wire->config->inbox) + strlen(token) + 64;
+	size_t		size = headers + message->body_len + strlen(message->topic) + strlen(wire->config->of->inbox) + strlen(token) + 64;
 	char	   *at = buffer_make_room(&wire->out, size);
 	char	   *begin = at;
 
 	if (at == NULL)
 		return false;
-	at += sprintf(at, "HPUB %s %s.%s %zu %zu\r\n", message->topic, wire->config->inbox, token, headers, headers + message->body_len);
+	at += sprintf(at, "HPUB %s %s.%s %zu %zu\r\n", message->topic, wire->config->of->inbox, token, headers, headers + message->body_len);
 	at += sprintf(at, "NATS/1.0\r\nNats-Msg-Id: %s\r\n", message->id);
 	for (int i = 0; i < message->nheaders; i++)
 		at += sprintf(at, "%s: %s\r\n", message->headers[i].name, message->headers[i].value);
@@ -452,7 +450,7 @@ handshake(NatsWire *wire, char *fault, size_t size)
 static bool
 begin_tls(NatsWire *wire, char *fault, size_t size)
 {
-	SSL		   *ssl = SSL_new(wire->config->tls);
+	SSL		   *ssl = SSL_new(wire->config->of->tls);
 	BIO		   *in = BIO_new(BIO_s_mem());
 	BIO		   *out = BIO_new(BIO_s_mem());
 	struct in6_addr address;
@@ -601,13 +599,13 @@ take_info(NatsWire *wire, const char *json, size_t len, size_t line_size, char *
 		snprintf(fault, size, "the server does not speak NATS: its INFO has no max_payload");
 	else if (!has_headers)
 		snprintf(fault, size, "the server takes no headers: NATS 2.2 or later is needed");
-	else if (wire->config->tls == NULL && wants_tls)
+	else if (wire->config->of->tls == NULL && wants_tls)
 		snprintf(fault, size, "the server wants TLS: the url is to begin with tls://");
-	else if (wire->config->tls != NULL && !has_tls)
+	else if (wire->config->of->tls != NULL && !has_tls)
 		snprintf(fault, size, "the server has no TLS");
 	if (fault[0] != '\0')
 		return false;
-	return wire->config->tls != NULL ? begin_tls(wire, fault, size) : greet(wire, fault, size);
+	return wire->config->of->tls != NULL ? begin_tls(wire, fault, size) : greet(wire, fault, size);
 }
 
 /* MSG subject sid [reply] size, HMSG subject sid [reply] headers_size size: an answer, since nothing else is subscribed to */
@@ -617,7 +615,7 @@ take_message(NatsWire *wire, const char *line, size_t len, size_t line_size, boo
 	Words		words;
 	int64		total;
 	int64		of_headers = 0;
-	size_t		inbox_len = strlen(wire->config->inbox);
+	size_t		inbox_len = strlen(wire->config->of->inbox);
 	const char *content = wire->in.bytes + wire->in.begin + line_size;
 	int			status = 0;
 
@@ -637,7 +635,7 @@ take_message(NatsWire *wire, const char *line, size_t len, size_t line_size, boo
 	}
 	if (of_headers >= 12 && memcmp(content, "NATS/1.0 ", 9) == 0)
 		status = (int) number(content + 9, 3);
-	if (words.len[0] > inbox_len + 1 && memcmp(words.at[0], wire->config->inbox, inbox_len) == 0)
+	if (words.len[0] > inbox_len + 1 && memcmp(words.at[0], wire->config->of->inbox, inbox_len) == 0)
 		wire->config->answer(wire->config->arg, words.at[0] + inbox_len + 1, words.len[0] - inbox_len - 1, status, content + of_headers,
 							 total - of_headers);
 	buffer_take(&wire->in, line_size + total + 2);
@@ -680,7 +678,7 @@ greet(NatsWire *wire, char *fault, size_t size)
 {
 	static const char begin[] = "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"c\",\"version\":\"1\",\"protocol\":1,"
 		"\"headers\":true,\"no_responders\":true,\"echo\":false";
-	const NatsWireConfig *config = wire->config;
+	const NatsConfig *config = wire->config->of;
 	Buffer		text = {NULL, 0, 0, 0};
 	bool		ok;
 
@@ -737,10 +735,6 @@ number(const char *text, size_t len)
 	return n;
 }
 
-/*
- * JSON: what the server writes is flat, and only looked into
- */
-
 /* ,"name":"value"; nothing when there is no value.  false: no memory */
 static bool
 json_string(Buffer *into, const char *name, const char *value)
@@ -775,90 +769,3 @@ info_is_true(const char *json, size_t len, const char *key)
 	return nats_json_get(json, len, key, &value, &value_len) && value_len == 4 && memcmp(value, "true", 4) == 0;
 }
 
-bool
-nats_json_get(const char *json, size_t len, const char *key, const char **value, size_t *value_len)
-{
-	const char *end = json + len;
-	const char *at = skip_space(json, end);
-
-	if (at == end || *at != '{')
-		return false;
-	at = skip_space(at + 1, end);
-	while (at != end && *at == '"')
-	{
-		const char *name = at + 1;
-		const char *behind = skip_string(at, end);
-
-		if (behind == NULL)
-			return false;
-		at = skip_space(behind, end);
-		if (at == end || *at != ':')
-			return false;
-		*value = skip_space(at + 1, end);
-		at = skip_value(*value, end);
-		if (at == NULL)
-			return false;
-		*value_len = at - *value;
-		if (behind - 1 - name == (ptrdiff_t) strlen(key) && memcmp(name, key, strlen(key)) == 0)
-			return true;
-		at = skip_space(at, end);
-		if (at != end && *at == ',')
-			at = skip_space(at + 1, end);
-	}
-	return false;
-}
-
-static const char *
-skip_space(const char *at, const char *end)
-{
-	while (at < end && (*at == ' ' || *at == '\t' || *at == '\r' || *at == '\n'))
-		at++;
-	return at;
-}
-
-/* NULL: it does not end */
-static const char *
-skip_value(const char *at, const char *end)
-{
-	int			depth = 0;
-
-	while (at < end)
-	{
-		if (*at == '"')
-		{
-			at = skip_string(at, end);
-			if (at == NULL)
-				return NULL;
-			if (depth == 0)
-				return at;
-			continue;
-		}
-		if (*at == '{' || *at == '[')
-			depth++;
-		else if (*at == '}' || *at == ']')
-		{
-			/* that of the object around it ends a number or a word */
-			if (depth == 0)
-				return at;
-			if (--depth == 0)
-				return at + 1;
-		}
-		else if (depth == 0 && (*at == ',' || *at == ' ' || *at == '\r' || *at == '\n'))
-			return at;
-		at++;
-	}
-	return NULL;
-}
-
-static const char *
-skip_string(const char *at, const char *end)
-{
-	for (at++; at < end; at++)
-	{
-		if (*at == '\\')
-			at++;
-		else if (*at == '"')
-			return at + 1;
-	}
-	return NULL;
-}

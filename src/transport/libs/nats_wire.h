@@ -8,21 +8,14 @@
 #ifndef ES_NATS_WIRE_H
 #define ES_NATS_WIRE_H
 
-#include <openssl/ssl.h>
-
-#include "../transport.h"
+#include "nats_config.h"
 
 typedef struct NatsWire NatsWire;
 
 /* what the connections of a link have in common; stays as it is while one of them lives */
 typedef struct NatsWireConfig
 {
-	const char *name;		/* shown by the server's monitoring */
-	const char *inbox;		/* answers come to INBOX.something */
-	const char *user;		/* NULL: none */
-	const char *password;
-	const char *token;		/* NULL: none */
-	SSL_CTX    *tls;		/* NULL: plain text */
+	const NatsConfig *of;
 	/* called from nats_wire_work; must not close the connection */
 	void		(*up) (void *arg);
 	void		(*answer) (void *arg, const char *token, size_t token_len, int status, const char *body, size_t body_len);
@@ -52,8 +45,5 @@ extern bool nats_wire_publish(NatsWire *wire, const char *token, const EsOutgoin
 extern size_t nats_wire_header_size(const EsOutgoing *message);
 /* a question whether anybody is there: something will arrive */
 extern void nats_wire_ping(NatsWire *wire);
-
-/* the raw value of a key of a JSON object, strings with their quotes; false: there is none, or no object */
-extern bool nats_json_get(const char *json, size_t len, const char *key, const char **value, size_t *value_len);
 
 #endif

@@ -244,6 +244,19 @@ subtest 'TLS' => sub {
 	stop_nats($_) foreach $secure, $mutual, $big;
 };
 
+# bytes that a server has not read yet
+sub unread
+{
+	my $port  = sprintf '%04X', shift;
+	my $bytes = 0;
+
+	foreach (split /\n/, slurp_file('/proc/net/tcp'))
+	{
+		$bytes += hex $1 if /^\s*\d+: [0-9A-F]{8}:$port [0-9A-F:]+ 01 [0-9A-F]{8}:([0-9A-F]{8}) /;
+	}
+	return $bytes;
+}
+
 subtest 'killed and started again' => sub {
 	make_stream($nats, 'KILLED', 'killed.>');
 	my $run   = start_drive($library, $nats->{url}, '--topic', 'killed.a', '--count', 20000, '--keys', 100, '--in-flight', 500, '--rate', 6000,
@@ -257,6 +270,12 @@ subtest 'killed and started again' => sub {
 		my $now = poll_until('more in the stream', sub { my $n = eval { tool($nats, 'count', 'KILLED') } // 0; $n >= 20000 || $n > $seen + 1500 ? $n : 0 });
 		last if $now >= 20000;
 		$seen = $now;
+		# every other time with messages on their way that it has not read
+		if ($kills % 2)
+		{
+			kill 'STOP', $nats->{pid};
+			poll_until('messages on their way', sub { unread($nats->{port}) > 1000 });
+		}
 		stop_nats($nats, 'KILL');
 		start_nats('main');
 		$kills++;

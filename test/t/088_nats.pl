@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Cwd qw(abs_path);
+use EvtChildren qw(start_child finish_children);
 use EvtTest;
 use EvtTransport;
 use IO::Socket::INET;
@@ -375,6 +376,62 @@ subtest 'the end of the process' => sub {
 		kill 'KILL', $pid;
 		waitpid $pid, 0;
 	}
+};
+
+# The whole way: appended, sent by the relay, kept by JetStream, while each of them is killed.
+subtest 'below a store' => sub {
+	my $node   = new_node('store', conf => "restart_after_crash = on\n");
+	my $events = 20000;
+	my $batch  = 250;
+	my $options = '{"topic": "shop.${category}.${type}", "timeout": "2s", "max_in_flight": 500,'
+	  . ' "breaker": {"open_for": "100ms", "max_open_for": "500ms"}}';
+
+	make_stream($nats, 'STORE', 'shop.order.>');
+	$node->safe_psql('postgres', "SELECT evtstore.create_endpoint('n', '$nats->{url}', '$options')");
+	$node->safe_psql('postgres', q{SELECT evtstore.create_subscription('out', '{"categories": ["order"]}', 'n',}
+		  . q{ options => '{"retry": {"initial": "50ms", "max_delay": "500ms", "max_attempts": 0}}')});
+	start_child(
+		'appender',
+		sub {
+			# a reply may be lost with the server: the same ids again are the same events
+			foreach my $b (0 .. $events / $batch - 1)
+			{
+				my $sql = sprintf q{SELECT count(*) FROM generate_series(%d, %d) n,}
+				  . q{ evtstore.append('order-' || n %% 100, 'T' || n %% 3, jsonb_build_object('n', n),}
+				  . q{ id => ('00000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::uuid)},
+				  $b * $batch + 1, ($b + 1) * $batch;
+				poll_until("batch $b", sub { my $out; my $s = eval { $node->psql('postgres', $sql, stdout => \$out) }; defined $s && $s == 0 });
+			}
+		});
+	my %disturbed;
+	my $seen = 0;
+	my @how  = (
+		nats => sub { stop_nats($nats, 'KILL'); start_nats('main') },
+		frozen => sub {
+			kill 'STOP', $nats->{pid};
+			poll_until('messages on their way', sub { unread($nats->{port}) > 1000 });
+			stop_nats($nats, 'KILL');
+			start_nats('main');
+		},
+		relay => sub { kill9(worker_pid($node, 'relay')); poll_sql($node, 'SELECT true') },
+		server => sub { crash($node) });
+	while (1)
+	{
+		my $now = poll_until('more in the stream', sub { my $n = eval { tool($nats, 'count', 'STORE') } // 0; $n >= $events || $n > $seen + 1200 ? $n : 0 });
+		last if $now >= $events;
+		my ($name, $disturb) = splice @how, 0, 2;
+		push @how, $name, $disturb;
+		$disturb->();
+		$disturbed{$name}++;
+		$seen = $now;
+	}
+	is(finish_children('appender', 60), '', 'all were appended');
+	cmp_ok($disturbed{$_} // 0, '>=', 2, "while $_ was killed twice or more") foreach qw(nats frozen relay server);
+	poll_sql($node, q{SELECT lag_events = 0 FROM evtstore.subscription_status WHERE name = 'out'});
+	my $dump = tool($nats, 'dump', 'STORE');
+	is(faults($dump, 1, $events, 100), '', 'nothing lost, nothing twice, the order of each key');
+	is(scalar(grep { !m{^\d+\tshop\.order\.T[012]\t} } split /\n/, $dump), 0, 'each under its subject');
+	$node->stop;
 };
 
 stop_nats($nats);

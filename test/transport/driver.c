@@ -12,7 +12,8 @@
  * are DELIVERED (--progress N), and at the end
  * "delivered=N repeated=N rejected=N unavailable=N left=N per_second=N".  Exit 0 when none is left.
  *
- * With --rate not more than N messages a second are begun.  With --abrupt it ends at the deadline as a process does that had no time to close: neither close nor shutdown.
+ * With --rate no more than N messages a second are begun.  With --abrupt it ends at the deadline as a process does that had no time
+ * to close: neither close nor shutdown.
  */
 #include "postgres.h"
 
@@ -197,10 +198,10 @@ main(int argc, char **argv)
 			first++;
 		for (int i = first; i < count && !full && window < 4096; i++, window++)
 		{
-			if (rate > 0 && i >= (now_ms() - start) * rate / 1000)
-				break;
 			Message    *message = &messages[i];
 
+			if (rate > 0 && i >= (now_ms() - start) * rate / 1000)
+				break;
 			if (message->is_over || message->is_out || !message->in_front || message->again > now_ms())
 			{
 				/* what was submitted together and failed together goes again in order */

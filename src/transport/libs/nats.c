@@ -383,12 +383,15 @@ close_link(EsLink *opaque)
 	free_link(link);
 }
 
-/* a thread that still connects writes to the descriptor that wakes: it stays open until they are gone */
+/* an error may have ended the process with links open.  Threads that still connect know the descriptor that wakes: it goes after them */
 static void
 shutdown_all(void)
 {
 	if (epoll < 0)
 		return;
+	for (int i = 0; i < nplaces; i++)
+		if (links[i] != NULL)
+			free_link(links[i]);
 	es_thread_wait_all();
 	close(wake);
 	close(epoll);

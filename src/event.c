@@ -12,6 +12,8 @@
 #include "access/htup_details.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "common/cryptohash.h"
+#include "common/sha1.h"
 #include "executor/tuptable.h"
 #include "funcapi.h"
 #include "utils/array.h"
@@ -33,11 +35,11 @@
 #include "stream_name.h"
 
 static Datum stamp_caused(Datum metadata);
+static void make_uuid5(pg_uuid_t *result, const pg_uuid_t *namespace, const char *prefix, const char *name);
 static void push_key(JsonbParseState **state, const char *key);
 static void push_pair(JsonbParseState **state, const char *key, const char *value);
-static void parse_event(JsonbContainer *object, EsEvent *event, int index);
-static void parse_field(const char *key, JsonbValue *value, EsEvent *event, int index);
-static char *field_text(JsonbValue *value, const char *key, int index);
+static void parse_event(JsonbContainer *object, const EsEventKeys *keys, EsEvent *event, int index);
+static void parse_field(const char *key, JsonbValue *value, const EsEventKeys *keys, EsEvent *event, int index);
 static Datum field_tags(JsonbValue *value, int index);
 static void refuse_field(const char *key, JsonbValue *value, const char *wanted, int index) es_noreturn;
 static Datum copy_out(Datum value);
@@ -119,6 +121,16 @@ es_event_refuse_lost_stream(int64 stream_id, int64 position)
 EsEvent *
 es_event_parse_array(Jsonb *array, int *count)
 {
+	EsEvent    *events = es_event_parse_elements(array, NULL, count);
+
+	for (int i = 0; i < *count; i++)
+		events[i].metadata = es_event_stamp(events[i].metadata);
+	return events;
+}
+
+EsEvent *
+es_event_parse_elements(Jsonb *array, const EsEventKeys *keys, int *count)
+{
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	element;
@@ -139,7 +151,7 @@ es_event_parse_array(Jsonb *array, int *count)
 			continue;
 		if (element.type != jbvBinary || !JsonContainerIsObject(element.val.binary.data))
 			refuse_field(NULL, &element, "an object", n);
-		parse_event(element.val.binary.data, &events[n], n);
+		parse_event(element.val.binary.data, keys, &events[n], n);
 		n++;
 	}
 	*count = n;
@@ -285,6 +297,57 @@ stamp_caused(Datum metadata)
 	return DirectFunctionCall2(jsonb_concat, metadata, depth);
 }
 
+bool
+es_event_is_uuid(const char *text)
+{
+	int			i;
+
+	for (i = 0; text[i] != '\0'; i++)
+	{
+		bool		hyphen = i == 8 || i == 13 || i == 18 || i == 23;
+
+		if (i >= 36 || (hyphen ? text[i] != '-' : !isxdigit((unsigned char) text[i])))
+			return false;
+	}
+	return i == 36;
+}
+
+void
+es_event_namespace(pg_uuid_t *result, const char *source)
+{
+	/* RFC 9562, name space of URLs */
+	static const pg_uuid_t urls = {{0x6b, 0xa7, 0xb8, 0x11, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8}};
+
+	make_uuid5(result, &urls, "evtstore:", source);
+}
+
+void
+es_event_named_id(pg_uuid_t *result, const pg_uuid_t *namespace, const char *id)
+{
+	make_uuid5(result, namespace, "", id);
+}
+
+/* RFC 9562, version 5; the name is prefix and name */
+static void
+make_uuid5(pg_uuid_t *result, const pg_uuid_t *namespace, const char *prefix, const char *name)
+{
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA1);
+	uint8		digest[SHA1_DIGEST_LENGTH];
+
+	if (pg_cryptohash_init(hash) < 0 ||
+		pg_cryptohash_update(hash, namespace->data, UUID_LEN) < 0 ||
+		pg_cryptohash_update(hash, (const uint8 *) prefix, strlen(prefix)) < 0 ||
+		pg_cryptohash_update(hash, (const uint8 *) name, strlen(name)) < 0 ||
+		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not compute a UUIDv5: %s", pg_cryptohash_error(hash))));
+	pg_cryptohash_free(hash);
+	memcpy(result->data, digest, UUID_LEN);
+	result->data[6] = (result->data[6] & 0x0f) | 0x50;
+	result->data[8] = (result->data[8] & 0x3f) | 0x80;
+}
+
 static void
 push_key(JsonbParseState **state, const char *key)
 {
@@ -307,7 +370,7 @@ push_pair(JsonbParseState **state, const char *key, const char *value)
 }
 
 static void
-parse_event(JsonbContainer *object, EsEvent *event, int index)
+parse_event(JsonbContainer *object, const EsEventKeys *keys, EsEvent *event, int index)
 {
 	JsonbIterator *it = JsonbIteratorInit(object);
 	JsonbIteratorToken token;
@@ -321,7 +384,7 @@ parse_event(JsonbContainer *object, EsEvent *event, int index)
 		if (token == WJB_KEY)
 			key = pnstrdup(v.val.string.val, v.val.string.len);
 		else if (token == WJB_VALUE)
-			parse_field(key, &v, event, index);
+			parse_field(key, &v, keys, event, index);
 	}
 	if (DatumGetPointer(event->type) == NULL || DatumGetPointer(event->data) == NULL)
 		ereport(ERROR,
@@ -330,15 +393,16 @@ parse_event(JsonbContainer *object, EsEvent *event, int index)
 				 errhint("Each event has \"type\" and \"data\".")));
 	if (DatumGetPointer(event->metadata) == NULL)
 		event->metadata = es_event_no_metadata();
-	event->metadata = es_event_stamp(event->metadata);
 }
 
 static void
-parse_field(const char *key, JsonbValue *value, EsEvent *event, int index)
+parse_field(const char *key, JsonbValue *value, const EsEventKeys *keys, EsEvent *event, int index)
 {
+	if (keys != NULL && keys->take(keys->arg, index, key, value))
+		return;
 	if (strcmp(key, "type") == 0)
 	{
-		char	   *type = field_text(value, key, index);
+		char	   *type = es_event_key_text(value, key, index);
 
 		es_arg_check_name(type, "type", ES_MAX_TYPE_BYTES);
 		event->type = CStringGetTextDatum(type);
@@ -355,12 +419,12 @@ parse_field(const char *key, JsonbValue *value, EsEvent *event, int index)
 		event->tags = field_tags(value, index);
 	else if (strcmp(key, "id") == 0)
 	{
-		event->id = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(field_text(value, key, index))));
+		event->id = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(es_event_key_text(value, key, index))));
 		event->has_id = true;
 	}
 	else if (strcmp(key, "occurred_at") == 0)
 	{
-		event->occurred_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(field_text(value, key, index)),
+		event->occurred_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(es_event_key_text(value, key, index)),
 																	 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 		event->has_occurred_at = true;
 	}
@@ -378,11 +442,12 @@ parse_field(const char *key, JsonbValue *value, EsEvent *event, int index)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown key \"%s\" in element %d of events", es_arg_shown(key, strlen(key)), index + 1),
-				 errhint("Known keys: \"type\", \"data\", \"metadata\", \"tags\", \"id\", \"schema_version\", \"occurred_at\".")));
+				 errhint("Known keys: %s\"type\", \"data\", \"metadata\", \"tags\", \"id\", \"schema_version\", \"occurred_at\".",
+						 keys == NULL ? "" : keys->names)));
 }
 
-static char *
-field_text(JsonbValue *value, const char *key, int index)
+char *
+es_event_key_text(JsonbValue *value, const char *key, int index)
 {
 	if (value->type != jbvString)
 		refuse_field(key, value, "a string", index);

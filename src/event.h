@@ -56,6 +56,23 @@ extern void es_event_refuse_lost_stream(int64 stream_id, int64 position) es_nore
 
 /* the events of append_events' array; errors name the element */
 extern EsEvent *es_event_parse_array(Jsonb *array, int *count);
+/* what elements may have besides the keys of an event: take is asked first, and says whether the key was one of its own */
+typedef struct EsEventKeys
+{
+	bool (*take)(void *arg, int index, const char *key, JsonbValue *value);
+	void *arg;
+	const char *names; /* for the hint: "\"a\", \"b\"" */
+} EsEventKeys;
+
+/* the same for such elements; metadata as it is given, nothing is stamped into it */
+extern EsEvent *es_event_parse_elements(Jsonb *array, const EsEventKeys *keys, int *count);
+/* the string of a key of an element, palloc'd; 22023 where it is none */
+extern char *es_event_key_text(JsonbValue *value, const char *key, int index);
+/* is it one as RFC 9562 writes it?  32 digits without hyphens may as well be some hash */
+extern bool es_event_is_uuid(const char *text);
+/* ids of events that have other ones where they come from: always the same for a source and its id (UUIDv5) */
+extern void es_event_namespace(pg_uuid_t *result, const char *source);
+extern void es_event_named_id(pg_uuid_t *result, const pg_uuid_t *namespace, const char *id);
 /* tags: one dimension, no NULL, none empty or too long */
 extern void es_event_check_tags(Datum tags);
 extern bool es_event_same_tags(Datum a, Datum b);

@@ -8,8 +8,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/sha1.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -61,15 +59,11 @@ static char *required_text(uint64 n, int column, int max_bytes);
 static Datum read_json(EsImport *import, uint64 n, int column);
 static void read_id(EsImport *import, uint64 n, EsImportRow *row);
 static void add_imported_id(EsEvent *event, const char *id);
-static bool looks_like_uuid(const char *text);
-static void make_uuid5(pg_uuid_t *result, const pg_uuid_t *namespace, const char *prefix, const char *name);
 
 /* what reads a batch has every column of ours, those that the query has not as NULL */
 void
 es_import_prepare(EsImport *import, const char *query)
 {
-	/* RFC 9562, name space of URLs */
-	static const pg_uuid_t urls = {{0x6b, 0xa7, 0xb8, 0x11, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8}};
 	TupleDesc	desc = es_spi_describe_query(query);
 	Oid			types[ES_IMPORT_NCOLUMNS] = {0};
 	StringInfoData select;
@@ -80,7 +74,7 @@ es_import_prepare(EsImport *import, const char *query)
 				 errmsg("query must be one SELECT statement"),
 				 errdetail("It begins with \"%.80s\".", query)));
 	find_columns(desc, types);
-	make_uuid5(&import->namespace, &urls, "evtstore:", import->source);
+	es_event_namespace(&import->namespace, import->source);
 	import->has_version = OidIsValid(types[ES_IMPORT_VERSION]);
 
 	initStringInfo(&select);
@@ -280,7 +274,7 @@ read_id(EsImport *import, uint64 n, EsImportRow *row)
 		return;
 	id = TextDatumGetCString(value);
 	row->event.has_id = true;
-	if (looks_like_uuid(id))
+	if (es_event_is_uuid(id))
 	{
 		row->event.id = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(id)));
 		return;
@@ -290,7 +284,7 @@ read_id(EsImport *import, uint64 n, EsImportRow *row)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("id must not be empty"),
 				 errhint("NULL: an id is made.")));
-	make_uuid5(&row->event.id, &import->namespace, "", id);
+	es_event_named_id(&row->event.id, &import->namespace, id);
 	add_imported_id(&row->event, id);
 }
 
@@ -310,41 +304,4 @@ add_imported_id(EsEvent *event, const char *id)
 	pushJsonbValue(&state, WJB_VALUE, &v);
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	event->metadata = DirectFunctionCall2(jsonb_concat, event->metadata, JsonbPGetDatum(JsonbValueToJsonb(object)));
-}
-
-/* only as RFC 9562 writes it: 32 digits without hyphens may as well be some hash */
-static bool
-looks_like_uuid(const char *text)
-{
-	int			i;
-
-	for (i = 0; text[i] != '\0'; i++)
-	{
-		bool		hyphen = i == 8 || i == 13 || i == 18 || i == 23;
-
-		if (i >= 36 || (hyphen ? text[i] != '-' : !isxdigit((unsigned char) text[i])))
-			return false;
-	}
-	return i == 36;
-}
-
-/* RFC 9562, version 5; the name is prefix and name */
-static void
-make_uuid5(pg_uuid_t *result, const pg_uuid_t *namespace, const char *prefix, const char *name)
-{
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA1);
-	uint8		digest[SHA1_DIGEST_LENGTH];
-
-	if (pg_cryptohash_init(hash) < 0 ||
-		pg_cryptohash_update(hash, namespace->data, UUID_LEN) < 0 ||
-		pg_cryptohash_update(hash, (const uint8 *) prefix, strlen(prefix)) < 0 ||
-		pg_cryptohash_update(hash, (const uint8 *) name, strlen(name)) < 0 ||
-		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not compute a UUIDv5: %s", pg_cryptohash_error(hash))));
-	pg_cryptohash_free(hash);
-	memcpy(result->data, digest, UUID_LEN);
-	result->data[6] = (result->data[6] & 0x0f) | 0x50;
-	result->data[8] = (result->data[8] & 0x3f) | 0x80;
 }

@@ -10,6 +10,7 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
@@ -32,6 +33,14 @@ static EsPlan insert_plan = {
 	.args = {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID},
 };
 
+static EsPlan take_plan = {
+	.sql = "INSERT INTO evtstore_internal.inbox (received_at, tenant, consumer, message_id)"
+	" SELECT $1, $2, consumer, message_id FROM pg_catalog.unnest($3, $4) AS u (consumer, message_id)"
+	" ON CONFLICT DO NOTHING RETURNING consumer, message_id",
+	.nargs = 4,
+	.args = {TIMESTAMPTZOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID},
+};
+
 static EsPlan trim_plan = {
 	.sql = "DELETE FROM evtstore_internal.inbox WHERE (tenant, consumer, message_id) IN"
 	" (SELECT tenant, consumer, message_id FROM evtstore_internal.inbox WHERE received_at < $1 ORDER BY received_at LIMIT $2)",
@@ -40,6 +49,7 @@ static EsPlan trim_plan = {
 };
 
 static bool is_first(const char *consumer, const char *message_id);
+static int	compare_entries(const void *a, const void *b);
 static char *canonical(char *message_id);
 
 PG_FUNCTION_INFO_V1(evtstore_once);
@@ -104,6 +114,56 @@ is_first(const char *consumer, const char *message_id)
 	first = es_spi_run(&insert_plan, values, NULL, false, 0) > 0;
 	es_spi_end(&state);
 	return first;
+}
+
+void
+es_inbox_take(EsInboxEntry *entries, int n)
+{
+	EsInboxEntry **sorted = palloc(Max(n, 1) * sizeof(EsInboxEntry *));
+	Datum	   *consumers = palloc(Max(n, 1) * sizeof(Datum));
+	Datum	   *ids = palloc(Max(n, 1) * sizeof(Datum));
+	Datum		values[4];
+	EsSpiState	state;
+	uint64		rows;
+	uint64		row = 0;
+
+	for (int i = 0; i < n; i++)
+		sorted[i] = &entries[i];
+	qsort(sorted, n, sizeof(EsInboxEntry *), compare_entries);
+	for (int i = 0; i < n; i++)
+	{
+		consumers[i] = CStringGetTextDatum(sorted[i]->consumer);
+		ids[i] = CStringGetTextDatum(sorted[i]->message_id);
+		sorted[i]->is_first = false;
+	}
+	values[0] = TimestampTzGetDatum(es_clock_now());
+	values[1] = CStringGetTextDatum(es_guc_tenant);
+	values[2] = PointerGetDatum(construct_array(consumers, n, TEXTOID, -1, false, TYPALIGN_INT));
+	values[3] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
+	es_spi_begin(&state);
+	rows = es_spi_run(&take_plan, values, NULL, false, 0);
+	/* rows come in the order of the arrays; of entries that are the same the first one was inserted */
+	for (int i = 0; i < n && row < rows; i++)
+		if (strcmp(es_spi_text(row, 0), sorted[i]->consumer) == 0 && strcmp(es_spi_text(row, 1), sorted[i]->message_id) == 0)
+		{
+			sorted[i]->is_first = true;
+			row++;
+		}
+	Assert(row == rows);
+	es_spi_end(&state);
+}
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	const EsInboxEntry *x = *(EsInboxEntry *const *) a;
+	const EsInboxEntry *y = *(EsInboxEntry *const *) b;
+	int			order = strcmp(x->consumer, y->consumer);
+
+	if (order == 0)
+		order = strcmp(x->message_id, y->message_id);
+	/* as they stand in the array */
+	return order != 0 ? order : (x > y) - (x < y);
 }
 
 /* a uuid as the type prints it, so that both forms of the function have the same ids */

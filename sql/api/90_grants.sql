@@ -24,7 +24,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.send_messages, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
     evtstore.reject, evtstore.release, evtstore.extend, evtstore.settle, evtstore.poll, evtstore.leave,
-    evtstore.once(text, text), evtstore.once(text, uuid), evtstore.save_snapshot
+    evtstore.once(text, text), evtstore.once(text, uuid), evtstore.accept_events, evtstore.save_snapshot
 TO evtstore_writer;
 
 GRANT EXECUTE ON FUNCTION

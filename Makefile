@@ -111,7 +111,8 @@ $(OBJS) $(OBJS:.o=.bc): $(OUR_HEADERS) Makefile
 
 TRANSPORT_OBJS = $(patsubst %.c,%.o,$(wildcard src/transport/libs/*.c))
 $(TRANSPORT_OBJS): $(OUR_HEADERS) Makefile
-$(foreach name,$(TRANSPORTS),$(eval src/transport/libs/$(name).o: override CPPFLAGS += $(TRANSPORT_CPPFLAGS_$(name))))
+$(foreach name,$(TRANSPORTS),$(eval $(patsubst %.c,%.o,$(wildcard src/transport/libs/$(name).c src/transport/libs/$(name)_*.c)): \
+	override CPPFLAGS += $(TRANSPORT_CPPFLAGS_$(name))))
 $(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
 
 # A library is made of NAME.c, NAME_*.c and what several share; each is to call its own copy of that.

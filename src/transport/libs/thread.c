@@ -395,6 +395,7 @@ copy_message(EsOutgoing *message)
 	job->body_len = message->body_len;
 	job->deadline = es_thread_now() + message->timeout_ms;
 	job->outcome.retry_after_ms = -1;
+	job->outcome.data = message->data;
 	return job;
 }
 

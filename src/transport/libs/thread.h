@@ -24,7 +24,7 @@ typedef struct EsJob
 	const char *body;
 	size_t body_len;
 	long long deadline; /* by es_thread_now(), ms */
-	/* out: filled by the thread; outcome.error is what es_outcome_say() writes to */
+	/* out: filled by the thread; outcome.error is what es_outcome_say() writes to.  In: outcome.data is the message's data when it was put */
 	EsOutgoing outcome;
 	void *data; /* the thread's; freed by it */
 	struct EsJob *next;

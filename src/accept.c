@@ -85,7 +85,7 @@ static void prepare_event(Incoming *incoming, const char *stream, int number);
 static void lock_streams(const Incoming *incoming, int n, const char *stream);
 static void add_pending(Pending *pending, const Incoming *incoming, const char *stream);
 static void append_pending(Pending *pending);
-static Datum with_origin(const Incoming *incoming, Datum metadata, bool is_elsewhere);
+static Datum with_origin(const Incoming *incoming, Datum metadata, bool in_queue, bool other_stream);
 static void append_text(StringInfo buf, const char *key, const char *value);
 static void append_tags(StringInfo buf, Datum tags);
 static void make_answer_durable(void);
@@ -213,7 +213,7 @@ meet_inbox(Incoming *incoming, int n, const char *target)
 	pfree(entries);
 }
 
-/* a message has its headers as they were; what of an event has no place in a message is in its origin */
+/* a message keeps its headers; what of an event has no place in a message is in its origin, and its type beside it as well */
 static int64
 send_all(Incoming *incoming, int n, const char *queue_name)
 {
@@ -231,7 +231,7 @@ send_all(Incoming *incoming, int n, const char *queue_name)
 			continue;
 		nmessages++;
 		message->body = incoming[i].event->data;
-		message->headers = with_origin(&incoming[i], incoming[i].event->metadata, true);
+		message->headers = with_origin(&incoming[i], incoming[i].event->metadata, true, true);
 		if (key != NULL)
 			message->key = CStringGetTextDatum(key);
 	}
@@ -300,7 +300,7 @@ prepare_event(Incoming *incoming, const char *stream, int number)
 				 errmsg("element %d of events has no \"stream\", and its id is not that of an event: \"%s\"", number,
 						es_arg_shown(incoming->id, strlen(incoming->id))),
 				 errhint("A message goes to 'queue:NAME' or 'stream:NAME': give it a target; that of an endpoint is its \"topic\".")));
-	event->metadata = with_origin(incoming, event->metadata, stream != NULL || !incoming->is_event);
+	event->metadata = with_origin(incoming, event->metadata, false, stream != NULL);
 }
 
 /* in the order that every append takes */
@@ -348,26 +348,29 @@ append_pending(Pending *pending)
 }
 
 /*
- * metadata with "origin", where it has none: the first store that had it is where it comes from, however often it was passed on.
- * is_elsewhere: it is not the same event here, so what it was is in there as well.
+ * metadata with "origin", where it has none: the first store that had it is where it comes from, however often it was passed on.  What
+ * of it is not the same here is in there as well.
  */
 static Datum
-with_origin(const Incoming *incoming, Datum metadata, bool is_elsewhere)
+with_origin(const Incoming *incoming, Datum metadata, bool in_queue, bool other_stream)
 {
 	const EsEvent *event = incoming->event;
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	appendStringInfoString(&buf, "{\"origin\": {\"source\": ");
+	appendStringInfoChar(&buf, '{');
+	if (in_queue && incoming->is_event)
+	{
+		appendStringInfoString(&buf, "\"type\": ");
+		escape_json(&buf, TextDatumGetCString(event->type));
+		appendStringInfoString(&buf, ", ");
+	}
+	appendStringInfoString(&buf, "\"origin\": {\"source\": ");
 	escape_json(&buf, incoming->source);
 	append_text(&buf, "position", incoming->position);
-	if (is_elsewhere)
-	{
-		append_text(&buf, "id", incoming->id);
-		append_text(&buf, "stream", incoming->stream);
-		append_text(&buf, "type", TextDatumGetCString(event->type));
-	}
-	if (is_elsewhere && incoming->is_event)
+	append_text(&buf, "id", in_queue || !incoming->is_event ? incoming->id : NULL);
+	append_text(&buf, "stream", other_stream ? incoming->stream : NULL);
+	if (in_queue && incoming->is_event)
 	{
 		appendStringInfo(&buf, ", \"schema_version\": %d, \"tags\": ", event->schema_version);
 		append_tags(&buf, event->tags);

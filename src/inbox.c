@@ -35,7 +35,7 @@ static EsPlan insert_plan = {
 
 static EsPlan take_plan = {
 	.sql = "INSERT INTO evtstore_internal.inbox (received_at, tenant, consumer, message_id)"
-	" SELECT $1, $2, consumer, message_id FROM pg_catalog.unnest($3, $4) AS u (consumer, message_id)"
+	" SELECT $1, $2, consumer, message_id FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) AS u (consumer, message_id)"
 	" ON CONFLICT DO NOTHING RETURNING consumer, message_id",
 	.nargs = 4,
 	.args = {TIMESTAMPTZOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID},

@@ -29,26 +29,33 @@
 
 #define FORMAT(format) (1 << (format))
 
+typedef enum TopicUse
+{
+	TOPIC_NEVER,
+	TOPIC_OPTIONAL,
+	TOPIC_ALWAYS
+} TopicUse;
+
 /* what an endpoint of a scheme may have; known without its library, which a restored database may lack */
 typedef struct Kind
 {
 	const char *schemes[3];
 	const char *name;			/* for messages */
 	bool		is_outside;
-	bool		has_topic;
+	TopicUse	topic;
 	int			max_in_flight;	/* by default */
 	int			formats;		/* bits */
 } Kind;
 
 static const Kind kinds[] = {
-	{{"https", "http"}, "HTTP", true, false, 64,
+	{{"https", "http"}, "HTTP", true, TOPIC_NEVER, 64,
 	FORMAT(ES_FORMAT_BINARY) | FORMAT(ES_FORMAT_STRUCTURED) | FORMAT(ES_FORMAT_BATCHED) | FORMAT(ES_FORMAT_PLAIN)},
-	{{"kafka", "kafkas"}, "Kafka", true, true, 1000,
+	{{"kafka", "kafkas"}, "Kafka", true, TOPIC_ALWAYS, 1000,
 	FORMAT(ES_FORMAT_BINARY) | FORMAT(ES_FORMAT_STRUCTURED) | FORMAT(ES_FORMAT_DEBEZIUM) | FORMAT(ES_FORMAT_PLAIN)},
-	{{"nats", "tls"}, "NATS", true, true, 1000, FORMAT(ES_FORMAT_BINARY) | FORMAT(ES_FORMAT_STRUCTURED) | FORMAT(ES_FORMAT_PLAIN)},
-	{{"amqp", "amqps"}, "AMQP", true, true, 250, FORMAT(ES_FORMAT_BINARY) | FORMAT(ES_FORMAT_STRUCTURED) | FORMAT(ES_FORMAT_PLAIN)},
-	{{"postgresql", "postgres"}, "PostgreSQL", true, false, 1000, FORMAT(ES_FORMAT_BINARY)},
-	{{"sql"}, "sql:", false, false, 64, FORMAT(ES_FORMAT_BINARY)},
+	{{"nats", "tls"}, "NATS", true, TOPIC_ALWAYS, 1000, FORMAT(ES_FORMAT_BINARY) | FORMAT(ES_FORMAT_STRUCTURED) | FORMAT(ES_FORMAT_PLAIN)},
+	{{"amqp", "amqps"}, "AMQP", true, TOPIC_ALWAYS, 250, FORMAT(ES_FORMAT_BINARY) | FORMAT(ES_FORMAT_STRUCTURED) | FORMAT(ES_FORMAT_PLAIN)},
+	{{"postgresql", "postgres"}, "PostgreSQL", true, TOPIC_OPTIONAL, 1000, FORMAT(ES_FORMAT_BINARY)},
+	{{"sql"}, "sql:", false, TOPIC_NEVER, 64, FORMAT(ES_FORMAT_BINARY)},
 };
 
 static const char *const formats[] = {
@@ -246,12 +253,12 @@ check_format(const char *name, const Kind *kind)
 static void
 check_topic(const char *topic, const Kind *kind)
 {
-	if (topic == NULL && kind->has_topic)
+	if (topic == NULL && kind->topic == TOPIC_ALWAYS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("a %s endpoint needs \"topic\" in options", kind->name),
 				 errhint("Name the topic, subject or routing key, such as \"orders\" or \"orders.${category}\".")));
-	if (topic != NULL && !kind->has_topic)
+	if (topic != NULL && kind->topic == TOPIC_NEVER)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"topic\" is not for %s endpoints", kind->name),

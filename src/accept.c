@@ -49,6 +49,7 @@
 #define TARGET_STREAM "stream:"
 /* messages that carry no event have their queue and number as id */
 #define MAX_ID_BYTES (ES_MAX_NAME_BYTES + 21)
+#define MAX_SOURCE_BYTES 1024
 #define MAX_POSITION_BYTES 20
 
 /* what an element has beside its event */
@@ -56,6 +57,7 @@ typedef struct Incoming
 {
 	EsEvent    *event;
 	char	   *id;				/* as its source knows it */
+	char	   *known_as;		/* no other of its source is */
 	char	   *source;
 	char	   *stream;			/* where it comes from; NULL: none */
 	char	   *position;		/* likewise */
@@ -79,6 +81,7 @@ static bool take_key(void *arg, int index, const char *key, JsonbValue *value);
 static char *optional_text(JsonbValue *value, const char *key, int index, int max_bytes);
 static void check_element(Incoming *incoming, const char *source, int number);
 static void meet_inbox(Incoming *incoming, int n, const char *target);
+static char *inbox_name(const char *source, const char *target);
 static int64 send_all(Incoming *incoming, int n, const char *queue_name);
 static int64 append_all(Incoming *incoming, int n, const char *stream);
 static void prepare_event(Incoming *incoming, const char *stream, int number);
@@ -127,7 +130,7 @@ evtstore_accept_events(PG_FUNCTION_ARGS)
 static Incoming *
 parse_elements(FunctionCallInfo fcinfo, int *n)
 {
-	char	   *source = es_arg_optional_name(fcinfo, 0, "source", ES_MAX_NAME_BYTES);
+	char	   *source = es_arg_optional_name(fcinfo, 0, "source", MAX_SOURCE_BYTES);
 	Jsonb	   *array;
 	Incoming   *incoming;
 	EsEvent    *events;
@@ -156,7 +159,7 @@ take_key(void *arg, int index, const char *key, JsonbValue *value)
 	if (strcmp(key, "id") == 0)
 		incoming->id = optional_text(value, key, index, MAX_ID_BYTES);
 	else if (strcmp(key, "source") == 0)
-		incoming->source = optional_text(value, key, index, ES_MAX_NAME_BYTES);
+		incoming->source = optional_text(value, key, index, MAX_SOURCE_BYTES);
 	else if (strcmp(key, "stream") == 0)
 		incoming->stream = optional_text(value, key, index, ES_MAX_STREAM_BYTES);
 	else if (strcmp(key, "position") == 0)
@@ -193,6 +196,10 @@ check_element(Incoming *incoming, const char *source, int number)
 	incoming->is_event = es_event_is_uuid(incoming->id);
 	if (incoming->is_event)
 		incoming->id = asc_tolower(incoming->id, strlen(incoming->id));
+	incoming->known_as = incoming->id;
+	/* a queue and a number: two stores of one name have the same, and so has one that was made anew */
+	if (!incoming->is_event && incoming->event->has_occurred_at)
+		incoming->known_as = psprintf("%s " INT64_FORMAT, incoming->id, incoming->event->occurred_at);
 }
 
 /* the same event may go to several targets */
@@ -203,14 +210,29 @@ meet_inbox(Incoming *incoming, int n, const char *target)
 
 	for (int i = 0; i < n; i++)
 	{
-		/* no two pairs of source and target give the same text */
-		entries[i].consumer = psprintf("accept_events:%zu:%s:%s", strlen(incoming[i].source), incoming[i].source, target);
-		entries[i].message_id = incoming[i].id;
+		if (i > 0 && strcmp(incoming[i].source, incoming[i - 1].source) == 0)
+			entries[i].consumer = entries[i - 1].consumer;
+		else
+			entries[i].consumer = inbox_name(incoming[i].source, target);
+		entries[i].message_id = incoming[i].known_as;
 	}
 	es_inbox_take(entries, n);
 	for (int i = 0; i < n; i++)
 		incoming[i].is_first = entries[i].is_first;
 	pfree(entries);
+}
+
+/* no two pairs of source and target have the same */
+static char *
+inbox_name(const char *source, const char *target)
+{
+	char	   *name = psprintf("accept_events:%zu:%s:%s", strlen(source), source, target);
+	pg_uuid_t	digest;
+
+	if (strlen(name) <= ES_MAX_NAME_BYTES)
+		return name;
+	es_event_namespace(&digest, name);
+	return psprintf("accept_events:%s", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&digest))));
 }
 
 /* a message keeps its headers; what of an event has no place in a message is in its origin, and its type beside it as well */
@@ -292,7 +314,7 @@ prepare_event(Incoming *incoming, const char *stream, int number)
 		pg_uuid_t	namespace;
 
 		es_event_namespace(&namespace, incoming->source);
-		es_event_named_id(&event->id, &namespace, incoming->id);
+		es_event_named_id(&event->id, &namespace, incoming->known_as);
 	}
 	else
 		ereport(ERROR,

@@ -446,7 +446,7 @@ event_of_store(const Letter *letter)
 	const char *name = delivery->has_event ? delivery->stream : delivery->key;
 	const char *metadata = delivery->headers == NULL ? "{}" : to_utf8(es_options_text(delivery->headers));
 	const char *tags = to_utf8(tags_json(delivery->tags));
-	const char *time = delivery->has_event ? store_time(delivery->occurred_at) : NULL;
+	const char *time = store_time(delivery->has_event ? delivery->occurred_at : delivery->enqueued_at);
 	const char *schema_version = psprintf("%d", delivery->schema_version);
 	const char *position = psprintf(INT64_FORMAT, delivery->position);
 
@@ -462,9 +462,10 @@ event_of_store(const Letter *letter)
 	{
 		es_json_raw(object, "tags", tags);
 		es_json_raw(object, "schema_version", schema_version);
-		es_json_string(object, "occurred_at", time);
 		es_json_string(object, "position", position);
 	}
+	/* of a message it tells it from another one with its number, in a store of the same name */
+	es_json_string(object, "occurred_at", time);
 	es_json_raw(object, "data", letter->data);
 	return es_json_print(object);
 }

@@ -5,6 +5,8 @@
 #ifndef ES_APPEND_H
 #define ES_APPEND_H
 
+#include "fmgr.h"
+
 #include "query.h"
 #include "stream.h"
 
@@ -56,6 +58,11 @@ extern void es_append_parts(const char *tenant, EsAppendPart *parts, int nparts,
 /* one part */
 extern void es_append(const char *tenant, const char *stream, EsEvent *events, int n, int64 expected, EsRequire require,
 					  EsAppendResult *result);
+
+/* in append_call.c: an evtstore.append_result datum; stream NULL: none */
+extern Datum es_append_result_row(const char *stream, const EsAppendResult *result);
+/* in append_call.c: the argument expected_version of a function, checked */
+extern int64 es_append_expected_argument(FunctionCallInfo fcinfo, int n);
 
 /*
  * True where the stream has the event with this id, committed or our own; ST004 where that event has other content or

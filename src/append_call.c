@@ -43,12 +43,10 @@ static EsEvent *gather_events(EsAppendPart *parts, int nparts, int nevents);
 static void own_events(EsEvent *events, int n, Datum stream);
 static int64 check_after(int64 after);
 static Datum jsonb_argument(FunctionCallInfo fcinfo, int n, const char *arg);
-static int64 expected_argument(FunctionCallInfo fcinfo, int n);
 static void refuse_missing_version(const char *where) es_noreturn;
 static EsRequire require_argument(FunctionCallInfo fcinfo, int n);
 static EsRequire require_value(const char *require);
 static void result_values(const char *stream, const EsAppendResult *result, Datum *values, bool *nulls);
-static Datum result_row(const char *stream, const EsAppendResult *result);
 
 /* evtstore.append(stream, type, data, expected_version, metadata, tags, id, schema_version, occurred_at, require) */
 Datum
@@ -67,7 +65,7 @@ evtstore_append(PG_FUNCTION_ARGS)
 	event.type = PointerGetDatum(PG_GETARG_TEXT_PP(1));
 	es_arg_required(fcinfo, 2, "data");
 	event.data = JsonbPGetDatum(PG_GETARG_JSONB_P(2));
-	expected = expected_argument(fcinfo, 3);
+	expected = es_append_expected_argument(fcinfo, 3);
 	event.metadata = es_event_stamp(jsonb_argument(fcinfo, 4, "metadata"));
 	event.tags = PG_ARGISNULL(5) ? es_event_no_tags() : PG_GETARG_DATUM(5);
 	es_event_check_tags(event.tags);
@@ -93,7 +91,7 @@ evtstore_append(PG_FUNCTION_ARGS)
 	if (es_cause_is_replay())
 		RETURN_NO_RESULT(fcinfo);
 	es_append(es_guc_tenant, stream, &event, 1, expected, require, &result);
-	ES_RETURN_ROW(fcinfo, result_row(stream, &result));
+	ES_RETURN_ROW(fcinfo, es_append_result_row(stream, &result));
 }
 
 /* evtstore.append_events(stream, events, expected_version, require) */
@@ -111,7 +109,7 @@ evtstore_append_events(PG_FUNCTION_ARGS)
 		ES_RETURN_DONE(fcinfo);
 	stream = es_arg_name(fcinfo, 0, "stream", ES_MAX_STREAM_BYTES);
 	es_arg_required(fcinfo, 1, "events");
-	expected = expected_argument(fcinfo, 2);
+	expected = es_append_expected_argument(fcinfo, 2);
 	require = require_argument(fcinfo, 3);
 	events = es_event_parse_array(PG_GETARG_JSONB_P(1), &n);
 	own_events(events, n, PG_GETARG_DATUM(0));
@@ -119,7 +117,7 @@ evtstore_append_events(PG_FUNCTION_ARGS)
 	if (es_cause_is_replay())
 		RETURN_NO_RESULT(fcinfo);
 	es_append(es_guc_tenant, stream, events, n, expected, require, &result);
-	ES_RETURN_ROW(fcinfo, result_row(stream, &result));
+	ES_RETURN_ROW(fcinfo, es_append_result_row(stream, &result));
 }
 
 /* evtstore.append_streams(appends) */
@@ -170,7 +168,7 @@ evtstore_append_if(PG_FUNCTION_ARGS)
 	if (es_cause_is_replay())
 		RETURN_NO_RESULT(fcinfo);
 	es_append_parts(es_guc_tenant, &part, 1, part.events, part.n, &condition);
-	ES_RETURN_ROW(fcinfo, result_row(part.stream, &part.result));
+	ES_RETURN_ROW(fcinfo, es_append_result_row(part.stream, &part.result));
 }
 
 static EsAppendPart *
@@ -312,8 +310,8 @@ jsonb_argument(FunctionCallInfo fcinfo, int n, const char *arg)
 	return JsonbPGetDatum(value);
 }
 
-static int64
-expected_argument(FunctionCallInfo fcinfo, int n)
+int64
+es_append_expected_argument(FunctionCallInfo fcinfo, int n)
 {
 	int64		expected;
 
@@ -381,8 +379,8 @@ result_values(const char *stream, const EsAppendResult *result, Datum *values, b
 	nulls[5] = false;
 }
 
-static Datum
-result_row(const char *stream, const EsAppendResult *result)
+Datum
+es_append_result_row(const char *stream, const EsAppendResult *result)
 {
 	Datum		values[6];
 	bool		nulls[6];

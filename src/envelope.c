@@ -40,52 +40,16 @@
 #include "json.h"
 #include "options.h"
 
-#define MAX_ATTRIBUTES 20
-/* beside the attributes: Content-Type, Idempotency-Key, evtstore-attempt, evtstore-replay, three of a signature */
-#define OTHER_HEADERS 7
+/* beside the attributes: Idempotency-Key, evtstore-attempt, evtstore-replay, three of a signature; debezium's two are instead of them */
+#define OTHER_HEADERS 8
 
 #define JSON_CONTENT "application/json"
 #define STRUCTURED_CONTENT "application/cloudevents+json; charset=utf-8"
 #define BATCHED_CONTENT "application/cloudevents-batch+json; charset=utf-8"
 
-/* header names are constants: nothing is put together for each message */
-typedef enum AttributeName
-{
-	SPECVERSION,
-	ID,
-	SOURCE,
-	TYPE,
-	SUBJECT,
-	TIME,
-	DATACONTENTTYPE,
-	SEQUENCE,
-	STREAMVERSION,
-	SCHEMAVERSION,
-	PARTITIONKEY,
-	RECORDEDTIME,
-	CORRELATIONID,
-	CAUSATIONID,
-	TRACEPARENT,
-	TRACESTATE
-} AttributeName;
-
-#define NAMES(prefix) { \
-	prefix "specversion", prefix "id", prefix "source", prefix "type", prefix "subject", prefix "time", prefix "datacontenttype", \
-	prefix "sequence", prefix "streamversion", prefix "schemaversion", prefix "partitionkey", prefix "recordedtime", \
-	prefix "correlationid", prefix "causationid", prefix "traceparent", prefix "tracestate" \
-}
-
-static const char *const plain_names[] = NAMES("");
-static const char *const http_names[] = NAMES("ce-");
-static const char *const kafka_names[] = NAMES("ce_");
-static const char *const amqp_names[] = NAMES("cloudEvents:");
-
-typedef struct Attribute
-{
-	AttributeName name;
-	const char *value;			/* in the server's encoding */
-	bool		is_integer;		/* a JSON number in structured mode */
-} Attribute;
+static const char *const http_names[] = ES_CLOUDEVENT_NAMES("ce-");
+static const char *const kafka_names[] = ES_CLOUDEVENT_NAMES("ce_");
+static const char *const amqp_names[] = ES_CLOUDEVENT_NAMES("cloudEvents:");
 
 /* what one message is made from, and what of it is known already */
 typedef struct Letter
@@ -98,9 +62,7 @@ typedef struct Letter
 	const char *id;				/* in the server's encoding, as the next two */
 	const char *type;
 	const char *key;			/* NULL: none */
-	const char *data;			/* UTF-8 */
-	int			n;
-	Attribute	attributes[MAX_ATTRIBUTES];
+	EsCloudevent event;
 } Letter;
 
 static void begin_letter(Letter *letter, const EsDelivery *delivery, const char *source_name, bool is_replay, const EsEndpoint *endpoint,
@@ -109,15 +71,13 @@ static const char *message_key(const Letter *letter);
 static const char *aggregate_id(const EsDelivery *delivery);
 static const char *placeholder_value(const EsPlaceholder *placeholder, const void *letter);
 static char *make_topic(const Letter *letter);
-static void add_attributes(Letter *letter);
-static void add_event(Letter *letter);
-static void add_message(Letter *letter);
-static void add(Letter *letter, AttributeName name, const char *value);
-static void add_integer(Letter *letter, AttributeName name, int64 value);
+static void make_event(Letter *letter);
+static void make_message(Letter *letter);
 static void begin_message(EsOutgoing *out, const EsEndpoint *endpoint, int nattributes);
 static void set_body(EsOutgoing *out, const char *body);
+static void set_payload(EsOutgoing *out, const EsCloudevent *event);
 static void add_binary(const Letter *letter, EsOutgoing *out);
-static char *structured(const Letter *letter);
+static const char *attribute_header(const EsCloudeventAttribute *attribute, EsBinding binding);
 static char *event_of_store(const Letter *letter);
 static const char *store_time(TimestampTz at);
 static char *tags_json(Datum tags);
@@ -141,7 +101,7 @@ es_envelope_make(const EsDelivery *delivery, const char *source_name, bool is_re
 		return;
 	}
 	begin_letter(&letter, delivery, source_name, is_replay, endpoint, transport);
-	begin_message(out, endpoint, MAX_ATTRIBUTES);
+	begin_message(out, endpoint, letter.event.n);
 	out->id = encoded(to_utf8(letter.id));
 	out->topic = make_topic(&letter);
 	out->key = letter.key == NULL ? NULL : to_utf8(letter.key);
@@ -152,24 +112,22 @@ es_envelope_make(const EsDelivery *delivery, const char *source_name, bool is_re
 	}
 	else if (endpoint->format == ES_FORMAT_STRUCTURED)
 	{
-		add_attributes(&letter);
-		set_body(out, structured(&letter));
+		set_body(out, es_cloudevent_structured(&letter.event));
 		add_header(out, "Content-Type", STRUCTURED_CONTENT);
 	}
 	else if (endpoint->format == ES_FORMAT_BINARY)
 	{
-		add_attributes(&letter);
-		set_body(out, letter.data);
+		set_payload(out, &letter.event);
 		add_binary(&letter, out);
 	}
 	else if (endpoint->format == ES_FORMAT_PLAIN)
 	{
-		set_body(out, letter.data);
-		add_header(out, "Content-Type", JSON_CONTENT);
+		set_payload(out, &letter.event);
+		add_header(out, "Content-Type", to_utf8(es_cloudevent_attribute(&letter.event, ES_CE_DATACONTENTTYPE)));
 	}
 	else
 	{
-		set_body(out, letter.data);
+		set_payload(out, &letter.event);
 		add_header(out, "id", to_utf8(letter.id));
 		add_header(out, "eventType", to_utf8(letter.type));
 	}
@@ -190,8 +148,7 @@ es_envelope_make_batch(const EsDelivery *const *deliveries, int n, const char *s
 		char	   *event;
 
 		begin_letter(&letter, deliveries[i], source_name, is_replay, endpoint, transport);
-		add_attributes(&letter);
-		event = structured(&letter);
+		event = es_cloudevent_structured(&letter.event);
 		appendStringInfoChar(&buf, i == 0 ? '[' : ',');
 		appendStringInfoString(&buf, event);
 		pfree(event);
@@ -215,8 +172,6 @@ begin_letter(Letter *letter, const EsDelivery *delivery, const char *source_name
 	letter->is_replay = is_replay;
 	letter->endpoint = endpoint;
 	letter->binding = transport->binding;
-	letter->n = 0;
-	letter->data = to_utf8(es_options_text(delivery->body));
 	if (delivery->has_event)
 	{
 		letter->id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&delivery->event_id)));
@@ -230,6 +185,13 @@ begin_letter(Letter *letter, const EsDelivery *delivery, const char *source_name
 			letter->type = "message";
 	}
 	letter->key = message_key(letter);
+	letter->event.n = 0;
+	if (letter->binding == ES_BINDING_EVTSTORE)
+		return;
+	if (delivery->has_event)
+		make_event(letter);
+	else
+		make_message(letter);
 }
 
 /* NULL: none.  An empty one is none, too: CloudEvents knows no empty attributes */
@@ -305,74 +267,42 @@ make_topic(const Letter *letter)
 }
 
 static void
-add_attributes(Letter *letter)
-{
-	static const AttributeName names[ES_CLOUDEVENT_EXTENSIONS] = {CORRELATIONID, CAUSATIONID, TRACEPARENT, TRACESTATE};
-
-	add(letter, SPECVERSION, ES_CLOUDEVENT_SPECVERSION);
-	add(letter, ID, letter->id);
-	if (letter->delivery->has_event)
-		add_event(letter);
-	else
-		add_message(letter);
-	for (int i = 0; i < ES_CLOUDEVENT_EXTENSIONS; i++)
-		add(letter, names[i], es_cloudevent_string(letter->delivery->headers, es_cloudevent_extensions[i].key));
-	add(letter, DATACONTENTTYPE, ES_CLOUDEVENT_DATACONTENTTYPE);
-}
-
-static void
-add_event(Letter *letter)
+make_event(Letter *letter)
 {
 	const EsDelivery *delivery = letter->delivery;
+	EsCloudeventFacts facts = {
+		.id = letter->id,
+		.source = letter->endpoint->source,
+		.type = letter->type,
+		.stream = delivery->stream,
+		.key = letter->key,
+		.version = delivery->stream == NULL ? 0 : delivery->version,
+		.position = delivery->position,
+		.schema_version = delivery->schema_version,
+		.occurred_at = delivery->occurred_at,
+		.recorded_at = delivery->recorded_at,
+		.metadata = delivery->headers,
+		.data = delivery->body,
+	};
 
-	add(letter, SOURCE, letter->endpoint->source);
-	add(letter, TYPE, letter->type);
-	add(letter, SUBJECT, delivery->stream);
-	add(letter, TIME, es_cloudevent_time(delivery->occurred_at));
-	add(letter, SEQUENCE, es_cloudevent_sequence(delivery->position));
-	if (delivery->stream != NULL)
-		add_integer(letter, STREAMVERSION, delivery->version);
-	add_integer(letter, SCHEMAVERSION, delivery->schema_version);
-	add(letter, PARTITIONKEY, letter->key);
-	add(letter, RECORDEDTIME, es_cloudevent_time(delivery->recorded_at));
+	es_cloudevent_of_event(&letter->event, &facts);
 }
 
 static void
-add_message(Letter *letter)
+make_message(Letter *letter)
 {
 	StringInfoData source;
 
 	initStringInfo(&source);
 	appendStringInfo(&source, "%s/queues/", letter->endpoint->source);
 	es_cloudevent_append_segment(&source, to_utf8(letter->source_name));
-	add(letter, SOURCE, source.data);
-	add(letter, TYPE, letter->type);
-	add(letter, TIME, es_cloudevent_time(letter->delivery->enqueued_at));
-	add(letter, PARTITIONKEY, letter->key);
-}
-
-/* attributes without a value are left out: CloudEvents knows no empty ones */
-static void
-add(Letter *letter, AttributeName name, const char *value)
-{
-	if (value == NULL || value[0] == '\0')
-		return;
-	Assert(letter->n < MAX_ATTRIBUTES);
-	letter->attributes[letter->n].name = name;
-	letter->attributes[letter->n].value = value;
-	letter->attributes[letter->n].is_integer = false;
-	letter->n++;
-}
-
-/* the Integer of CloudEvents has 32 bits: what does not fit goes as a string */
-static void
-add_integer(Letter *letter, AttributeName name, int64 value)
-{
-	char	   *text = palloc(MAXINT8LEN + 1);
-
-	pg_lltoa(value, text);
-	add(letter, name, text);
-	letter->attributes[letter->n - 1].is_integer = value == (int32) value;
+	es_cloudevent_begin(&letter->event, letter->delivery->body);
+	es_cloudevent_add(&letter->event, ES_CE_ID, letter->id);
+	es_cloudevent_add(&letter->event, ES_CE_SOURCE, source.data);
+	es_cloudevent_add(&letter->event, ES_CE_TYPE, letter->type);
+	es_cloudevent_add(&letter->event, ES_CE_TIME, es_cloudevent_time(letter->delivery->enqueued_at));
+	es_cloudevent_add(&letter->event, ES_CE_PARTITIONKEY, letter->key);
+	es_cloudevent_add_extensions(&letter->event, letter->delivery->headers);
 }
 
 static void
@@ -391,7 +321,27 @@ set_body(EsOutgoing *out, const char *body)
 }
 
 static void
+set_payload(EsOutgoing *out, const EsCloudevent *event)
+{
+	out->body = es_cloudevent_payload(event, &out->body_len);
+}
+
+static void
 add_binary(const Letter *letter, EsOutgoing *out)
+{
+	bool		is_encoded = letter->binding == ES_BINDING_HTTP || letter->binding == ES_BINDING_NATS;
+
+	for (int i = 0; i < letter->event.n; i++)
+	{
+		const EsCloudeventAttribute *attribute = &letter->event.attributes[i];
+
+		add_header(out, attribute_header(attribute, letter->binding),
+				   header_value(attribute->value, is_encoded && attribute->name != ES_CE_DATACONTENTTYPE));
+	}
+}
+
+static const char *
+attribute_header(const EsCloudeventAttribute *attribute, EsBinding binding)
 {
 	static const char *const *const names[] = {
 		[ES_BINDING_HTTP] = http_names,
@@ -399,40 +349,18 @@ add_binary(const Letter *letter, EsOutgoing *out)
 		[ES_BINDING_AMQP] = amqp_names,
 		[ES_BINDING_NATS] = http_names,
 	};
-	bool		is_encoded = letter->binding == ES_BINDING_HTTP || letter->binding == ES_BINDING_NATS;
+	static const char *const prefixes[] = {
+		[ES_BINDING_HTTP] = "ce-",
+		[ES_BINDING_KAFKA] = "ce_",
+		[ES_BINDING_AMQP] = "cloudEvents:",
+		[ES_BINDING_NATS] = "ce-",
+	};
 
-	for (int i = 0; i < letter->n; i++)
-	{
-		const Attribute *attribute = &letter->attributes[i];
-
-		if (attribute->name == DATACONTENTTYPE)
-			add_header(out, "Content-Type", attribute->value);
-		else
-			add_header(out, names[letter->binding][attribute->name], header_value(attribute->value, is_encoded));
-	}
-}
-
-/* UTF-8 */
-static char *
-structured(const Letter *letter)
-{
-	const char *values[MAX_ATTRIBUTES];
-	EsJson	   *object;
-
-	for (int i = 0; i < letter->n; i++)
-		values[i] = to_utf8(letter->attributes[i].value);
-	object = es_json_object();
-	for (int i = 0; i < letter->n; i++)
-	{
-		const Attribute *attribute = &letter->attributes[i];
-
-		if (attribute->is_integer)
-			es_json_raw(object, plain_names[attribute->name], values[i]);
-		else
-			es_json_string(object, plain_names[attribute->name], values[i]);
-	}
-	es_json_raw(object, "data", letter->data);
-	return es_json_print(object);
+	if (attribute->name == ES_CE_DATACONTENTTYPE)
+		return "Content-Type";
+	if (attribute->name != ES_CE_OTHER)
+		return names[binding][attribute->name];
+	return psprintf("%s%s", prefixes[binding], attribute->text);
 }
 
 /* what evtstore.append_events takes for an event, and its stream, source and position; or what evtstore.send_messages does.  UTF-8 */
@@ -446,6 +374,7 @@ event_of_store(const Letter *letter)
 	const char *name = delivery->has_event ? delivery->stream : delivery->key;
 	const char *metadata = delivery->headers == NULL ? "{}" : to_utf8(es_options_text(delivery->headers));
 	const char *tags = to_utf8(tags_json(delivery->tags));
+	const char *data = to_utf8(es_options_text(delivery->body));
 	const char *time = store_time(delivery->has_event ? delivery->occurred_at : delivery->enqueued_at);
 	const char *schema_version = psprintf("%d", delivery->schema_version);
 	const char *position = psprintf(INT64_FORMAT, delivery->position);
@@ -466,7 +395,7 @@ event_of_store(const Letter *letter)
 	}
 	/* of a message it tells it from another one with its number, in a store of the same name */
 	es_json_string(object, "occurred_at", time);
-	es_json_raw(object, "data", letter->data);
+	es_json_raw(object, "data", data);
 	return es_json_print(object);
 }
 

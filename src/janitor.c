@@ -21,6 +21,7 @@
 #include "checkpoint.h"
 #include "command.h"
 #include "compat.h"
+#include "endpoint.h"
 #include "feed.h"
 #include "guc.h"
 #include "inbox.h"
@@ -65,6 +66,7 @@ static int64 trim_ledger(int limit, bool *more);
 static int64 trim_checkpoints(int limit, bool *more);
 static int64 trim_inbox(int limit, bool *more);
 static int64 trim_dedup(int limit, bool *more);
+static int64 trim_secrets(int limit, bool *more);
 static void turn(DutyState *duty, MemoryContext context);
 static TimestampTz due(const DutyState *duty);
 
@@ -75,6 +77,7 @@ static DutyState duties[] = {
 	{"trimming checkpoints", trim_checkpoints},
 	{"trimming the inbox", trim_inbox},
 	{"trimming ids of messages", trim_dedup},
+	{"trimming secrets of endpoints", trim_secrets},
 };
 
 TimestampTz
@@ -199,4 +202,10 @@ trim_ledger(int limit, bool *more)
 	if (trimmed < limit)
 		next = now + LEDGER_INTERVAL;
 	return trimmed;
+}
+
+static int64
+trim_secrets(int limit, bool *more)
+{
+	return es_endpoint_trim_secrets(limit);
 }

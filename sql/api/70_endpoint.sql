@@ -81,6 +81,15 @@ COMMENT ON VIEW evtstore.endpoint_attempts IS
     'the last attempts to deliver, 32 of each endpoint: of which subscription or queue (kind, name), which event (position) or message (message_id),
 outcome (delivered, failed, rejected, unavailable: no attempt spent, gone), status (of HTTP, or the like), error';
 
+CREATE OR REPLACE FUNCTION evtstore.set_endpoint_secret(
+    name text, secret text, kind text DEFAULT 'signing', keep_old interval DEFAULT '24h')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_set_endpoint_secret';
+COMMENT ON FUNCTION evtstore.set_endpoint_secret IS
+'What an endpoint signs or logs in with; NULL removes it. kind: ''signing'' (HTTP: whsec_ and base64, signs by Standard Webhooks; the one before goes on
+signing, too, until keep_old has passed), ''basic'' (USER:PASSWORD), ''bearer'', ''sasl'', ''tls'' (certificate and key in PEM). Nothing shows it again; dumps do
+not have it. Pass it as a parameter, so that no log has it. Errors: ST008, 22023, 54000 ten hold already.';
+
 CREATE OR REPLACE FUNCTION evtstore.resume_delivery()
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_resume_delivery';

@@ -7,7 +7,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event,
     evtstore.stream_version,
     evtstore.head_position, evtstore.why_behind, evtstore.hot_keys, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
-    evtstore.merge_data, evtstore.merge_patch, evtstore.message_status
+    evtstore.merge_data, evtstore.merge_patch, evtstore.message_status, evtstore.to_cloudevent
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head, evtstore.wait_for TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
@@ -20,7 +20,7 @@ GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, e
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION
-    evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if,
+    evtstore.append, evtstore.append_events, evtstore.append_streams, evtstore.append_if, evtstore.append_cloudevent,
     evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.send_messages, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
     evtstore.reject, evtstore.release, evtstore.extend, evtstore.settle, evtstore.poll, evtstore.leave,
@@ -39,7 +39,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.grant_use, evtstore.revoke_use,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.reset_breaker, evtstore.test_endpoint, evtstore.replay,
-    evtstore.resume_delivery
+    evtstore.set_endpoint_secret, evtstore.resume_delivery
 TO evtstore_admin;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_work TO evtstore_writer;
 GRANT EXECUTE ON PROCEDURE evtstore.import_events TO evtstore_admin;

@@ -129,12 +129,12 @@ evtstore_alter_endpoint(PG_FUNCTION_ARGS)
 	es_options_check(spec, spec_keys, "changes");
 	require_superuser(name, definition->spec, changes, spec);
 	refuse_move(definition, spec);
-	es_endpoint_check_spec(definition->id, name, spec, owner);
-	if (es_endpoint_is_sql(es_options_string(spec, "url", NULL)) && !has_privs_of_role(GetUserId(), owner))
+	if (es_endpoint_is_sql(es_options_string(spec, "url", "")) && !has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("endpoint \"%s\" runs its function as role \"%s\"", name, definition->owner),
 				 errhint("Change it as a member of that role, or drop it and create it as yours.")));
+	es_endpoint_check_spec(definition->id, name, spec, owner);
 	es_identity_establish();
 	es_definition_alter("endpoint", name, spec);
 	PG_RETURN_VOID();
@@ -188,8 +188,10 @@ fingerprint(const EsEndpoint *endpoint, const EsDefinition *definition)
 		appendStringInfo(&buf, " %s %016llx", endpoint->secrets[i].name, (unsigned long long)
 						 hash_bytes_extended((const unsigned char *) endpoint->secrets[i].value, strlen(endpoint->secrets[i].value), 0));
 	for (int i = 0; i < endpoint->nsigning; i++)
-		appendStringInfo(&buf, " %016llx", (unsigned long long)
-						 hash_bytes_extended(endpoint->signing[i].bytes, endpoint->signing[i].len, 0));
+		appendStringInfo(&buf, " %016llx " INT64_FORMAT, (unsigned long long)
+						 hash_bytes_extended(endpoint->signing[i].bytes, endpoint->signing[i].len, 0), endpoint->signing[i].until);
+	if (endpoint->missing_secret != NULL)
+		appendStringInfo(&buf, " without %s", endpoint->missing_secret);
 	return buf.data;
 }
 

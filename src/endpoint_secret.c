@@ -41,7 +41,7 @@
 #define MAX_LINE_BYTES 4096
 /* a certificate, its chain and its key */
 #define MAX_TLS_BYTES 65536
-#define MAX_KEEP_OLD_MS (INT64CONST(366) * 24 * 3600 * 1000)
+#define MAX_KEEP_OLD (366 * USECS_PER_DAY)
 
 /* a row of the secrets of one endpoint; the columns of read_plan */
 enum
@@ -144,7 +144,7 @@ static void check_kind(const EsEndpoint *endpoint, const char *kind);
 static void check_secret(const char *kind, const char *secret);
 static void refuse(const char *kind, const char *why) es_noreturn;
 static EsSigningKey *parse_signing(const char *secret);
-static void put(const EsEndpoint *endpoint, const char *kind, const char *secret, int64 keep_old_ms);
+static void put(const EsEndpoint *endpoint, const char *kind, const char *secret, int64 keep_old);
 static void forget(const EsEndpoint *endpoint, const char *kind);
 static void add_row(EsEndpoint *endpoint, uint64 row);
 static int	authority_length(const char *url);
@@ -183,15 +183,15 @@ set_secret(FunctionCallInfo fcinfo)
 	char	   *name;
 	char	   *kind;
 	char	   *secret = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	int64		keep_old_ms;
+	int64		keep_old;
 	EsEndpoint *endpoint;
 
 	es_catalog_require_writable("set_endpoint_secret");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	kind = es_arg_name(fcinfo, 2, "kind", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 3, "keep_old");
-	keep_old_ms = es_arg_interval(fcinfo, 3, "keep_old");
-	if (keep_old_ms > MAX_KEEP_OLD_MS)
+	keep_old = es_arg_interval(fcinfo, 3, "keep_old");
+	if (keep_old > MAX_KEEP_OLD)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keep_old is longer than a year"),
@@ -207,7 +207,7 @@ set_secret(FunctionCallInfo fcinfo)
 	else
 	{
 		check_secret(kind, secret);
-		put(endpoint, kind, secret, keep_old_ms);
+		put(endpoint, kind, secret, keep_old);
 	}
 	es_catalog_definitions_changed();
 	endpoint = es_endpoint_find(name);
@@ -351,7 +351,7 @@ parse_signing(const char *secret)
 
 /* Locks: the endpoint's name, held */
 static void
-put(const EsEndpoint *endpoint, const char *kind, const char *secret, int64 keep_old_ms)
+put(const EsEndpoint *endpoint, const char *kind, const char *secret, int64 keep_old)
 {
 	TimestampTz now = es_clock_now();
 	bool		is_signing = strcmp(kind, SIGNING) == 0;
@@ -363,9 +363,9 @@ put(const EsEndpoint *endpoint, const char *kind, const char *secret, int64 keep
 	values[2] = TimestampTzGetDatum(now);
 	values[3] = CStringGetTextDatum(secret);
 	es_spi_run(&forget_old_plan, values, NULL, false, 0);
-	if (is_signing && keep_old_ms > 0)
+	if (is_signing && keep_old > 0)
 	{
-		values[2] = TimestampTzGetDatum(now + keep_old_ms * 1000);
+		values[2] = TimestampTzGetDatum(now + keep_old);
 		es_spi_run(&end_old_plan, values, NULL, false, 0);
 	}
 	else

@@ -102,7 +102,10 @@ open_link(EsTarget *target)
 	}
 	PG_END_TRY();
 	es_endpoint_link_config(endpoint, &config);
-	if (target->transport == NULL && target->fault[0] == '\0')
+	if (endpoint->missing_secret != NULL)
+		snprintf(target->fault, sizeof(target->fault), "its secret of kind \"%s\" is not in this database: evtstore.set_endpoint_secret() sets it again",
+				 endpoint->missing_secret);
+	else if (target->transport == NULL && target->fault[0] == '\0')
 		strlcpy(target->fault, "no transport takes its url", sizeof(target->fault));
 	else if (target->transport != NULL && target->transport->startup(target->fault, sizeof(target->fault)))
 	{

@@ -27,8 +27,9 @@ SELECT evtstore.create_endpoint('quoted', 'sql:shop."On Message"');
 SELECT evtstore.create_endpoint('plain', 'http://127.0.0.1:8080/hook');
 SELECT evtstore.create_endpoint('six', 'http://[::1]:8080/hook?a=b');
 SELECT evtstore.create_endpoint('full', 'https://example.com/hook', options => '{"format": "structured",
-    "headers": {"Authorization": "Bearer abc", "X-Empty": ""}, "timeout": "100ms", "max_in_flight": 1000,
-    "source": "https://example.com/shop?x=%20"}');
+    "headers": {"Authorization": "Bearer abc", "X-Empty": ""}, "timeout": "100ms", "max_in_flight": 10000,
+    "source": "https://example.com/shop?x=%20", "key": "${data.customerId}", "rate": 0.5,
+    "breaker": {"failures": 3, "open_for": "1s", "max_open_for": "1min"}}');
 SELECT evtstore.create_endpoint('scheme', 'HTTPS://Example.com');
 SELECT * FROM endpoints;
 
@@ -93,15 +94,20 @@ SELECT * FROM pg_temp.attempt($$SELECT evtstore.create_endpoint('x', 'https://ex
 SELECT * FROM pg_temp.attempt($$SELECT evtstore.create_endpoint('x', 'https://example.com/', '{"url": "https://example.com/"}')$$);
 \x off
 SELECT o.options, a.state, a.message, a.hint
-FROM unnest(ARRAY['{"format": "batched"}', '{"format": 1}', '{"timeout": "99ms"}', '{"timeout": "301s"}', '{"timeout": 10}',
-    '{"timeout": "-1s"}', '{"max_in_flight": 0}', '{"max_in_flight": 1001}', '{"max_in_flight": 1.5}', '{"source": ""}',
-    '{"source": "a b"}', '{"source": "\u00e4"}', '{"source": null}', '{"headers": []}']) WITH ORDINALITY AS o (options, n)
+FROM unnest(ARRAY['{"format": "debezium"}', '{"format": "xml"}', '{"format": 1}', '{"timeout": "99ms"}', '{"timeout": "301s"}', '{"timeout": 10}',
+    '{"timeout": "-1s"}', '{"max_in_flight": 0}', '{"max_in_flight": 10001}', '{"max_in_flight": 1.5}', '{"source": ""}',
+    '{"source": "a b"}', '{"source": "\u00e4"}', '{"source": null}', '{"headers": []}',
+    '{"topic": "orders"}', '{"key": ""}', '{"key": "${data}"}', '{"key": "${stream.x}"}', '{"key": "${nothing}"}', '{"key": "a-${stream"}', '{"key": "${}"}',
+    '{"rate": 0}', '{"rate": "1"}', '{"breaker": {"failures": 0}}', '{"breaker": {"open_for": "1ms"}}', '{"breaker": {"colour": 1}}',
+    '{"breaker": {"open_for": "2s", "max_open_for": "1s"}}', '{"breaker": 5}', '{"tls": {"verify": "no"}}', '{"tls": {"server_name": "x"}}',
+    '{"tls": {"ca_file": ""}}', '{"tls": {"key": "x"}}', '{"client": {"proxy": ["x"]}}', '{"client": {"proxy": null}}', '{"client": {"": "x"}}',
+    '{"client": {"colour": 1}}', '{"client": {"http_version": 3}}', '{"client": []}']) WITH ORDINALITY AS o (options, n)
 CROSS JOIN LATERAL pg_temp.attempt(format('SELECT evtstore.create_endpoint(%L, %L, %L)', 'x', 'https://example.com/', o.options)) AS a
 ORDER BY o.n;
 SELECT h.headers, a.state, a.message
 FROM unnest(ARRAY['{"Host": "x"}', '{"HOST": "x"}', '{"Content-Length": "1"}', '{"content-type": "text/plain"}',
     '{"Transfer-Encoding": "chunked"}', '{"Connection": "close"}', '{"Upgrade": "h2c"}', '{"ce-id": "1"}', '{"CE-Foo": "1"}',
-    '{"Idempotency-Key": "1"}', '{"evtstore-attempt": "1"}', '{"X Y": "1"}', '{"X:": "1"}', '{"": "1"}', '{"X\r\nHost": "1"}',
+    '{"Idempotency-Key": "1"}', '{"evtstore-attempt": "1"}', '{"Evtstore-Replay": "1"}', '{"webhook-signature": "v1,x"}', '{"ce_id": "1"}', '{"X Y": "1"}', '{"X:": "1"}', '{"": "1"}', '{"X\r\nHost": "1"}',
     '{"X-\u00e4": "1"}', '{"X": "a\r\nHost: b"}', '{"X": "a\nb"}', '{"X": "a\u007f"}', '{"X": "\u00e4"}', '{"X": 1}', '{"X": null}',
     '{"X": ["a"]}', '{"X": {"a": "b"}}']) WITH ORDINALITY AS h (headers, n)
 CROSS JOIN LATERAL pg_temp.attempt(
@@ -110,6 +116,31 @@ ORDER BY h.n;
 SELECT state, message FROM pg_temp.attempt(format('SELECT evtstore.create_endpoint(%L, %L, %L)', 'x', 'https://example.com/',
     jsonb_build_object('headers', jsonb_build_object('X', repeat('x', 4097)))));
 SELECT count(*) AS none_was_made FROM endpoints WHERE name = 'x';
+\x on
+
+-- what sql: endpoints have no use for
+\x off
+SELECT o.options, a.state, a.message, a.hint
+FROM unnest(ARRAY['{"format": "plain"}', '{"topic": "x"}', '{"tls": {}}', '{"client": {}}']) WITH ORDINALITY AS o (options, n)
+CROSS JOIN LATERAL pg_temp.attempt(format('SELECT evtstore.create_endpoint(%L, %L, %L)', 'x', 'sql:shop.on_message', o.options)) AS a
+ORDER BY o.n;
+
+-- settings of the client library and of TLS are a superuser's, and so is their way to another url
+CREATE ROLE regress_evtstore_admin IN ROLE evtstore_admin;
+SELECT evtstore.create_endpoint('proxied', 'https://example.com/hook',
+    '{"client": {"proxy": "http://proxy:3128", "http_version": 1.1}, "tls": {"verify": false, "ca_file": "/etc/ca.pem"}}');
+SET ROLE regress_evtstore_admin;
+SELECT s.statement, a.*
+FROM unnest(ARRAY[$$create_endpoint('x', 'https://example.com/', '{"client": {}}')$$, $$create_endpoint('x', 'https://example.com/', '{"tls": {}}')$$,
+    $$alter_endpoint('proxied', '{"client": null}')$$, $$alter_endpoint('proxied', '{"tls": {"verify": true}}')$$,
+    $$alter_endpoint('proxied', '{"url": "https://example.com/other"}')$$, $$alter_endpoint('proxied', '{"url": "https://example.com/hook", "timeout": "3s"}')$$])
+    WITH ORDINALITY AS s (statement, n)
+CROSS JOIN LATERAL pg_temp.attempt('SELECT evtstore.' || s.statement) AS a
+ORDER BY s.n;
+RESET ROLE;
+SELECT evtstore.alter_endpoint('proxied', '{"url": "https://example.com/other", "tls": null}');
+SELECT spec FROM endpoints WHERE name = 'proxied';
+SELECT evtstore.drop_endpoint('proxied');
 \x on
 
 -- a queue names it: neither goes without the other knowing
@@ -123,7 +154,6 @@ SELECT * FROM pg_temp.attempt($$SELECT evtstore.drop_endpoint(NULL)$$);
 SELECT evtstore.drop_queue('orders');
 
 -- a function runs as who made the endpoint: who may not execute it cannot, and nobody names one for somebody else
-CREATE ROLE regress_evtstore_admin IN ROLE evtstore_admin;
 CREATE ROLE regress_evtstore_writer IN ROLE evtstore_writer;
 REVOKE EXECUTE ON FUNCTION shop.on_message FROM PUBLIC;
 GRANT USAGE ON SCHEMA shop TO regress_evtstore_admin;

@@ -117,7 +117,7 @@ $(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
 
 # A library is made of NAME.c, NAME_*.c and what several share; each is to call its own copy of that.
 .SECONDEXPANSION:
-evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o $$(patsubst %.c,%.o,$$(wildcard src/transport/libs/$$*_*.c))
+evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o $$(subst .c,.o,$$(wildcard src/transport/libs/$$*_*.c))
 	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread
 evtstore_amqp$(DLSUFFIX): src/transport/libs/tls.o
 

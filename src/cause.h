@@ -5,6 +5,8 @@
 #ifndef ES_CAUSE_H
 #define ES_CAUSE_H
 
+#include "utils/jsonb.h"
+
 /* palloc'd */
 typedef struct EsCauseFacts
 {
@@ -12,6 +14,9 @@ typedef struct EsCauseFacts
 	char *correlation_id; /* NULL: none, or several */
 	int depth;			  /* of the deepest: how many handlers were before it; 0: none appended it */
 } EsCauseFacts;
+
+/* what the metadata of an event says of them; the id is the event's */
+extern EsCauseFacts es_cause_facts_of(Jsonb *metadata);
 
 /* asked only when something is appended: to know it costs more than a small handler */
 typedef struct EsCause

@@ -273,6 +273,24 @@ es_definition_function(const char *fn, Oid argtype)
 	return oid;
 }
 
+void
+es_definition_check_function(const char *fn, Oid argtype, Oid owner, const char *kind)
+{
+	Oid			oid = es_definition_function(fn, argtype);
+
+	if (get_func_prokind(oid) != PROKIND_FUNCTION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s is not a plain function", fn),
+				 errhint("Name a function that takes one %s.", format_type_be_qualified(argtype))));
+	if (!OidIsValid(owner) || !es_may_execute(oid, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for function %s", fn),
+				 errdetail("The owner of the %s may not execute it.", kind),
+				 errhint("Run: GRANT EXECUTE ON FUNCTION %s(%s) TO the owner.", fn, format_type_be_qualified(argtype))));
+}
+
 /* Locks: the name's, held */
 static void
 update(EsPlan *plan, const EsDefinition *existing, Datum value)

@@ -4,40 +4,56 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
 
 #include "arg.h"
 #include "compat.h"
 #include "placeholder.h"
 
+static bool step(JsonbContainer *container, const char *key, JsonbValue *value);
+
 EsPlaceholder *
 es_placeholder_parse(const char *text, const char *what, const EsPlaceholderRoot *roots, const char *hint)
 {
-	EsPlaceholder *placeholder = palloc0(sizeof(EsPlaceholder));
 	size_t		len = strlen(text);
-	char	   *saved;
-	char	   *first = NULL;
+	EsPlaceholder *placeholder = NULL;
 
 	if (len > 3 && strncmp(text, "${", 2) == 0 && text[len - 1] == '}')
+		placeholder = es_placeholder_find(text + 2, len - 3, roots);
+	if (placeholder == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown %s \"%s\"", what, es_arg_shown(text, len)),
+				 errhint("%s", hint)));
+	return placeholder;
+}
+
+EsPlaceholder *
+es_placeholder_find(const char *text, int len, const EsPlaceholderRoot *roots)
+{
+	EsPlaceholder *placeholder = palloc0(sizeof(EsPlaceholder));
+	char	   *part = pnstrdup(text, len);
+	char	   *first = part;
+
+	for (char *dot = strchr(part, '.'); dot != NULL; dot = strchr(part, '.'))
 	{
-		first = strtok_r(pnstrdup(text + 2, len - 3), ".", &saved);
-		for (char *part = first == NULL ? NULL : strtok_r(NULL, ".", &saved); part != NULL; part = strtok_r(NULL, ".", &saved))
-			placeholder->path = lappend(placeholder->path, part);
+		*dot = '\0';
+		part = dot + 1;
+		if (*part == '\0' || *part == '.')
+			return NULL;
+		placeholder->path = lappend(placeholder->path, part);
 	}
-	for (int i = 0; first != NULL && roots[i].name != NULL; i++)
+	for (int i = 0; roots[i].name != NULL; i++)
 		if (strcmp(first, roots[i].name) == 0 && roots[i].has_path == (placeholder->path != NIL))
 		{
 			placeholder->root = i;
 			return placeholder;
 		}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown %s \"%s\"", what, es_arg_shown(text, len)),
-			 errhint("%s", hint)));
+	return NULL;
 }
 
 EsPlaceholder *
@@ -53,22 +69,70 @@ es_placeholder_copy(const EsPlaceholder *placeholder)
 	return copy;
 }
 
+bool
+es_placeholder_value(const EsPlaceholder *placeholder, Jsonb *document, JsonbValue *value)
+{
+	ListCell   *lc;
+
+	if (JB_ROOT_IS_SCALAR(document))
+		(void) JsonbExtractScalar(&document->root, value);
+	else
+	{
+		value->type = jbvBinary;
+		value->val.binary.data = &document->root;
+		value->val.binary.len = VARSIZE(document) - VARHDRSZ;
+	}
+	foreach(lc, placeholder->path)
+		if (value->type != jbvBinary || !step(value->val.binary.data, lfirst(lc), value))
+			return false;
+	return true;
+}
+
 char *
 es_placeholder_text(const EsPlaceholder *placeholder, Datum document)
 {
-	LOCAL_FCINFO(call, 2);
-	Datum	   *parts = palloc(list_length(placeholder->path) * sizeof(Datum));
-	int			n = 0;
-	ListCell   *lc;
-	Datum		result;
+	JsonbValue	value;
 
-	foreach(lc, placeholder->path)
-		parts[n++] = CStringGetTextDatum(lfirst(lc));
-	InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
-	call->args[0].value = document;
-	call->args[0].isnull = false;
-	call->args[1].value = PointerGetDatum(construct_array(parts, n, TEXTOID, -1, false, TYPALIGN_INT));
-	call->args[1].isnull = false;
-	result = jsonb_extract_path_text(call);
-	return call->isnull ? NULL : TextDatumGetCString(result);
+	return es_placeholder_value(placeholder, DatumGetJsonbP(document), &value) ? es_placeholder_value_text(&value) : NULL;
+}
+
+char *
+es_placeholder_value_text(JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			return NULL;
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+		case jbvBool:
+			return pstrdup(value->val.boolean ? "true" : "false");
+		default:
+			Assert(value->type == jbvBinary);
+			return JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
+	}
+}
+
+/* like SQL's #>: a number is an element of an array, from its end where it is negative */
+static bool
+step(JsonbContainer *container, const char *key, JsonbValue *value)
+{
+	int64		n;
+	long		index;
+	char	   *end;
+	JsonbValue *element;
+
+	if (JsonContainerIsObject(container))
+		return getKeyJsonValueFromContainer(container, key, strlen(key), value) != NULL;
+	errno = 0;
+	index = strtol(key, &end, 10);
+	if (end == key || *end != '\0' || errno != 0)
+		return false;
+	n = index < 0 ? (int64) JsonContainerSize(container) + index : index;
+	element = n < 0 || n >= JsonContainerSize(container) ? NULL : getIthJsonbValueFromContainer(container, (uint32) n);
+	if (element != NULL)
+		*value = *element;
+	return element != NULL;
 }

@@ -19,7 +19,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/uuid.h"
 
 #include "catalog.h"
@@ -48,7 +47,6 @@ static Cache *retired = NULL;
 static void refresh(void);
 static EsProjection *load(const EsDefinition *definition);
 static EsHandler *load_handlers(EsProjection *projection, Jsonb *handlers);
-static int	depth_of(Numeric value);
 static void run(EsHandler *handler, Datum argument, const Datum *rows, int n, int64 first, int64 last, const char *type);
 static void run_pending(EsApply *apply);
 static Datum array_of(Datum *rows, int n, MemoryContext context);
@@ -240,27 +238,15 @@ tell_cause(const void *arg)
 		HeapTupleHeader row = DatumGetHeapTupleHeader(run->rows[i]);
 		bool		isnull;
 		Datum		id = GetAttributeByNum(row, ES_EVENT_ROW_ID, &isnull);
-		Jsonb	   *metadata = DatumGetJsonbP(GetAttributeByNum(row, ES_EVENT_ROW_METADATA, &isnull));
-		JsonbValue	v;
+		EsCauseFacts own = es_cause_facts_of(DatumGetJsonbP(GetAttributeByNum(row, ES_EVENT_ROW_METADATA, &isnull)));
 
-		if (getKeyJsonValueFromContainer(&metadata->root, "causation_depth", strlen("causation_depth"), &v) != NULL && v.type == jbvNumeric)
-			facts.depth = Max(facts.depth, depth_of(v.val.numeric));
+		facts.depth = Max(facts.depth, own.depth);
 		if (run->n > 1)
 			continue;
 		facts.id = DatumGetCString(DirectFunctionCall1(uuid_out, id));
-		if (getKeyJsonValueFromContainer(&metadata->root, "correlation_id", strlen("correlation_id"), &v) != NULL && v.type == jbvString)
-			facts.correlation_id = pnstrdup(v.val.string.val, v.val.string.len);
+		facts.correlation_id = own.correlation_id;
 	}
 	return facts;
-}
-
-/* what somebody wrote there may be any number */
-static int
-depth_of(Numeric value)
-{
-	long		depth = strtol(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value))), NULL, 10);
-
-	return (int) Min(Max(depth, 0), INT_MAX - 1);
 }
 
 static void

@@ -116,7 +116,8 @@ evtstore_redrive(PG_FUNCTION_ARGS)
 	{
 		const EsSubscription *subscription;
 
-		if (es_definition_find("subscription", name) == NULL && es_definition_find("projection", name) == NULL)
+		if (es_definition_find("subscription", name) == NULL && es_definition_find("projection", name) == NULL &&
+			es_subscription_find(name) == NULL)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_NOT_FOUND),
 					 errmsg("there is no queue or subscription \"%s\"", name),
@@ -125,7 +126,7 @@ evtstore_redrive(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("events cannot be patched"),
-					 errdetail("\"%s\" is a subscription, and what happened stays as it happened.", name),
+					 errdetail("\"%s\" is no queue, and what happened stays as it happened.", name),
 					 errhint("Append an event that corrects it, and discard the dead letter.")));
 		subscription = es_subscription_lock(es_subscription_get(name)->definition.id, AccessShareLock);
 		if (subscription == NULL)

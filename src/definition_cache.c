@@ -17,6 +17,7 @@
 static void refresh(EsDefinitionCache *cache);
 static List *list_definitions(EsDefinitionCache *cache);
 static int	compare_ids(const ListCell *a, const ListCell *b);
+static bool is_aside(const EsDefinitionCache *cache, const char *kind);
 static EsCachedDefinition *entry_at(EsDefinitionCache *cache, int i);
 
 void *
@@ -24,7 +25,17 @@ es_definition_cache_by_name(EsDefinitionCache *cache, const char *name)
 {
 	refresh(cache);
 	for (int i = 0; i < cache->n; i++)
-		if (!cache->is_unnamed[i] && strcmp(entry_at(cache, i)->name, name) == 0)
+		if (!is_aside(cache, cache->kinds[i]) && strcmp(entry_at(cache, i)->name, name) == 0)
+			return entry_at(cache, i);
+	return NULL;
+}
+
+void *
+es_definition_cache_by_kind(EsDefinitionCache *cache, const char *kind, const char *name)
+{
+	refresh(cache);
+	for (int i = 0; i < cache->n; i++)
+		if (strcmp(cache->kinds[i], kind) == 0 && strcmp(entry_at(cache, i)->name, name) == 0)
 			return entry_at(cache, i);
 	return NULL;
 }
@@ -68,7 +79,7 @@ refresh(EsDefinitionCache *cache)
 	List	   *definitions;
 	ListCell   *lc;
 	char	   *entries;
-	bool	   *is_unnamed;
+	const char **kinds;
 	int			n = 0;
 
 	if (cache->context != NULL && cache->generation == generation)
@@ -77,7 +88,7 @@ refresh(EsDefinitionCache *cache)
 	context = AllocSetContextCreate(CurrentMemoryContext, "evtstore definitions", ALLOCSET_SMALL_SIZES);
 	old_context = MemoryContextSwitchTo(context);
 	entries = palloc0(Max(list_length(definitions), 1) * cache->size);
-	is_unnamed = palloc(Max(list_length(definitions), 1) * sizeof(bool));
+	kinds = palloc(Max(list_length(definitions), 1) * sizeof(char *));
 	foreach(lc, definitions)
 	{
 		EsDefinition *definition = lfirst(lc);
@@ -85,7 +96,7 @@ refresh(EsDefinitionCache *cache)
 
 		if (cache->wants != NULL && !cache->wants(definition))
 			continue;
-		is_unnamed[n] = cache->unnamed_kind != NULL && strcmp(definition->kind, cache->unnamed_kind) == 0;
+		kinds[n] = pstrdup(definition->kind);
 		entry = (EsCachedDefinition *) (entries + cache->size * n++);
 		entry->id = definition->id;
 		entry->name = pstrdup(definition->name);
@@ -98,7 +109,7 @@ refresh(EsDefinitionCache *cache)
 		MemoryContextDelete(cache->context);
 	cache->context = context;
 	cache->entries = entries;
-	cache->is_unnamed = is_unnamed;
+	cache->kinds = kinds;
 	cache->n = n;
 	cache->generation = generation;
 }
@@ -111,8 +122,8 @@ list_definitions(EsDefinitionCache *cache)
 
 	if (cache->other_kind != NULL)
 		list = list_concat(list, es_definition_list(cache->other_kind));
-	if (cache->unnamed_kind != NULL)
-		list = list_concat(list, es_definition_list(cache->unnamed_kind));
+	for (int i = 0; i < lengthof(cache->aside_kinds) && cache->aside_kinds[i] != NULL; i++)
+		list = list_concat(list, es_definition_list(cache->aside_kinds[i]));
 	list_sort(list, compare_ids);
 	return list;
 }
@@ -124,6 +135,15 @@ compare_ids(const ListCell *a, const ListCell *b)
 	int32		y = ((const EsDefinition *) lfirst(b))->id;
 
 	return x < y ? -1 : x > y;
+}
+
+static bool
+is_aside(const EsDefinitionCache *cache, const char *kind)
+{
+	for (int i = 0; i < lengthof(cache->aside_kinds) && cache->aside_kinds[i] != NULL; i++)
+		if (strcmp(cache->aside_kinds[i], kind) == 0)
+			return true;
+	return false;
 }
 
 static EsCachedDefinition *

@@ -18,7 +18,7 @@ typedef struct EsDefinitionCache
 {
 	const char *kind;
 	const char *other_kind; /* NULL: one is all */
-	const char *unnamed_kind; /* one more, found by id only: its names are those of other kinds; NULL: none */
+	const char *aside_kinds[2]; /* more, whose names are their own or those of other kinds: not found by name alone */
 	/* which definitions are entries; NULL: all */
 	bool (*wants)(const EsDefinition *definition);
 	Size size; /* of an entry */
@@ -27,7 +27,7 @@ typedef struct EsDefinitionCache
 	/* the rest is for definition_cache.c */
 	MemoryContext context;
 	char *entries;
-	bool *is_unnamed; /* of each */
+	const char **kinds; /* of each */
 	int n;
 	uint64 generation;
 } EsDefinitionCache;
@@ -37,6 +37,8 @@ typedef struct EsDefinitionCache
  * build all of it anew.
  */
 extern void *es_definition_cache_by_name(EsDefinitionCache *cache, const char *name);
+/* the same, of one of the kinds that stand aside */
+extern void *es_definition_cache_by_kind(EsDefinitionCache *cache, const char *kind, const char *name);
 extern void *es_definition_cache_by_id(EsDefinitionCache *cache, int32 id);
 /* all of them, in order of id: as many as *n */
 extern void *es_definition_cache_all(EsDefinitionCache *cache, int *n);

@@ -71,11 +71,12 @@ _PG_init(void)
 	es_command_init();
 
 	/*
-	 * The order of these two is the order in which an append runs them: what a projection's handler appends to the same
-	 * stream must not reach a queue before the events that the handler was called for.
+	 * The order of these is the order in which an append runs them: what a projection's handler or a rule's function appends to
+	 * the same stream must not reach a queue before the events that it was called for.
 	 */
 	es_rule_init();
 	es_projection_init();
+	es_rule_init_functions();
 
 	es_endpoint_state_init();
 	es_registry_init();

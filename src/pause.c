@@ -1,6 +1,6 @@
 /*
  * pause.c
- *		Pausing and resuming what hands something out: queues, subscriptions, async projections.
+ *		Pausing and resuming what hands something out: queues, subscriptions, async projections and rules.
  *
  * Runs in backends.  The state is the definition's (definition.c) and transactional.  What is handed out already can be
  * settled; what is claimed or polled after the commit of a pause is nothing.
@@ -22,8 +22,8 @@
 #include "wakeup.h"
 
 static void set_paused(const char *kind, const char *name, bool paused);
-static const char *kind_of(const char *name);
-static void require_async(const char *name);
+static const char *kind_of(const char **name);
+static void require_async(const char *kind, const char *name);
 
 PG_FUNCTION_INFO_V1(evtstore_pause);
 PG_FUNCTION_INFO_V1(evtstore_resume);
@@ -34,10 +34,12 @@ PG_FUNCTION_INFO_V1(evtstore_resume_projection);
 Datum
 evtstore_pause(PG_FUNCTION_ARGS)
 {
-	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	const char *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	const char *kind;
 
 	es_catalog_require_writable("pause");
-	set_paused(kind_of(name), name, true);
+	kind = kind_of(&name);
+	set_paused(kind, name, true);
 	PG_RETURN_VOID();
 }
 
@@ -45,10 +47,12 @@ evtstore_pause(PG_FUNCTION_ARGS)
 Datum
 evtstore_resume(PG_FUNCTION_ARGS)
 {
-	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	const char *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	const char *kind;
 
 	es_catalog_require_writable("resume");
-	set_paused(kind_of(name), name, false);
+	kind = kind_of(&name);
+	set_paused(kind, name, false);
 	PG_RETURN_VOID();
 }
 
@@ -59,7 +63,7 @@ evtstore_pause_projection(PG_FUNCTION_ARGS)
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 
 	es_catalog_require_writable("pause_projection");
-	require_async(name);
+	require_async("projection", name);
 	set_paused("projection", name, true);
 	PG_RETURN_VOID();
 }
@@ -71,7 +75,7 @@ evtstore_resume_projection(PG_FUNCTION_ARGS)
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 
 	es_catalog_require_writable("resume_projection");
-	require_async(name);
+	require_async("projection", name);
 	set_paused("projection", name, false);
 	PG_RETURN_VOID();
 }
@@ -95,34 +99,43 @@ set_paused(const char *kind, const char *name, bool paused)
 	es_waiter_wake_at_commit(es_definition_get(kind, name)->id, INT_MAX);
 }
 
-/* an append cannot leave out a handler and come back to it */
+/* an append cannot leave out what it does, and come back to it */
 static void
-require_async(const char *name)
+require_async(const char *kind, const char *name)
 {
-	es_definition_lock("projection", name);
-	if (strcmp(es_options_string(es_definition_get("projection", name)->spec, "mode", ""), "sync") == 0)
+	bool		is_projection = strcmp(kind, "projection") == 0;
+
+	es_definition_lock(kind, name);
+	if (strcmp(es_options_string(es_definition_get(kind, name)->spec, "mode", ""), "sync") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("projection \"%s\" is a sync one", name),
+				 errmsg("%s \"%s\" is a sync one", kind, name),
 				 errdetail("What is appended while it pauses would never reach it."),
-				 errhint("Switch it to 'async' first, with evtstore.switch_projection().")));
+				 is_projection ? errhint("Switch it to 'async' first, with evtstore.switch_projection().") :
+				 errhint("Drop it, and create it again when it is to go on.")));
 }
 
-/* ST008 where it is neither */
+/* ST008 where it is none of them; the name is the definition's then */
 static const char *
-kind_of(const char *name)
+kind_of(const char **name)
 {
-	if (es_definition_find("queue", name) != NULL)
+	if (es_definition_find("queue", *name) != NULL)
 		return "queue";
-	if (es_definition_find("subscription", name) != NULL)
-		return es_subscription_get(name) != NULL ? "subscription" : NULL;
-	if (es_definition_find("projection", name) != NULL)
+	if (es_definition_find("subscription", *name) != NULL)
+		return es_subscription_get(*name) != NULL ? "subscription" : NULL;
+	if (es_definition_find("projection", *name) != NULL)
 	{
-		require_async(name);
+		require_async("projection", *name);
 		return "projection";
+	}
+	if (es_definition_find("rule", es_subscription_rule_name(*name)) != NULL)
+	{
+		*name = es_subscription_rule_name(*name);
+		require_async("rule", *name);
+		return "rule";
 	}
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_NOT_FOUND),
-			 errmsg("there is no queue or subscription \"%s\"", name),
+			 errmsg("there is no queue or subscription \"%s\"", *name),
 			 errhint("evtstore.queue_status and evtstore.subscription_status list them.")));
 }

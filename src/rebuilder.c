@@ -160,7 +160,7 @@ read_rebuilds(Rebuilder *rebuilder)
 
 		if (rebuild->is_failed)
 			continue;
-		*turn = (Turn) {.id = rebuild->id, .events = ES_PROJECTION_FIRST_EVENTS};
+		*turn = (Turn) {.id = rebuild->id, .events = ES_TURN_FIRST_EVENTS};
 		for (int i = 0; i < nbefore; i++)
 			if (before[i].id == rebuild->id)
 				*turn = before[i];
@@ -202,7 +202,7 @@ static bool
 work(Turn *turn)
 {
 	int			events = turn->events;
-	EsProjectionTurn result;
+	EsTurnResult result;
 	int64		head;
 
 	es_process_start_transaction("rebuilding");

@@ -1,118 +1,140 @@
 /*
  * rule.c
- *		Which events go to which queue: sync rules, in the append's transaction.
+ *		The definitions of rules: create, alter, drop; and trying one.
  *
- * Runs in the appender's backend.  Each backend caches the rules; the cache is built from the latest snapshot when an
- * append finds it stale, and the one given up lives to the end of the transaction.  A rule applies to every append that begins after its commit.  The message and the event
- * commit together or not at all; the stream is the message's key, so that a stream's messages go out in order: the
- * stream's lock is held, which makes the order of ids the order of commits.
+ * Runs in backends.  rule_sync.c does what sync rules say, in the append's transaction; rule_work.c what async ones say, in workers.
+ * Locks: the definition's name; the queue's or endpoint's that it names, so that the rule and its drop cannot pass each other; for an
+ * async rule its subscription's, exclusive, where it is altered or dropped, which waits for the worker that is at it.  All of it is in
+ * the caller's transaction: a rollback or a crash takes definition and place together.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
+#include "catalog/namespace.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
-#include "utils/memutils.h"
+#include "utils/timestamp.h"
 
-#include "append.h"
 #include "arg.h"
 #include "catalog.h"
+#include "clock.h"
 #include "compat.h"
 #include "definition.h"
 #include "error.h"
+#include "event.h"
 #include "evtstore.h"
-#include "filter.h"
+#include "feed.h"
+#include "guc.h"
 #include "identity.h"
+#include "lane.h"
 #include "options.h"
-#include "queue.h"
-#include "rule.h"
-
-#define QUEUE_PREFIX "queue:"
+#include "rule_apply.h"
+#include "subscription.h"
+#include "waiter.h"
+#include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evtstore_create_rule);
 PG_FUNCTION_INFO_V1(evtstore_alter_rule);
 PG_FUNCTION_INFO_V1(evtstore_drop_rule);
+PG_FUNCTION_INFO_V1(evtstore_test_rule);
 
-/* a queue and the filters of all rules that send to it */
-typedef struct Target
-{
-	char	   *queue;
-	List	   *filters;		/* EsFilter, in order of the rules' creation */
-} Target;
-
-static MemoryContext cache_context = NULL;
-static MemoryContext retired_context = NULL;	/* parent of caches given up in this transaction */
-static List *targets = NIL;
-static uint64 cache_generation = 0;
-
-static void on_append(const EsAppendPart *parts, int nparts, int nevents);
-static void send_matching(Target *target, const EsAppendPart *parts, int nparts, int nevents);
-static void fill_message(EsMessage *message, const EsEvent *event);
-static void xact_callback(XactEvent event, void *arg);
-static Target *find_target(List *list, const char *queue);
-static void refresh_cache(void);
-static Jsonb *build_spec(Jsonb *filter, const char *target);
-static const char *target_queue(const char *target);
-
-void
-es_rule_init(void)
-{
-	es_append_register_hook(on_append);
-	RegisterXactCallback(xact_callback, NULL);
-}
+static bool parse_mode(const char *mode);
+static Jsonb *build_spec(EsRule *rule, Jsonb *filter, const char *target, Jsonb *transform);
+static void check_target(const EsRule *rule, Oid owner);
+static void refuse_null(Jsonb *changes, const char *key);
+static bool is_async(const EsDefinition *definition);
+static void wait_for_worker(int32 id);
+static const EsRule *find_rule(const char *name);
+static EsStream parse_event(Jsonb *given, EsEvent *event);
+static JsonbValue *event_field(Jsonb *given, const char *key, JsonbValue *value);
+static char *event_text(Jsonb *given, const char *key, bool number);
+static Jsonb *show(const EsRule *rule, const EsEvent *event, bool matches);
+static void show_text(JsonbParseState **state, const char *key, const char *string);
+static void show_jsonb(JsonbParseState **state, const char *key, Datum jsonb);
+static void show_key(JsonbParseState **state, const char *key);
+static void show_message(JsonbParseState **state, const EsRule *rule, const EsMessage *message);
 
 /* evtstore.create_rule(name, filter, target, transform, mode) */
 Datum
 evtstore_create_rule(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
-	Jsonb	   *filter;
+	EsRule		rule = {0};
 	char	   *target;
-	char	   *mode;
+	Jsonb	   *spec;
 	int32		id;
 
 	es_catalog_require_writable("create_rule");
 	es_arg_required(fcinfo, 1, "filter");
-	filter = PG_GETARG_JSONB_P(1);
 	target = es_arg_name(fcinfo, 2, "target", ES_MAX_NAME_BYTES + 64);
-	if (!PG_ARGISNULL(3))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("transform is not supported by evtstore %s", ES_VERSION),
-				 errhint("Leave it NULL: the message carries the event as it is.")));
-	mode = es_arg_name(fcinfo, 4, "mode", 16);
-	if (strcmp(mode, "sync") != 0)
-		ereport(ERROR,
-				(errcode(strcmp(mode, "async") == 0 ? ERRCODE_FEATURE_NOT_SUPPORTED : ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("mode \"%s\" is not supported by evtstore %s", mode, ES_VERSION),
-				 errhint("Use mode => 'sync'.")));
-
-	if (es_definition_create("rule", name, build_spec(filter, target), &id))
-		es_identity_establish();
+	rule.is_async = parse_mode(es_arg_name(fcinfo, 4, "mode", 16));
+	spec = build_spec(&rule, PG_GETARG_JSONB_P(1), target, PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3));
+	check_target(&rule, GetUserId());
+	if (!es_definition_create("rule", name, spec, &id))
+		PG_RETURN_VOID();
+	es_identity_establish();
+	if (rule.is_async)
+	{
+		/* what is committed from now on */
+		es_subscription_begin(id, es_feed_head(ES_FEED_ALL_CATEGORIES), 1);
+		es_wakeup_at_commit(1);
+	}
 	PG_RETURN_VOID();
 }
 
-/* evtstore.alter_rule(name, changes) */
+/*
+ * evtstore.alter_rule(name, changes)
+ *
+ * The owner stays: a function goes on running as who created the rule.  So only a member of that role may name it.
+ */
 Datum
 evtstore_alter_rule(PG_FUNCTION_ARGS)
 {
 	static const EsOption allowed[] = {
 		{"filter", ES_OPTION_OBJECT},
 		{"target", ES_OPTION_STRING},
+		{"transform", ES_OPTION_OBJECT},
 		{NULL}
 	};
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	EsDefinition *definition;
+	EsRule		rule = {0};
+	Jsonb	   *changes;
 	Jsonb	   *spec;
+	Oid			owner;
 
 	es_catalog_require_writable("alter_rule");
 	es_arg_required(fcinfo, 1, "changes");
-	es_options_check(PG_GETARG_JSONB_P(1), allowed, "changes");
+	changes = PG_GETARG_JSONB_P(1);
+	es_options_check_changes(changes, allowed, "changes");
+	refuse_null(changes, "filter");
+	refuse_null(changes, "target");
 	es_definition_lock("rule", name);
-	spec = es_options_merge(es_definition_get("rule", name)->spec, PG_GETARG_JSONB_P(1));
-	es_definition_alter("rule", name, build_spec(es_options_object(spec, "filter"), es_options_string(spec, "target", "")));
+	AcceptInvalidationMessages();
+	definition = es_definition_get("rule", name);
+	owner = get_role_oid(definition->owner, true);
+	rule.is_async = is_async(definition);
+	spec = es_options_merge(definition->spec, changes);
+	spec = build_spec(&rule, es_options_object(spec, "filter"), es_options_string(spec, "target", ""), es_options_object(spec, "transform"));
+	check_target(&rule, owner);
+	if (rule.kind == ES_RULE_FUNCTION && !has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("rule \"%s\" runs its function as role \"%s\"", name, definition->owner),
+				 errhint("Change it as a member of that role, or drop it and create it as yours.")));
+	if (rule.is_async && !is_async(definition))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rule \"%s\" is a sync one", name),
+				 errdetail("It has no place in the feed that deliveries to an endpoint could go on from."),
+				 errhint("Drop it and create it again.")));
+	if (rule.is_async)
+		wait_for_worker(definition->id);
+	es_definition_alter("rule", name, spec);
 	PG_RETURN_VOID();
 }
 
@@ -121,160 +143,289 @@ Datum
 evtstore_drop_rule(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	EsDefinition *definition;
 
 	es_catalog_require_writable("drop_rule");
+	es_definition_lock("rule", name);
+	AcceptInvalidationMessages();
+	definition = es_definition_get("rule", name);
+	if (is_async(definition))
+	{
+		es_subscription_refuse_snapshot("an async rule cannot be dropped");
+		es_subscription_end(definition->id);
+	}
 	es_definition_drop("rule", name);
 	PG_RETURN_VOID();
 }
 
-static void
-on_append(const EsAppendPart *parts, int nparts, int nevents)
+static bool
+is_async(const EsDefinition *definition)
 {
-	ListCell   *lc;
+	return strcmp(es_options_string(definition->spec, "mode", ""), "async") == 0;
+}
 
-	/* what is imported was acted upon where it happened */
-	if (es_append_is_history())
-		return;
-	if (cache_generation != es_catalog_generation())
-		refresh_cache();
-	foreach(lc, targets)
-		send_matching(lfirst(lc), parts, nparts, nevents);
+/* what it has taken it does by the old definition; what is handed out comes again, chosen by the new one */
+static void
+wait_for_worker(int32 id)
+{
+	(void) es_subscription_lock(id, AccessExclusiveLock);
+	es_lanes_forget(id);
+	es_waiter_wake_at_commit(id, INT_MAX);
+	es_wakeup_at_commit(1);
+}
+
+static bool
+parse_mode(const char *mode)
+{
+	if (strcmp(mode, "sync") != 0 && strcmp(mode, "async") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown mode \"%s\"", mode),
+				 errhint("Known modes: 'sync', 'async'.")));
+	return strcmp(mode, "async") == 0;
+}
+
+/* in one form, checked but for what the target is; fills the rule.  What has an endpoint is async, whatever was said */
+static Jsonb *
+build_spec(EsRule *rule, Jsonb *filter, const char *target, Jsonb *transform)
+{
+	StringInfoData json;
+	Jsonb	   *spec;
+
+	es_filter_parse(filter, "filter");
+	es_rule_compile(rule, target, transform);
+	rule->is_async |= rule->kind == ES_RULE_ENDPOINT;
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"mode\":\"%s\",\"target\":", rule->is_async ? "async" : "sync");
+	escape_json(&json, target);
+	if (rule->is_async)
+		appendStringInfoString(&json, ",\"lanes\":1");
+	appendStringInfoChar(&json, '}');
+	spec = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+	spec = es_options_merge(spec, es_options_of("filter", filter));
+	return transform == NULL ? spec : es_options_merge(spec, es_options_of("transform", transform));
+}
+
+/* what it names stays locked against its drop until the rule is committed; what is computed is looked up for each event */
+static void
+check_target(const EsRule *rule, Oid owner)
+{
+	const char *kind = rule->kind == ES_RULE_QUEUE ? "queue" : "endpoint";
+
+	if (rule->kind == ES_RULE_FUNCTION)
+		es_definition_check_function(rule->constant, es_catalog()->delivery_type, owner, "rule");
+	else if (rule->constant != NULL)
+	{
+		es_definition_lock(kind, rule->constant);
+		es_definition_get(kind, rule->constant);
+	}
+	/* not connected yet: nobody delivers what es_rule_with_endpoint is for.  This is the place to let them in */
+	if (rule->kind == ES_RULE_ENDPOINT)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a rule with an endpoint is not supported by evtstore %s", ES_VERSION),
+				 errhint("Send to a queue that has the endpoint.")));
+}
+
+static void
+refuse_null(Jsonb *changes, const char *key)
+{
+	if (es_options_is_null(changes, key))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("\"%s\" must not be null", key),
+				 errhint("A rule has no default for it.")));
 }
 
 /*
- * Queue by queue, each event in order: two rules to one queue must not send a stream's events past each other.  All in one
- * go, so that keys are locked in one order whatever the order of the parts.  An event that two of them select is sent
- * twice.
+ * evtstore.test_rule(name text, event jsonb) -> jsonb; evtstore_admin.  Sends nothing and calls nothing
  */
-static void
-send_matching(Target *target, const EsAppendPart *parts, int nparts, int nevents)
+Datum
+evtstore_test_rule(PG_FUNCTION_ARGS)
 {
-	EsMessage  *messages = NULL;
-	int			count = 0;
+	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	const EsRule *rule;
+	EsEvent		event;
+	EsStream	stream;
 
-	for (int p = 0; p < nparts; p++)
-		for (int i = 0; i < parts[p].n; i++)
-		{
-			ListCell   *lc;
-
-			foreach(lc, target->filters)
-			{
-				if (!es_filter_matches(lfirst(lc), parts[p].handle, &parts[p].events[i]))
-					continue;
-				if (messages == NULL)
-					messages = MemoryContextAllocExtended(CurrentMemoryContext,
-														  (Size) nevents * list_length(target->filters) * sizeof(EsMessage),
-														  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-				fill_message(&messages[count++], &parts[p].events[i]);
-			}
-		}
-	if (count > 0)
-	{
-		es_queue_send(es_queue_get(target->queue), messages, count);
-		pfree(messages);
-	}
+	es_arg_required(fcinfo, 1, "event");
+	rule = find_rule(name);
+	stream = parse_event(PG_GETARG_JSONB_P(1), &event);
+	PG_RETURN_JSONB_P(show(rule, &event, es_filter_matches(rule->filter, &stream, &event)));
 }
 
-static void
-fill_message(EsMessage *message, const EsEvent *event)
+static const EsRule *
+find_rule(const char *name)
 {
-	message->body = event->data;
-	message->headers = event->metadata;
-	message->key = event->stream;
-	message->stream = event->stream;
-	message->type = event->type;
-	message->tags = event->tags;
-	message->position = event->position;
-	message->version = event->version;
-	message->schema_version = event->schema_version;
-	message->event_id = event->id;
-	message->occurred_at = event->occurred_at;
-	message->recorded_at = event->recorded_at;
+	int32		id = es_definition_get("rule", name)->id;
+	const EsRule *rule = es_rule_by_id(id);
+
+	if (rule == NULL)
+		elog(ERROR, "rule \"%s\" is gone", name);
+	return rule;
 }
 
-static void
-refresh_cache(void)
+/* as append_events takes it, or as to_jsonb shows one that was read */
+static EsStream
+parse_event(Jsonb *given, EsEvent *event)
 {
-	uint64		generation = es_catalog_generation();
-	MemoryContext fresh = AllocSetContextCreate(CurrentMemoryContext, "evtstore rules", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(fresh);
-	List	   *loaded = NIL;
-	ListCell   *lc;
+	static const char *const own[] = {"stream", "position", "version", "tenant", "recorded_at"};
+	EsStream	stream = *es_stream_none();
+	JsonbParseState *state = NULL;
+	JsonbValue	element = {.type = jbvBinary};
+	Jsonb	   *rest = given;
+	char	   *name;
+	char	   *number;
+	char	   *at;
+	int			n;
 
-	foreach(lc, es_definition_list("rule"))
-	{
-		EsDefinition *definition = lfirst(lc);
-		const char *queue = target_queue(es_options_string(definition->spec, "target", ""));
-		Target	   *target = find_target(loaded, queue);
-
-		if (target == NULL)
-		{
-			target = palloc0(sizeof(Target));
-			target->queue = pstrdup(queue);
-			loaded = lappend(loaded, target);
-		}
-		target->filters = lappend(target->filters,
-								  es_filter_parse(es_options_object(definition->spec, "filter"), "filter"));
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(fresh, CacheMemoryContext);
-	/* an append further up the stack may be in the middle of the old one: a trigger on messages can append */
-	if (cache_context != NULL)
-	{
-		if (retired_context == NULL)
-			retired_context = AllocSetContextCreate(TopMemoryContext, "evtstore retired rules", ALLOCSET_SMALL_SIZES);
-		MemoryContextSetParent(cache_context, retired_context);
-	}
-	cache_context = fresh;
-	targets = loaded;
-	cache_generation = generation;
-}
-
-static void
-xact_callback(XactEvent event, void *arg)
-{
-	if (retired_context == NULL || (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE))
-		return;
-	MemoryContextDelete(retired_context);
-	retired_context = NULL;
-}
-
-static Target *
-find_target(List *list, const char *queue)
-{
-	ListCell   *lc;
-
-	foreach(lc, list)
-		if (strcmp(((Target *) lfirst(lc))->queue, queue) == 0)
-			return lfirst(lc);
-	return NULL;
-}
-
-/* checks both parts; the queue stays locked against drop_queue until the rule is committed */
-static Jsonb *
-build_spec(Jsonb *filter, const char *target)
-{
-	StringInfoData json;
-
-	es_filter_parse(filter, "filter");
-	es_definition_lock("queue", target_queue(target));
-	es_definition_get("queue", target_queue(target));
-	initStringInfo(&json);
-	appendStringInfo(&json, "{\"mode\":\"sync\",\"filter\":%s,\"target\":", es_options_text(filter));
-	escape_json(&json, target);
-	appendStringInfoChar(&json, '}');
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
-}
-
-/* the name behind queue: */
-static const char *
-target_queue(const char *target)
-{
-	if (strncmp(target, QUEUE_PREFIX, strlen(QUEUE_PREFIX)) != 0 || target[strlen(QUEUE_PREFIX)] == '\0')
+	if (!JB_ROOT_IS_OBJECT(given))
 		ereport(ERROR,
-				(errcode(ES_ERRCODE_INVALID_DEFINITION),
-				 errmsg("unknown target \"%s\"", target),
-				 errdetail("target: evtstore %s knows queues only.", ES_VERSION),
-				 errhint("Write 'queue:NAME'.")));
-	return target + strlen(QUEUE_PREFIX);
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event must be a JSON object, not %s", es_options_shown(given)),
+				 errhint("Write {\"stream\": \"order-1\", \"type\": \"OrderPlaced\", \"data\": {}}.")));
+	for (int i = 0; i < lengthof(own); i++)
+		rest = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(rest), CStringGetTextDatum(own[i])));
+	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	element.val.binary.data = &rest->root;
+	element.val.binary.len = VARSIZE(rest) - VARHDRSZ;
+	(void) pushJsonbValue(&state, WJB_ELEM, &element);
+	*event = *es_event_parse_array(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL)), &n);
+
+	name = event_text(given, "stream", false);
+	if (name != NULL)
+	{
+		es_arg_check_name(name, "stream", ES_MAX_STREAM_BYTES);
+		stream.name = name;
+		event->stream = CStringGetTextDatum(name);
+	}
+	stream.tenant = event_text(given, "tenant", false);
+	if (stream.tenant == NULL)
+		stream.tenant = pstrdup(es_guc_tenant);
+	event->tenant = CStringGetTextDatum(stream.tenant);
+	number = event_text(given, "position", true);
+	event->position = number == NULL ? 0 : DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(number)));
+	number = event_text(given, "version", true);
+	event->version = number == NULL ? 0 : DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(number)));
+	at = event_text(given, "recorded_at", false);
+	event->recorded_at = at == NULL ? es_clock_now() :
+		DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(at), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	if (!event->has_occurred_at)
+		event->occurred_at = event->recorded_at;
+	return stream;
+}
+
+/* NULL: absent, or null */
+static JsonbValue *
+event_field(Jsonb *given, const char *key, JsonbValue *value)
+{
+	if (getKeyJsonValueFromContainer(&given->root, key, strlen(key), value) == NULL || value->type == jbvNull)
+		return NULL;
+	return value;
+}
+
+static char *
+event_text(Jsonb *given, const char *key, bool number)
+{
+	JsonbValue	v;
+
+	if (event_field(given, key, &v) == NULL)
+		return NULL;
+	if (v.type != jbvString && !(number && v.type == jbvNumeric))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" of the event must be a %s, not %s", key, number ? "number" : "string", es_options_shown(JsonbValueToJsonb(&v)))));
+	return es_placeholder_value_text(&v);
+}
+
+/* what does not match has no parts */
+static Jsonb *
+show(const EsRule *rule, const EsEvent *event, bool matches)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue	v = {.type = jbvBool};
+	EsMessage	message = {0};
+	char	   *target = NULL;
+
+	if (matches)
+	{
+		target = psprintf("%s%s", es_rule_prefix(rule->kind), es_rule_endpoint(rule, event));
+		es_rule_fill_message(rule, event, &message);
+	}
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	v.val.boolean = matches;
+	show_key(&state, "matches");
+	(void) pushJsonbValue(&state, WJB_VALUE, &v);
+	show_text(&state, "target", target);
+	show_jsonb(&state, "body", message.body);
+	show_jsonb(&state, "headers", message.headers);
+	show_text(&state, "key", message.key == (Datum) 0 ? NULL : TextDatumGetCString(message.key));
+	show_message(&state, rule, &message);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* what only a transform gives */
+static void
+show_message(JsonbParseState **state, const EsRule *rule, const EsMessage *message)
+{
+	Interval	delay = {.time = message->delay_ms * 1000};
+	JsonbValue	v = {.type = jbvNumeric};
+
+	if (rule->transform.delay != NULL)
+		show_text(state, "delay", message->type == (Datum) 0 ? NULL :
+				  DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(&delay))));
+	if (rule->transform.priority != NULL)
+	{
+		v.val.numeric = int64_to_numeric(message->priority);
+		if (message->type == (Datum) 0)
+			v.type = jbvNull;
+		show_key(state, "priority");
+		(void) pushJsonbValue(state, WJB_VALUE, &v);
+	}
+	if (rule->transform.dedup_id != NULL)
+		show_text(state, "dedup_id", message->dedup_id == (Datum) 0 ? NULL : TextDatumGetCString(message->dedup_id));
+}
+
+static void
+show_key(JsonbParseState **state, const char *key)
+{
+	JsonbValue	v = {.type = jbvString};
+
+	v.val.string.val = unconstify(char *, key);
+	v.val.string.len = strlen(key);
+	(void) pushJsonbValue(state, WJB_KEY, &v);
+}
+
+static void
+show_text(JsonbParseState **state, const char *key, const char *string)
+{
+	JsonbValue	v = {.type = string == NULL ? jbvNull : jbvString};
+
+	show_key(state, key);
+	if (string != NULL)
+	{
+		v.val.string.val = unconstify(char *, string);
+		v.val.string.len = strlen(string);
+	}
+	(void) pushJsonbValue(state, WJB_VALUE, &v);
+}
+
+static void
+show_jsonb(JsonbParseState **state, const char *key, Datum jsonb)
+{
+	JsonbValue	v = {.type = jbvNull};
+	Jsonb	   *document;
+
+	show_key(state, key);
+	if (jsonb != (Datum) 0)
+	{
+		document = DatumGetJsonbP(jsonb);
+		if (!JB_ROOT_IS_SCALAR(document) || !JsonbExtractScalar(&document->root, &v))
+		{
+			v.type = jbvBinary;
+			v.val.binary.data = &document->root;
+			v.val.binary.len = VARSIZE(document) - VARHDRSZ;
+		}
+	}
+	(void) pushJsonbValue(state, WJB_VALUE, &v);
 }

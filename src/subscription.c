@@ -49,6 +49,8 @@
 #define DEFAULT_LANES 8
 #define DEFAULT_MAX_IN_FLIGHT 1000
 #define MAX_IN_FLIGHT 10000
+/* names of rules where other names are meant, too */
+#define RULE_PREFIX "rule:"
 
 /* the options of create_subscription */
 static const EsOption options_allowed[] = {
@@ -89,7 +91,7 @@ static void check_endpoint(Jsonb *spec);
 static EsDefinitionCache cache = {
 	.kind = "subscription",
 	.other_kind = "projection",
-	.unnamed_kind = "rebuild",
+	.aside_kinds = {"rebuild", "rule"},
 	.wants = wants,
 	.size = sizeof(EsSubscription),
 	.fill = fill,
@@ -161,7 +163,16 @@ es_subscription_find(const char *name)
 {
 	const EsSubscription *subscription = es_definition_cache_by_name(&cache, name);
 
+	/* a sync projection has none; what has its name is not meant */
+	if (subscription == NULL && es_definition_find("projection", name) == NULL)
+		subscription = es_definition_cache_by_kind(&cache, "rule", es_subscription_rule_name(name));
 	return subscription != NULL && es_subscription_is_visible(subscription) ? subscription : NULL;
+}
+
+const char *
+es_subscription_rule_name(const char *name)
+{
+	return strncmp(name, RULE_PREFIX, strlen(RULE_PREFIX)) == 0 ? name + strlen(RULE_PREFIX) : name;
 }
 
 const EsSubscription *
@@ -189,6 +200,12 @@ es_subscription_get_own(const char *name)
 				 errdetail("Its events are for the workers, which keep its place together with its tables."),
 				 errhint("There are alter_projection(), switch_projection(), pause_projection() and drop_projection(); to consume the same "
 						 "events create a subscription.")));
+	if (subscription->is_rule)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a rule", name),
+				 errdetail("Its events are for the workers."),
+				 errhint("There are alter_rule() and drop_rule(); to consume the same events create a subscription.")));
 	return subscription;
 }
 
@@ -263,7 +280,7 @@ es_subscription_all(int *n)
 bool
 es_subscription_is_visible(const EsSubscription *subscription)
 {
-	return subscription->is_projection || es_guc_tenant[0] == '\0' || strcmp(es_guc_tenant, subscription->tenant) == 0;
+	return subscription->is_for_workers || es_guc_tenant[0] == '\0' || strcmp(es_guc_tenant, subscription->tenant) == 0;
 }
 
 char *
@@ -374,7 +391,7 @@ es_subscription_retire_lanes(void)
 static bool
 wants(const EsDefinition *definition)
 {
-	return strcmp(definition->kind, "projection") != 0 ||
+	return (strcmp(definition->kind, "projection") != 0 && strcmp(definition->kind, "rule") != 0) ||
 		strcmp(es_options_string(definition->spec, "mode", ""), "async") == 0;
 }
 
@@ -386,6 +403,10 @@ fill(void *entry, const EsDefinition *definition)
 
 	subscription->is_rebuild = strcmp(definition->kind, "rebuild") == 0;
 	subscription->is_projection = subscription->is_rebuild || strcmp(definition->kind, "projection") == 0;
+	subscription->is_rule = strcmp(definition->kind, "rule") == 0;
+	subscription->is_for_workers = subscription->is_projection || subscription->is_rule;
+	subscription->has_endpoint = subscription->is_rule &&
+		strncmp(es_options_string(definition->spec, "target", ""), "endpoint:", strlen("endpoint:")) == 0;
 	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	subscription->tenant = es_options_string(definition->spec, "tenant", "");
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
@@ -393,11 +414,12 @@ fill(void *entry, const EsDefinition *definition)
 		subscription->filter->types = types_handled(es_options_object(definition->spec, "handlers"));
 	subscription->layout = es_lane_layout_read(definition->id, es_options_int(definition->spec, "lanes", DEFAULT_LANES));
 	subscription->on_failure = parse_on_failure(es_options_string(definition->spec, "on_failure", "block"));
+	/* of a rule whatever the key of its messages: what waits behind an event that failed is its stream */
 	subscription->key = parse_key(es_options_string(definition->spec, "key", "${stream}"));
 	subscription->use = es_use_read(definition->grants);
 	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
 	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight",
-												 subscription->is_projection ? MAX_IN_FLIGHT : DEFAULT_MAX_IN_FLIGHT);
+												 subscription->is_for_workers ? MAX_IN_FLIGHT : DEFAULT_MAX_IN_FLIGHT);
 	subscription->rate = es_options_number(definition->spec, "rate", 0);
 	subscription->notify = es_options_string(definition->spec, "notify", NULL);
 	subscription->endpoint = es_options_string(definition->spec, "endpoint", NULL);

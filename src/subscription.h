@@ -34,6 +34,9 @@ typedef struct EsSubscription
 {
 	EsCachedDefinition definition; /* must be first */
 	bool is_projection; /* of a projection that workers keep: nobody polls it or sets it elsewhere by hand */
+	bool is_rule;		/* of a rule that workers serve, by the rule's id */
+	bool has_endpoint;	/* of a rule: what is delivered to an endpoint is not for the delivery workers' turns */
+	bool is_for_workers; /* of a projection or a rule */
 	bool is_rebuild;	/* and it fills the tables anew (rebuild.h) */
 	bool is_paused;
 	char *tenant; /* '': of the events of every tenant, or of none */
@@ -52,12 +55,15 @@ typedef struct EsSubscription
 
 /*
  * ST008 when unknown, or another tenant's.  Valid until the next look-up.  An async projection has a subscription of its
- * name: get finds it, for who operates on failures; get_own refuses it with 42809, for who consumes or defines.
+ * name: get finds it, for who operates on failures; get_own refuses it with 42809, for who consumes or defines.  An async rule's is found
+ * by rule:NAME, and by NAME where nothing else has it, because rules have names of their own.
  */
 extern const EsSubscription *es_subscription_get(const char *name);
 extern const EsSubscription *es_subscription_get_own(const char *name);
 /* NULL instead of an error */
 extern const EsSubscription *es_subscription_find(const char *name);
+/* the name of the rule that is meant by that name, whether there is one or not: without rule: before it */
+extern const char *es_subscription_rule_name(const char *name);
 /* alters the definition, checked but for what needs the other parts of it.  Locks: the name's, held */
 extern void es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int default_lanes);
 /* all there are, in order of id.  Valid until the next look-up */

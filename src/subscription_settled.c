@@ -136,7 +136,7 @@ is_sync_projection(const char *name)
 				 errhint("evtstore.projection_status shows how far it is.")));
 	if (definition != NULL && strcmp(es_options_string(definition->spec, "mode", ""), "sync") == 0)
 		return true;
-	if (definition == NULL && es_definition_find("subscription", name) == NULL)
+	if (definition == NULL && es_subscription_find(name) == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("there is no projection or subscription \"%s\"", name),

@@ -67,7 +67,7 @@ static const EsReadSource merge_source = {
 uint64
 es_subscription_categories(const EsSubscription *subscription)
 {
-	List	   *categories = subscription->is_projection ? NIL : categories_of(subscription->filter);
+	List	   *categories = subscription->is_for_workers ? NIL : categories_of(subscription->filter);
 	uint64		bits = 0;
 	ListCell   *lc;
 
@@ -79,14 +79,15 @@ es_subscription_categories(const EsSubscription *subscription)
 void
 es_subscription_set_source(EsReader *reader, const EsSubscription *subscription, int64 after, int64 head)
 {
-	bool		is_projection = subscription->is_projection;
-	EsQuery    *query = is_projection ? NULL : query_of(subscription->filter);
-	List	   *categories = is_projection ? NIL : categories_of(subscription->filter);
+	/* of every tenant, whose categories are none of another's */
+	bool		is_for_workers = subscription->is_for_workers;
+	EsQuery    *query = is_for_workers ? NULL : query_of(subscription->filter);
+	List	   *categories = is_for_workers ? NIL : categories_of(subscription->filter);
 	EsReadRange range = {.has_after = true, .after = after};
 	Merge	   *merge = NULL;
 	ListCell   *lc;
 
-	if (is_projection && subscription->filter->types != NIL)
+	if (is_for_workers && subscription->filter->types != NIL)
 	{
 		merge = make_merge(es_catalog()->event_type_idx, F_TEXTEQ, list_length(subscription->filter->types), after, head);
 		foreach(lc, subscription->filter->types)

@@ -3,14 +3,14 @@
  *		The main loop of a delivery worker.
  *
  * Dynamic background workers, evtstore.delivery_workers per database, started by the scheduler, connected as the
- * bootstrap superuser.  Each serves every queue and subscription whose endpoint is a function of the database and every async
- * projection, round-robin, one batch a turn (deliver.c, projection_work.c), so a long queue does not starve the others, and a slow
- * function keeps one worker busy while the others go on.  Other endpoints are the relay's (relay.c).
+ * bootstrap superuser.  Each serves every queue and subscription whose endpoint is a function of the database, every async projection
+ * and every async rule, round-robin, one batch a turn (deliver.c, projection_work.c, rule_work.c), so a long queue does not starve the
+ * others, and a slow function keeps one worker busy while the others go on.  Other endpoints are the relay's (relay.c).
  *
  * When a pass finds nothing the worker says that it is idle, looks once more, and sleeps on its latch (wakeup.c has the
  * argument why no message is missed), evtstore.poll_interval at most.  Asleep it has no transaction and no snapshot.
  *
- * An error of one queue, subscription or projection rolls back that batch, is logged, and keeps this worker off it for 1 s, 2 s, … 60 s;
+ * An error of one queue, subscription, projection or rule rolls back that batch, is logged, and keeps this worker off it for 1 s, 2 s, … 60 s;
  * the others are served meanwhile.  An error outside of any counts for all of them.
  *
  * The worker ends by itself when it is told to (registry.c), when evtstore.enabled is off, the extension gone, the
@@ -37,6 +37,7 @@
 #include "projection.h"
 #include "push.h"
 #include "registry.h"
+#include "rule.h"
 #include "subscription.h"
 #include "subscription_source.h"
 #include "waiter.h"
@@ -49,14 +50,15 @@
 /* how often the scheduler is asked to look when the next message becomes ready */
 #define NUDGE_INTERVAL (100 * 1000) /* µs */
 
-/* how a push or a projection fares in this worker; outlives a reload of the definitions */
+/* how a push, a projection or a rule fares in this worker; outlives a reload of the definitions */
 typedef struct Turn
 {
-	const EsPush *push; /* in the definitions' context; NULL: a projection */
+	const EsPush *push; /* in the definitions' context; NULL: a projection or a rule */
+	bool is_rule;
 	const char *name;
 	int32 id;
 	bool had_work; /* in the last pass */
-	int events;		 /* of a projection: of the next turn */
+	int events;		 /* of a projection or a rule: of the next turn */
 	TimestampTz due; /* of events: when one that failed is due again; DT_NOEND: none */
 	int failures;  /* in a row */
 	TimestampTz not_before;
@@ -65,13 +67,13 @@ typedef struct Turn
 typedef struct Worker
 {
 	MemoryContext iteration;   /* emptied after each pass */
-	MemoryContext definitions; /* pushes, projections and turns, emptied when the catalog changed */
-	EsWaitFor wait_for;		   /* the events and ids of subscriptions and projections */
+	MemoryContext definitions; /* pushes, projections, rules and turns, emptied when the catalog changed */
+	EsWaitFor wait_for;		   /* the events and ids of subscriptions, projections and rules */
 	uint64 generation;		   /* of the catalog, when they were read; 0: never */
 	Turn *turns;
 	int nturns;
 	bool done;				   /* nothing is to be done here any more */
-	TimestampTz lonely_since;  /* 0: there are queues or projections */
+	TimestampTz lonely_since;  /* 0: there is something to serve */
 	bool nudge_owed;
 	TimestampTz next_nudge;
 	Turn general; /* errors outside of any turn */
@@ -81,7 +83,7 @@ static bool may_go_on(Worker *worker);
 static void refresh(Worker *worker);
 static void read_definitions(Worker *worker);
 static Turn *add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbefore);
-static void add_projections(Worker *worker, const EsSubscription *all, int n, const Turn *before, int nbefore);
+static void add_subscriptions(Worker *worker, const EsSubscription *all, int n, const Turn *before, int nbefore);
 static bool definitions_changed(const Worker *worker);
 static int serve(Worker *worker, bool only_busy);
 static int take_turn(Worker *worker, Turn *turn);
@@ -199,7 +201,7 @@ read_definitions(Worker *worker)
 		if (!push->is_queue)
 			wait_for(worker, push->id, push->categories);
 	}
-	add_projections(worker, subscriptions, nsubscriptions, before, nbefore);
+	add_subscriptions(worker, subscriptions, nsubscriptions, before, nbefore);
 	MemoryContextSwitchTo(old);
 
 	if (worker->nturns > 0)
@@ -216,7 +218,7 @@ add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbe
 
 	turn->name = name;
 	turn->id = id;
-	turn->events = ES_PROJECTION_FIRST_EVENTS;
+	turn->events = ES_TURN_FIRST_EVENTS;
 	turn->due = DT_NOEND;
 	for (int i = 0; i < nbefore; i++)
 	{
@@ -231,13 +233,14 @@ add_turn(Worker *worker, const char *name, int32 id, const Turn *before, int nbe
 
 /* in the definitions' context */
 static void
-add_projections(Worker *worker, const EsSubscription *all, int n, const Turn *before, int nbefore)
+add_subscriptions(Worker *worker, const EsSubscription *all, int n, const Turn *before, int nbefore)
 {
 	for (int i = 0; i < n; i++)
 	{
-		if (!all[i].is_projection || all[i].is_rebuild || all[i].is_paused)
+		/* rebuilds have workers of their own; those with an endpoint are for who delivers to it */
+		if (!all[i].is_for_workers || all[i].is_rebuild || all[i].has_endpoint || all[i].is_paused)
 			continue;
-		(void) add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore);
+		add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore)->is_rule = all[i].is_rule;
 		wait_for(worker, all[i].definition.id, es_subscription_categories(&all[i]));
 	}
 }
@@ -306,7 +309,7 @@ take_turn(Worker *worker, Turn *turn)
 static int
 project(Turn *turn)
 {
-	EsProjectionTurn result = es_projection_work(turn->id, &turn->events);
+	EsTurnResult result = turn->is_rule ? es_rule_work(turn->id, &turn->events) : es_projection_work(turn->id, &turn->events);
 
 	turn->due = result.due;
 	es_registry_count(result.handled - result.failed, result.failed);
@@ -331,13 +334,14 @@ failed(Worker *worker, Turn *turn)
 	if (es_process_stop || es_registry_told_to_leave())
 		return;
 	es_process_log_error(error, turn->name != NULL
-						 ? psprintf(turn->push == NULL ? "projection \"%s\" in database \"%s\" failed"
+						 ? psprintf(turn->is_rule ? "rule \"%s\" in database \"%s\" failed"
+									: turn->push == NULL ? "projection \"%s\" in database \"%s\" failed"
 									: turn->push->is_queue ? "delivery of queue \"%s\" in database \"%s\" failed"
 									: "delivery of subscription \"%s\" in database \"%s\" failed", turn->name, es_process_database())
 						 : psprintf("delivery worker of database \"%s\" failed", es_process_database()));
 }
 
-/* with a projection or subscription it waits for events, too, like a consumer in wait_for_work */
+/* with a projection, a rule or a subscription it waits for events, too, like a consumer in wait_for_work */
 static void
 nap(Worker *worker)
 {

@@ -99,9 +99,9 @@ CREATE OR REPLACE VIEW evtstore_internal.subscription_status AS
         FROM evtstore_internal.failed_event e WHERE e.subscription_id = d.id) f
     CROSS JOIN LATERAL (
         SELECT count(*) AS dead FROM evtstore_internal.dead_letter t WHERE t.source_id = d.id AND t.kind = 'subscription') x
-    WHERE (d.kind IN ('subscription', 'rebuild') OR (d.kind = 'projection' AND d.spec->>'mode' = 'async'))
+    WHERE (d.kind IN ('subscription', 'rebuild') OR (d.kind IN ('projection', 'rule') AND d.spec->>'mode' = 'async'))
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
-COMMENT ON VIEW evtstore_internal.subscription_status IS 'subscriptions, and async projections and rebuilds, which have one of their id';
+COMMENT ON VIEW evtstore_internal.subscription_status IS 'subscriptions, and async projections, rebuilds and async rules, which have one of their id';
 
 CREATE OR REPLACE VIEW evtstore.subscription_status AS
     SELECT name, state, lanes, "position", lag_events, lag_seconds, in_flight, blocked, retrying, waiting, dead, closing_lanes
@@ -132,16 +132,17 @@ COMMENT ON VIEW evtstore.consumers IS 'the consumers of subscriptions that gave 
 
 CREATE OR REPLACE VIEW evtstore.blocked_keys AS
     SELECT d.name, f.key, f.failed_at AS since, f.attempt, f.next_attempt_at AS next_attempt, f.last_error AS error, f.state,
-           f."position"
+           f."position", CASE d.kind WHEN 'rebuild' THEN 'projection' ELSE d.kind END AS kind
     FROM evtstore_internal.failed_event f
     JOIN evtstore_internal.definition d ON d.id = f.subscription_id
     WHERE f.state <> 'waiting'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
-    SELECT d.name, k.key, k.since, NULL, NULL, k.error, 'dead', NULL
+    SELECT d.name, k.key, k.since, NULL, NULL, k.error, 'dead', NULL,
+           CASE d.kind WHEN 'rebuild' THEN 'projection' ELSE d.kind END
     FROM evtstore_internal.dead_key k
     JOIN evtstore_internal.definition d ON d.id = k.subscription_id
     WHERE (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
 COMMENT ON VIEW evtstore.blocked_keys IS
     'the event that each waiting key waits for: state retry (again at next_attempt) or blocked (a person decides); dead: the key was given
-up, and its events go to the dead letters';
+up, and its events go to the dead letters; kind: of what: subscription, projection or rule';

@@ -1,21 +1,20 @@
 CREATE OR REPLACE VIEW evtstore.stuck AS
-    SELECT d.kind, b.name, b.key, b.since, coalesce(b.error, 'failed') AS cause, e.id::text AS blocked_by,
+    SELECT b.kind, b.name, b.key, b.since, coalesce(b.error, 'failed') AS cause, e.id::text AS blocked_by,
            CASE WHEN b.key IS NULL
-                THEN format('SELECT evtstore.skip_event(%L, %L, %L)', b.name, e.id, 'reason')
-                ELSE format('SELECT evtstore.unblock_key(%L, %L)', b.name, b.key) END AS fix
+                THEN format('SELECT evtstore.skip_event(%L, %L, %L)', CASE b.kind WHEN 'rule' THEN 'rule:' ELSE '' END || b.name, e.id, 'reason')
+                ELSE format('SELECT evtstore.unblock_key(%L, %L)', CASE b.kind WHEN 'rule' THEN 'rule:' ELSE '' END || b.name, b.key) END AS fix
     FROM evtstore.blocked_keys b
-    JOIN evtstore_internal.definition d ON d.namespace = 'feed' AND d.name = b.name
     LEFT JOIN evtstore_internal.event e ON e."position" = b."position"
     WHERE b.state IN ('blocked', 'dead')
     UNION ALL
     SELECT l.kind, l.name, NULL, min(l.failed_at), format('%s dead letters: %s', count(*), l.cause), NULL,
-           format('SELECT evtstore.redrive(%L)', l.name)
+           format('SELECT evtstore.redrive(%L)', CASE l.kind WHEN 'rule' THEN 'rule:' ELSE '' END || l.name)
     FROM evtstore.dead_letters l
     GROUP BY l.kind, l.name, l.cause
     UNION ALL
-    SELECT d.kind, d.name, NULL, NULL, 'paused', NULL, format('SELECT evtstore.resume(%L)', d.name)
+    SELECT d.kind, d.name, NULL, NULL, 'paused', NULL, format('SELECT evtstore.resume(%L)', CASE d.kind WHEN 'rule' THEN 'rule:' ELSE '' END || d.name)
     FROM evtstore_internal.definition d
-    WHERE d.kind IN ('queue', 'subscription', 'projection') AND d.state = 'paused'
+    WHERE d.kind IN ('queue', 'subscription', 'projection', 'rule') AND d.state = 'paused'
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
     SELECT 'projection', d.name, NULL, NULL, d.spec->'rebuild'->>'error', NULL,

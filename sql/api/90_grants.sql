@@ -14,7 +14,7 @@ GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head, evtstore.wait_for TO evtstore
 GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant TO PUBLIC;
 GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.consumer_status,
     evtstore_internal.in_flight, evtstore_internal.endpoint_figures, evtstore_internal.endpoint_tries TO evtstore_reader;
-GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.queue_status, evtstore.dead_letters,
+GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.rule_status, evtstore.queue_status, evtstore.dead_letters,
     evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys, evtstore.stuck,
     evtstore.endpoint_status, evtstore.endpoint_attempts
 TO evtstore_reader;
@@ -37,7 +37,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
     evtstore.pause, evtstore.resume, evtstore.redrive, evtstore.discard, evtstore.unblock_key, evtstore.skip_event, evtstore.evict_consumer,
     evtstore.grant_use, evtstore.revoke_use,
-    evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule,
+    evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule, evtstore.test_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.reset_breaker, evtstore.test_endpoint, evtstore.replay,
     evtstore.set_endpoint_secret, evtstore.resume_delivery
 TO evtstore_admin;

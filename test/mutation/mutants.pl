@@ -1538,14 +1538,14 @@ return [
 	# ---- projections, async; message ids; rows that are written together ----
 	{
 		name   => 'effects of a projection outlive what failed',
-		file   => 'projection_work.c',
-		change => [ "\t\titem->is_applied = error == NULL;\n", "\t\titem->is_applied = true;\n\t\terror = NULL;\n" ],
+		file   => 'subscription_turn.c',
+		change => [ "\t\tif (error == NULL)\n\t\t\tcontinue;\n\t\tevent->is_applied = false;\n", "\t\tevent->is_applied = true;\n\t\tcontinue;\n" ],
 		tests  => 'projection_async',
 	},
 	{
 		name   => 'later events of a key that failed are applied',
-		file   => 'projection_work.c',
-		change => [ "\t\tif (must_wait(&waiting, item))\n\t\t\tcontinue;\n", '' ],
+		file   => 'subscription_turn.c',
+		change => [ "\t\tif (must_wait(&waiting, event))\n\t\t\tcontinue;\n", '' ],
 		tests  => 'projection_async',
 	},
 	{
@@ -1616,8 +1616,8 @@ return [
 	},
 	{
 		name   => 'what follows a dead letter is left alone',
-		file   => 'projection_work.c',
-		change => [ "\t\tif (key_waits(item))\n", "\t\tif (item->key != NULL)\n" ],
+		file   => 'subscription_turn.c',
+		change => [ "\t\tif (key_waits(event))\n", "\t\tif (event->key != NULL)\n" ],
 		tests  => 'projection_async',
 	},
 	{
@@ -1742,8 +1742,8 @@ return [
 	},
 	{
 		name   => 'a worker takes the handlers before the lock',
-		file   => 'projection_work.c',
-		change => [ "\t(void) es_subscription_lock(id, AccessShareLock);\n\twork.projection = es_projection_by_id(id);\n", "\twork.projection = es_projection_by_id(id);\n" ],
+		file   => 'subscription_turn.c',
+		change => [ "\t(void) es_subscription_lock(id, AccessShareLock);\n\tturn.target = user->find(id);\n", "\tturn.target = user->find(id);\n" ],
 		tests  => '084_projection_kill',
 	},
 	{

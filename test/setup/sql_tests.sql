@@ -11,5 +11,5 @@ EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
         hint = PG_EXCEPTION_HINT, context = PG_EXCEPTION_CONTEXT;
     RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''),
-                     'CONTEXT ' || (regexp_match(context, '(?:projection|reducer) "[^\n]*'))[1]);
+                     'CONTEXT ' || (regexp_match(context, '(?:projection|reducer|rule) "[^\n]*'))[1]);
 END $$;

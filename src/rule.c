@@ -119,13 +119,14 @@ evtstore_alter_rule(PG_FUNCTION_ARGS)
 	owner = get_role_oid(definition->owner, true);
 	rule.is_async = is_async(definition);
 	spec = es_options_merge(definition->spec, changes);
-	spec = build_spec(&rule, es_options_object(spec, "filter"), es_options_string(spec, "target", ""), es_options_object(spec, "transform"));
-	check_target(&rule, owner);
+	spec = es_options_merge(spec, build_spec(&rule, es_options_object(spec, "filter"), es_options_string(spec, "target", ""),
+											 es_options_object(spec, "transform")));
 	if (rule.kind == ES_RULE_FUNCTION && !has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("rule \"%s\" runs its function as role \"%s\"", name, definition->owner),
 				 errhint("Change it as a member of that role, or drop it and create it as yours.")));
+	check_target(&rule, owner);
 	if (rule.is_async && !is_async(definition))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -368,12 +369,10 @@ show(const EsRule *rule, const EsEvent *event, bool matches)
 static void
 show_message(JsonbParseState **state, const EsRule *rule, const EsMessage *message)
 {
-	Interval	delay = {.time = message->delay_ms * 1000};
 	JsonbValue	v = {.type = jbvNumeric};
 
 	if (rule->transform.delay != NULL)
-		show_text(state, "delay", message->type == (Datum) 0 ? NULL :
-				  DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(&delay))));
+		show_text(state, "delay", message->type == (Datum) 0 ? NULL : psprintf(INT64_FORMAT "ms", message->delay_ms));
 	if (rule->transform.priority != NULL)
 	{
 		v.val.numeric = int64_to_numeric(message->priority);

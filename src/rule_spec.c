@@ -77,7 +77,7 @@ es_rule_compile(EsRule *rule, const char *target, Jsonb *transform)
 				(errcode(ES_ERRCODE_INVALID_DEFINITION),
 				 errmsg("the rule is invalid"),
 				 errdetail("%s", faults.data),
-				 errhint("Placeholders are ${data}, ${data.field.field}, ${metadata}, ${metadata.field}, ${stream}, ${category}, ${type}, ${id}, "
+				 errhint("A transform has \"body\", \"headers\", \"key\", \"delay\", \"priority\" and \"dedup_id\". Placeholders are ${data}, ${data.field.field}, ${metadata}, ${metadata.field}, ${stream}, ${category}, ${type}, ${id}, "
 						 "${position}, ${version}, ${schema_version}, ${tags}, ${tenant}, ${occurred_at}, ${recorded_at}; $${ is ${ itself.")));
 }
 
@@ -119,7 +119,7 @@ compile_transform(EsRule *rule, Jsonb *transform, StringInfo faults)
 
 	if (!JB_ROOT_IS_OBJECT(transform))
 	{
-		add_fault(faults, "transform", "it is an object with \"body\", \"headers\", \"key\", \"delay\", \"priority\", \"dedup_id\"");
+		add_fault(faults, "transform", "it is an object");
 		return;
 	}
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)

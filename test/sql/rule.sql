@@ -113,8 +113,6 @@ SELECT fails($$SELECT evtstore.create_rule('r', '{}', '')$$);
 SELECT fails($$SELECT evtstore.create_rule('r', '{}', 'all')$$);
 SELECT fails($$SELECT evtstore.create_rule('r', '{}', 'queue:')$$);
 SELECT fails($$SELECT evtstore.create_rule('r', '{}', 'queue:unknown')$$);
-SELECT fails($$SELECT evtstore.create_rule('r', '{}', 'queue:all', '{}')$$) ~ '^0A000' AS transform;
-SELECT fails($$SELECT evtstore.create_rule('r', '{}', 'queue:all', mode => 'async')$$) ~ '^0A000' AS async;
 SELECT fails($$SELECT evtstore.create_rule('r', '{}', 'queue:all', mode => 'often')$$) ~ '^22023' AS other;
 SELECT fails($$SELECT evtstore.create_rule('r', '{}', 'queue:all', mode => NULL)$$);
 SELECT fails($$SELECT evtstore.alter_rule('unknown', '{}')$$);

@@ -1569,7 +1569,7 @@ return [
 	{
 		name   => 'a projection has the categories of no tenant',
 		file   => 'subscription_source.c',
-		change => [ "\tEsQuery    *query = is_projection ? NULL : query_of(subscription->filter);\n\tList	   *categories = is_projection ? NIL : categories_of(", "\tEsQuery    *query = is_projection ? NULL : query_of(subscription->filter);\n\tList	   *categories = categories_of(" ],
+		change => [ "\tEsQuery    *query = is_for_workers ? NULL : query_of(subscription->filter);\n\tList	   *categories = is_for_workers ? NIL : categories_of(", "\tEsQuery    *query = is_for_workers ? NULL : query_of(subscription->filter);\n\tList	   *categories = categories_of(" ],
 		tests  => 'projection_async',
 	},
 	{
@@ -1581,7 +1581,7 @@ return [
 	{
 		name   => 'a switch to async begins anew',
 		file   => 'projection.c',
-		change => [ 'es_subscription_begin(definition->id, es_feed_last_allocated(), 1);', 'es_subscription_begin(definition->id, 0, 1);' ],
+		change => [ 'es_subscription_begin(definition->id, es_feed_last_position(), 1);', 'es_subscription_begin(definition->id, 0, 1);' ],
 		tests  => 'projection_async',
 	},
 	{
@@ -1773,5 +1773,102 @@ return [
 		harmless => 1,
 		change   => [ "\t\t\tshadows = es_rebuild_read(mine)->shadows;\n", "\t\t\tpg_usleep(10000);\n\t\t\tshadows = es_rebuild_read(mine)->shadows;\n" ],
 		tests    => '083_rebuild_load',
+	},
+	# ---- rules ----
+	{
+		name   => 'numbers of a template go through double',
+		file   => 'template.c',
+		change => [ "\tif (!field_of(placeholder, event->data, value))\n\t\t\t\tvalue->type = jbvNull;\n", "\tif (!field_of(placeholder, event->data, value))\n\t\t\t\tvalue->type = jbvNull;\n\t\t\telse if (value->type == jbvNumeric)\n\t\t\t\tvalue->val.numeric = DatumGetNumeric(DirectFunctionCall1(float8_numeric, DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(value->val.numeric))));\n" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'an escape is a placeholder',
+		file   => 'template.c',
+		change => [ "if (end - c >= 3 && memcmp(c, \"\$\${\", 3) == 0)", "if (false)" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'a string of one placeholder is text',
+		file   => 'template.c',
+		change => [ "\t\ttemplate->kind = KIND_VALUE;\n", "\t\ttemplate->kind = KIND_TEXT;\n" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'a negative index counts from the beginning',
+		file   => 'placeholder.c',
+		change => [ "index < 0 ? (int64) JsonContainerSize(container) + index : index", "index < 0 ? -index : index" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'the transform of the headers is left out',
+		file   => 'rule_apply.c',
+		change => [ "\tif (rule->transform.headers == NULL)\n\t\treturn;\n", "\tif (rule->transform.headers != NULL || true)\n\t\treturn;\n" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'two rules to one queue send rule by rule',
+		file   => 'rule_sync.c',
+		change => [ "\tfor (int p = 0; p < nparts; p++)\n\t\tfor (int i = 0; i < parts[p].n; i++)\n\t\t{\n\t\t\tListCell   *lc;\n\n\t\t\tforeach(lc, rules)\n\t\t\t{\n", "\tListCell   *lc;\n\n\tforeach(lc, rules)\n\t\tfor (int p = 0; p < nparts; p++)\n\t\t{\n\t\t\tfor (int i = 0; i < parts[p].n; i++)\n\t\t\t{\n" ],
+		tests  => 'rule',
+	},
+	{
+		name   => 'a function of a rule runs as the appender',
+		file   => 'rule_sync.c',
+		change => [ "\t\t\tif (!entered)\n\t\t\t\tes_spi_become(&state, rule->owner, rule->search_path);\n\t\t\tentered = true;\n", '' ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'functions of rules run before projections',
+		file   => 'evtstore.c',
+		change => [ "\tes_projection_init();\n\tes_rule_init_functions();\n", "\tes_rule_init_functions();\n\tes_projection_init();\n" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'a rule acts on what is imported',
+		file   => 'rule_sync.c',
+		change => [ "\t/* what is imported was acted upon where it happened */\n\tif (es_append_is_history())", "\tif (false)" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'who may not run the owner\'s function alters the rule',
+		file   => 'rule.c',
+		change => [ "if (rule.kind == ES_RULE_FUNCTION && !has_privs_of_role(GetUserId(), owner))", "if (false)" ],
+		tests  => 'rule_transform',
+	},
+	{
+		name   => 'an async rule begins at the beginning',
+		file   => 'rule.c',
+		change => [ "es_subscription_begin(id, es_feed_head(ES_FEED_ALL_CATEGORIES), 1);", "es_subscription_begin(id, 0, 1);" ],
+		tests  => 'rule_async',
+	},
+	{
+		name   => 'a message of an async rule is of no tenant',
+		file   => 'rule_work.c',
+		change => [ "&((RuleEvent *) events[i])->event, events[i]->tenant);", "&((RuleEvent *) events[i])->event, NULL);" ],
+		tests  => 'rule_async',
+	},
+	{
+		name   => 'a function of an async rule runs under no tenant',
+		file   => 'rule_work.c',
+		change => [ "if (strcmp(events[i]->tenant, es_guc_tenant) != 0)", "if (false)" ],
+		tests  => 'rule_async',
+	},
+	{
+		name   => 'messages are not sent with the acknowledgement',
+		file   => 'subscription_turn.c',
+		change => [ "\tes_turn_acknowledge(&turn);\n\t}\n\telse if", "\tPopActiveSnapshot();\n\t\tCommitTransactionCommand();\n\t\tStartTransactionCommand();\n\t\tPushActiveSnapshot(GetTransactionSnapshot());\n\t\tMemoryContextSwitchTo(turn_context);\n\t\tes_turn_acknowledge(&turn);\n\t}\n\telse if" ],
+		tests  => '085_rules 084_projection_kill',
+	},
+	{
+		name   => 'a sync projection does not hide the rule of its name',
+		file   => 'subscription.c',
+		change => [ "if (subscription == NULL && es_definition_find(\"projection\", name) == NULL)", "if (subscription == NULL)" ],
+		tests  => 'rule_async',
+	},
+	{
+		name   => 'an altered rule does not wait for its worker',
+		file   => 'rule.c',
+		change => [ "\t(void) es_subscription_lock(id, AccessExclusiveLock);\n\tes_lanes_forget(id);\n", "\tes_lanes_forget(id);\n" ],
+		tests  => '085_rules',
 	},
 ];

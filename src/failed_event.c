@@ -92,10 +92,11 @@ static EsPlan again_plan = {
 };
 
 static EsPlan give_back_plan = {
-	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, attempt = attempt - 1"
+	.sql = "UPDATE evtstore_internal.failed_event SET epoch = NULL, attempt = attempt - 1,"
+	" next_attempt_at = CASE WHEN state = 'retry' THEN GREATEST(next_attempt_at, $4) ELSE next_attempt_at END"
 	" WHERE subscription_id = $1 AND position = $2 AND epoch = $3",
-	.nargs = 3,
-	.args = {INT4OID, INT8OID, INT8OID},
+	.nargs = 4,
+	.args = {INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID},
 };
 
 /* $3 NULL: in whatever hold */
@@ -335,11 +336,11 @@ es_failed_event_put_waiting(const EsSubscription *subscription, EsWaitingEvents 
 }
 
 void
-es_failed_event_release(const EsSubscription *subscription, int64 position, const char *tenant, const char *key)
+es_failed_event_release(const EsSubscription *subscription, int64 position, const char *tenant, const char *key, int64 delay_ms)
 {
 	TimestampTz now = es_clock_now();
 
-	insert(subscription, position, tenant, key, 0, "retry", now, now, NULL);
+	insert(subscription, position, tenant, key, 0, "retry", es_queue_deadline(now, Max(delay_ms, 0), "delay"), now, NULL);
 }
 
 void
@@ -412,16 +413,17 @@ es_failed_event_reject(const EsSubscription *subscription, int64 position, uint6
 }
 
 int
-es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch)
+es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch, int64 delay_ms)
 {
 	EsSpiState	state;
-	Datum		values[3];
+	Datum		values[4];
 	Aside		aside;
 
 	if (!find(subscription, position, epoch, &aside))
 		return 0;
 	bind(values, subscription, position);
 	values[2] = Int64GetDatum((int64) epoch);
+	values[3] = TimestampTzGetDatum(es_queue_deadline(es_clock_now(), Max(delay_ms, 0), "delay"));
 	es_queue_spi_begin(&state);
 	es_spi_run(&give_back_plan, values, NULL, false, 0);
 	es_spi_end(&state);

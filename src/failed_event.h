@@ -47,8 +47,9 @@ extern void es_failed_event_add(const EsSubscription *subscription, int64 positi
 /* one more that waits behind an older one of its key, or whose key was given up: put_waiting puts them all aside, in order of position */
 extern void es_failed_event_wait(EsWaitingEvents *waiting, int64 position, const char *tenant, const char *key);
 extern void es_failed_event_put_waiting(const EsSubscription *subscription, EsWaitingEvents *waiting);
-/* one comes back without an attempt: due at once */
-extern void es_failed_event_release(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
+/* one comes back without an attempt: due at once, or after the delay */
+extern void es_failed_event_release(const EsSubscription *subscription, int64 position, const char *tenant, const char *key,
+									int64 delay_ms);
 /* handed out again, in the hold with that epoch (0: not any more): their attempts so far, with this one */
 extern void es_failed_event_hand_out(const EsSubscription *subscription, EsFailedEvent *const *events, int n);
 
@@ -59,7 +60,7 @@ extern int es_failed_event_reject(const EsSubscription *subscription, int64 posi
 /* these two: how many are not handed out any more, with those that it had brought along; 0: it is not */
 extern int es_failed_event_nack(const EsSubscription *subscription, int64 position, uint64 epoch, bool is_final, const char *error,
 								int64 delay_ms);
-extern int es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch);
+extern int es_failed_event_give_back(const EsSubscription *subscription, int64 position, uint64 epoch, int64 delay_ms);
 /* does anything stand aside for the key? */
 extern bool es_failed_event_key_waits(const EsSubscription *subscription, const char *tenant, const char *key);
 /* goes to the dead letters, and the next one of its key comes */

@@ -1,6 +1,6 @@
 /*
  * push.c
- *		What has an endpoint, so that workers deliver it: subscriptions and queues.
+ *		What has an endpoint, so that workers deliver it: subscriptions, queues and rules.
  *
  * Runs in schedulers and workers, in a transaction, when definitions changed; keeps nothing.
  */
@@ -43,12 +43,16 @@ es_push_list(EsPushKind kind)
 	{
 		EsPush	   *push;
 
-		if (subscriptions[i].endpoint == NULL || subscriptions[i].is_paused || !is_wanted(subscriptions[i].endpoint, kind))
+		if (!subscriptions[i].has_endpoint || subscriptions[i].is_paused)
+			continue;
+		/* where the events of a rule go is known when they are looked at: outside */
+		if (subscriptions[i].is_rule ? kind != ES_PUSH_OUTSIDE : !is_wanted(subscriptions[i].endpoint, kind))
 			continue;
 		push = palloc0(sizeof(EsPush));
 		push->id = subscriptions[i].definition.id;
 		push->name = pstrdup(subscriptions[i].definition.name);
-		push->endpoint = pstrdup(subscriptions[i].endpoint);
+		push->is_rule = subscriptions[i].is_rule;
+		push->endpoint = push->is_rule ? NULL : pstrdup(subscriptions[i].endpoint);
 		push->replay_to = subscriptions[i].replay_to;
 		push->categories = es_subscription_categories(&subscriptions[i]);
 		list = lappend(list, push);

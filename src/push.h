@@ -1,6 +1,6 @@
 /*
  * push.h
- *		What has an endpoint, so that workers deliver it: subscriptions and queues.
+ *		What has an endpoint, so that workers deliver it: subscriptions, queues and rules.
  */
 #ifndef ES_PUSH_H
 #define ES_PUSH_H
@@ -11,6 +11,7 @@ typedef struct EsPush
 {
 	int32 id;
 	bool is_queue;
+	bool is_rule; /* each event has an endpoint of its own, and endpoint is NULL */
 	char *name;
 	char *endpoint;
 	int64 replay_to; /* a replay up to there; 0: it is none */

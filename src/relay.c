@@ -200,7 +200,7 @@ find_leaving(List *pushes)
 		if (target->is_gone || !es_target_is_current(target))
 			target->is_leaving = true;
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
-		if (route->target->is_leaving || !is_pushed(route, pushes))
+		if ((route->target != NULL && route->target->is_leaving) || !is_pushed(route, pushes))
 			es_route_leave(route);
 }
 
@@ -214,8 +214,8 @@ is_pushed(const EsRoute *route, List *pushes)
 		EsPush	   *push = lfirst(lc);
 
 		if (push->id == route->id)
-			return push->categories == route->categories && strcmp(push->name, route->name) == 0 &&
-				strcmp(push->endpoint, route->target->endpoint->name) == 0;
+			return push->categories == route->categories && strcmp(push->name, route->name) == 0 && push->is_rule == route->is_rule &&
+				(push->is_rule || strcmp(push->endpoint, route->target->endpoint->name) == 0);
 	}
 	return false;
 }
@@ -234,9 +234,10 @@ begin_new(List *pushes)
 	foreach(lc, pushes)
 	{
 		EsPush	   *push = lfirst(lc);
-		EsTarget   *target = find_route(push->id) == NULL ? es_target_get(push->endpoint) : NULL;
+		bool		is_new = find_route(push->id) == NULL;
+		EsTarget   *target = is_new && !push->is_rule ? es_target_get(push->endpoint) : NULL;
 
-		if (target != NULL)
+		if (is_new && (push->is_rule || target != NULL))
 		{
 			EsRoute    *route = es_route_begin(push, target);
 
@@ -270,7 +271,10 @@ free_left(void)
 {
 	EsRoute   **place = &relay.routes;
 	EsTarget   *next;
+	bool		has_rules = false;
 
+	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
+		has_rules |= route->is_rule;
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
 		if (route->is_leaving && route->out == 0 && route->held > 0)
 			for_route(route, release_one);
@@ -289,7 +293,8 @@ free_left(void)
 	}
 	for (EsTarget *target = es_target_first(); target != NULL; target = next)
 	{
-		bool		is_used = target->held > 0 || target->in_flight > 0;
+		/* what rules find by name they may want again */
+		bool		is_used = target->held > 0 || target->in_flight > 0 || (has_rules && !target->is_leaving);
 
 		next = target->next;
 		for (EsRoute *route = relay.routes; route != NULL; route = route->next)
@@ -323,7 +328,7 @@ claim(void)
 	{
 		int			held = route->held;
 
-		if (!route->may_have || route->is_leaving || !es_target_takes(route->target) || !es_target_wants(route->target))
+		if (!es_route_may_claim(route))
 			continue;
 		for_route(route, claim_one);
 		moved |= route->held > held || route->may_have;
@@ -338,6 +343,9 @@ submit(void)
 	TimestampTz now = GetCurrentTimestamp();
 	int			n = 0;
 
+	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
+		if (route->is_rule && route->ready > 0)
+			es_route_postpone(route, now);
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
 		n += es_target_submit(target, now);
 	return n > 0;

@@ -31,6 +31,7 @@
 #include "process.h"
 #include "queue.h"
 #include "registry.h"
+#include "rule.h"
 #include "relay_route.h"
 #include "subscription.h"
 #include "subscription_delivery.h"
@@ -43,6 +44,13 @@
 #define SETTLE_AFTER (5 * 1000) /* us */
 #define SETTLE_BATCH 256
 #define MAX_CLAIM 2000
+/* parcels of a rule that are held, for whatever endpoints */
+#define RULE_WINDOW 1000
+/* of a rule: what can go out no sooner than this is put off, and for no less than the other */
+#define SOON (200 * 1000) /* us */
+#define MIN_POSTPONE_MS 1000
+/* renewed in time, whatever the time-outs of its endpoints */
+#define RULE_TIMEOUT_MS 10000
 
 /* a claim under way */
 typedef struct Claim
@@ -50,8 +58,10 @@ typedef struct Claim
 	EsRoute *route;
 	EsBatch *batch;
 	EsDelivery **deliveries;
+	EsEvent    *events;			/* of a rule: what it shapes */
 	int max_count;
 	int made; /* envelopes of so many are made, by the first attempt */
+	const EsRule *rule; /* NULL: it is none */
 } Claim;
 
 /* what a settlement found out, for after its commit */
@@ -61,6 +71,7 @@ typedef struct Fate
 	bool key_waits;
 } Fate;
 
+static int	room(const EsRoute *route);
 static bool put_event(EsReader *reader, const EsPolled *event, void *arg);
 static int	poll_events(Claim *claim);
 static void end_replay(EsRoute *route);
@@ -78,6 +89,8 @@ static int	settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fa
 static bool key_waits(const EsParcel *parcel);
 static void finish(EsParcel *parcel);
 static void finish_behind(EsParcel *parcel);
+static bool is_to_settle(const EsParcel *parcel);
+static void shape(Claim *claim, int i);
 static void hold_back(EsParcel *parcel);
 static void go_on(EsParcel *parcel);
 static void free_empty_batches(EsRoute *route);
@@ -91,6 +104,7 @@ es_route_begin(const EsPush *push, EsTarget *target)
 	route->context = context;
 	route->id = push->id;
 	route->is_queue = push->is_queue;
+	route->is_rule = push->is_rule;
 	route->name = MemoryContextStrdup(context, push->name);
 	route->categories = push->categories;
 	route->replay_to = push->replay_to;
@@ -137,7 +151,27 @@ es_route_free(EsRoute *route)
 int64
 es_route_lease(const EsRoute *route)
 {
-	return es_guc_lease + route->target->endpoint->timeout_ms;
+	return es_guc_lease + (route->is_rule ? RULE_TIMEOUT_MS : route->target->endpoint->timeout_ms);
+}
+
+bool
+es_route_may_claim(const EsRoute *route)
+{
+	if (!route->may_have || route->is_leaving)
+		return false;
+	if (route->is_rule)
+		return room(route) >= RULE_WINDOW / 4;
+	return es_target_takes(route->target) && es_target_wants(route->target);
+}
+
+static int
+room(const EsRoute *route)
+{
+	if (route->is_rule)
+		return RULE_WINDOW - route->held;
+	if (route->target->breaker != ES_BREAKER_CLOSED)
+		return 1;
+	return Max(Min(es_target_room(route->target), MAX_CLAIM), 1);
 }
 
 int
@@ -152,13 +186,15 @@ es_route_claim(EsRoute *route)
 	batch->context = context;
 	batch->route = route;
 	claim.batch = batch;
-	claim.max_count = route->target->breaker == ES_BREAKER_CLOSED ? Max(Min(es_target_room(route->target), MAX_CLAIM), 1) : 1;
+	claim.max_count = room(route);
 	PG_TRY();
 	{
 		begin("claiming");
 		MemoryContextSwitchTo(context);
 		batch->parcels = palloc(claim.max_count * sizeof(EsParcel));
 		claim.deliveries = palloc(claim.max_count * sizeof(EsDelivery *));
+		if (route->is_rule)
+			claim.events = palloc(claim.max_count * sizeof(EsEvent));
 		n = route->is_queue ? claim_messages(&claim) : poll_events(&claim);
 		make_envelopes(&claim);
 		es_process_commit();
@@ -192,7 +228,9 @@ poll_events(Claim *claim)
 	int			n = 0;
 
 	/* its definition may be another by now: the route leaves at the next look */
-	if (subscription != NULL && subscription->endpoint != NULL && strcmp(subscription->endpoint, route->target->endpoint->name) == 0)
+	claim->rule = route->is_rule ? es_rule_with_endpoint(route->id) : NULL;
+	if (subscription != NULL && (route->is_rule ? claim->rule != NULL :
+								 subscription->endpoint != NULL && strcmp(subscription->endpoint, route->target->endpoint->name) == 0))
 		n = es_subscription_poll(route->id, &request);
 	look_again(route, n, has_more || n == claim->max_count);
 	if (n == 0 && route->replay_to != 0 && route->held == 0 && es_subscription_is_settled(route->id, route->replay_to))
@@ -224,6 +262,8 @@ put_event(EsReader *reader, const EsPolled *event, void *arg)
 		.before = event->before, .position = event->position};
 	parcel->tenant = pstrdup(event->tenant);
 	parcel->number = event->position;
+	if (claim->rule != NULL)
+		es_rule_read_event(reader, &claim->events[claim->batch->n - 1]);
 	MemoryContextSwitchTo(old);
 	return true;
 }
@@ -325,10 +365,65 @@ static void
 make_one(Claim *claim, int i)
 {
 	MemoryContext old = MemoryContextSwitchTo(claim->batch->context);
-	EsTarget   *target = claim->batch->parcels[i].target;
+	EsTarget   *target;
 
+	if (claim->rule != NULL)
+		shape(claim, i);
+	target = claim->batch->parcels[i].target;
+	if (target == NULL)
+	{
+		MemoryContextSwitchTo(old);
+		return;
+	}
+	if (target->transport == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("endpoint \"%s\" takes nothing: %s", target->endpoint->name, target->fault)));
 	es_envelope_make(claim->deliveries[i], claim->route->name, claim->route->replay_to != 0, target->endpoint, target->transport, &claim->batch->parcels[i].out);
 	MemoryContextSwitchTo(old);
+}
+
+/* where the event goes, and what of it */
+static void
+shape(Claim *claim, int i)
+{
+	EsParcel   *parcel = &claim->batch->parcels[i];
+	EsDelivery *delivery = claim->deliveries[i];
+	char	   *endpoint = es_rule_endpoint(claim->rule, &claim->events[i]);
+	Datum		body;
+	Datum		headers;
+
+	es_rule_shape(claim->rule, &claim->events[i], &body, &headers);
+	delivery->body = DatumGetJsonbP(body);
+	delivery->headers = DatumGetJsonbP(headers);
+	parcel->target = es_target_get(endpoint);
+	if (parcel->target != NULL)
+		return;
+	parcel->state = ES_PARCEL_POSTPONED;
+	parcel->out.retry_after_ms = MIN_POSTPONE_MS;
+	if (es_definition_find("endpoint", endpoint) != NULL)
+		return;
+	parcel->state = ES_PARCEL_FAILED;
+	parcel->out.retry_after_ms = -1;
+	parcel->reason = psprintf("endpoint \"%s\" does not exist", endpoint);
+}
+
+void
+es_route_postpone(EsRoute *route, TimestampTz now)
+{
+	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
+		for (int i = 0; i < batch->n; i++)
+		{
+			EsParcel   *parcel = &batch->parcels[i];
+			EsTarget   *target = parcel->target;
+
+			if (parcel->state != ES_PARCEL_READY || !(target->is_leaving || target->is_gone || target->not_before > now + SOON))
+				continue;
+			es_target_take_back(parcel);
+			parcel->state = ES_PARCEL_POSTPONED;
+			parcel->out.retry_after_ms = Max((target->not_before - now) / 1000, MIN_POSTPONE_MS);
+			es_route_came_back(parcel, now);
+		}
 }
 
 /* after the claim's commit */
@@ -341,10 +436,13 @@ start_parcels(EsRoute *route, EsBatch *batch)
 	batch->next = route->batches;
 	route->batches = batch;
 	route->held += batch->n;
-	route->target->held += batch->n;
-	chain_keys(batch, route->target->transport->keeps_order);
 	for (int i = 0; i < batch->n; i++)
-		if (batch->parcels[i].state == ES_PARCEL_REJECTED)
+		if (batch->parcels[i].target != NULL)
+			batch->parcels[i].target->held++;
+	/* those of a key may go to several targets */
+	chain_keys(batch, !route->is_rule && route->target->transport->keeps_order);
+	for (int i = 0; i < batch->n; i++)
+		if (is_to_settle(&batch->parcels[i]))
 			es_route_came_back(&batch->parcels[i], now);
 }
 
@@ -405,10 +503,17 @@ es_route_came_back(EsParcel *parcel, TimestampTz now)
 		es_target_take_back(parcel);
 		parcel->state = ES_PARCEL_BEHIND;
 	}
-	if (parcel->state != ES_PARCEL_DELIVERED && parcel->state != ES_PARCEL_FAILED && parcel->state != ES_PARCEL_REJECTED)
+	if (!is_to_settle(parcel))
 		return;
 	if (route->done++ == 0)
 		route->done_since = now;
+}
+
+static bool
+is_to_settle(const EsParcel *parcel)
+{
+	return parcel->state == ES_PARCEL_DELIVERED || parcel->state == ES_PARCEL_FAILED || parcel->state == ES_PARCEL_REJECTED ||
+		parcel->state == ES_PARCEL_POSTPONED;
 }
 
 /*
@@ -441,7 +546,7 @@ go_on(EsParcel *parcel)
 	next->must_wait = false;
 	if (next->state != ES_PARCEL_BEHIND)
 		return;
-	if (next->route->is_leaving || next->target->is_leaving)
+	if (next->route->is_leaving || (next->target->is_leaving && !next->route->is_rule))
 		next->state = ES_PARCEL_HELD;
 	else
 		es_target_put_ready(next);
@@ -473,6 +578,7 @@ es_route_settle(EsRoute *route)
 	failed = settle(route, ES_PARCEL_FAILED, ES_SETTLE_NACK, fates + nfates);
 	failed += settle(route, ES_PARCEL_REJECTED, ES_SETTLE_GIVE_UP, fates + nfates + failed);
 	nfates += failed;
+	nfates += settle(route, ES_PARCEL_POSTPONED, ES_SETTLE_RELEASE, fates + nfates);
 	es_process_commit();
 
 	for (int i = 0; i < nfates; i++)
@@ -576,7 +682,8 @@ finish(EsParcel *parcel)
 	parcel->state = ES_PARCEL_SETTLED;
 	parcel->batch->left--;
 	parcel->route->held--;
-	parcel->target->held--;
+	if (parcel->target != NULL)
+		parcel->target->held--;
 }
 
 /* the engine took back all of the key that came after it */

@@ -23,10 +23,11 @@ typedef struct EsRoute
 	MemoryContext context;
 	int32 id;
 	bool is_queue;
+	bool is_rule;
 	char *name;
 	uint64 categories;
 	int64 replay_to; /* 0: it is no replay */
-	EsTarget *target;
+	EsTarget *target; /* NULL: of a rule, where each parcel has its own */
 	EsBatch *batches;
 	int held;	/* parcels that are not settled */
 	int out;	/* of these with the transport */
@@ -62,6 +63,10 @@ extern void es_route_release(EsRoute *route);
 extern bool es_route_wants_to_settle(const EsRoute *route, TimestampTz now);
 /* the links are closed: what was out is given up */
 extern void es_route_forget_out(EsRoute *route);
+/* may it claim now, and is that worth it? */
+extern bool es_route_may_claim(const EsRoute *route);
+/* of a rule: what cannot go out soon is put off, so that it does not hold up its lane */
+extern void es_route_postpone(EsRoute *route, TimestampTz now);
 /* one came back from the transport and was judged */
 extern void es_route_came_back(EsParcel *parcel, TimestampTz now);
 /* ms */

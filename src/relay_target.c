@@ -61,7 +61,7 @@ es_target_get(const char *name)
 	target->context = context;
 	target->endpoint = es_endpoint_find(name);
 	MemoryContextSwitchTo(old);
-	if (target->endpoint == NULL || target->endpoint->is_disabled)
+	if (target->endpoint == NULL || target->endpoint->is_disabled || target->endpoint->is_sql)
 	{
 		MemoryContextDelete(context);
 		return NULL;
@@ -320,7 +320,7 @@ give_up(EsParcel *parcel, EsParcelState state)
 static void
 keep(EsParcel *parcel)
 {
-	if (parcel->route->is_leaving || parcel->target->is_leaving)
+	if (parcel->route->is_leaving || (parcel->target->is_leaving && !parcel->route->is_rule))
 		parcel->state = ES_PARCEL_HELD;
 	else
 		es_target_put_ready(parcel);

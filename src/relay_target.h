@@ -48,6 +48,7 @@ typedef enum EsParcelState
 	ES_PARCEL_DELIVERED, /* the rest: to be settled so */
 	ES_PARCEL_FAILED,
 	ES_PARCEL_REJECTED,
+	ES_PARCEL_POSTPONED, /* of a rule: its target can take nothing now, and others go on */
 	ES_PARCEL_SETTLED
 } EsParcelState;
 
@@ -57,7 +58,7 @@ typedef struct EsParcel
 	EsOutgoing out; /* must be first */
 	struct EsRoute *route;
 	struct EsBatch *batch;
-	EsTarget *target;
+	EsTarget *target; /* NULL: of a rule, and there is no such endpoint */
 	dlist_node node; /* READY: in the target's list */
 	EsParcelState state;
 	bool is_withdrawn; /* OUT, and not ours any more: the engine took it back */
@@ -73,7 +74,7 @@ typedef struct EsParcel
 	struct EsParcel *behind; /* the next one of its key, in the same batch */
 } EsParcel;
 
-/* the target of that endpoint, made where it is new, in a transaction; NULL: there is no such endpoint, or it is disabled */
+/* the target of that endpoint, made where it is new, in a transaction; NULL: there is none, or it is disabled, a function, or leaves */
 extern EsTarget *es_target_get(const char *endpoint);
 /* are definition and secrets what they were?  In a transaction */
 extern bool es_target_is_current(const EsTarget *target);

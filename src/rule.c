@@ -37,6 +37,8 @@
 #include "waiter.h"
 #include "wakeup.h"
 
+#define ENDPOINT_LANES 8
+
 PG_FUNCTION_INFO_V1(evtstore_create_rule);
 PG_FUNCTION_INFO_V1(evtstore_alter_rule);
 PG_FUNCTION_INFO_V1(evtstore_drop_rule);
@@ -44,6 +46,7 @@ PG_FUNCTION_INFO_V1(evtstore_test_rule);
 
 static bool parse_mode(const char *mode);
 static Jsonb *build_spec(EsRule *rule, Jsonb *filter, const char *target, Jsonb *transform);
+static int	lanes_of(const EsRule *rule);
 static void check_target(const EsRule *rule, Oid owner);
 static void refuse_null(Jsonb *changes, const char *key);
 static bool is_async(const EsDefinition *definition);
@@ -80,7 +83,7 @@ evtstore_create_rule(PG_FUNCTION_ARGS)
 	if (rule.is_async)
 	{
 		/* what is committed from now on */
-		es_subscription_begin(id, es_feed_head(ES_FEED_ALL_CATEGORIES), 1);
+		es_subscription_begin(id, es_feed_head(ES_FEED_ALL_CATEGORIES), lanes_of(&rule));
 		es_wakeup_at_commit(1);
 	}
 	PG_RETURN_VOID();
@@ -200,11 +203,18 @@ build_spec(EsRule *rule, Jsonb *filter, const char *target, Jsonb *transform)
 	appendStringInfo(&json, "{\"mode\":\"%s\",\"target\":", rule->is_async ? "async" : "sync");
 	escape_json(&json, target);
 	if (rule->is_async)
-		appendStringInfoString(&json, ",\"lanes\":1");
+		appendStringInfo(&json, ",\"lanes\":%d", lanes_of(rule));
 	appendStringInfoChar(&json, '}');
 	spec = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 	spec = es_options_merge(spec, es_options_of("filter", filter));
 	return transform == NULL ? spec : es_options_merge(spec, es_options_of("transform", transform));
+}
+
+/* a slow endpoint holds up its lane until what waits for it is put off */
+static int
+lanes_of(const EsRule *rule)
+{
+	return rule->kind == ES_RULE_ENDPOINT ? ENDPOINT_LANES : 1;
 }
 
 /* what it names stays locked against its drop until the rule is committed; what is computed is looked up for each event */
@@ -220,12 +230,6 @@ check_target(const EsRule *rule, Oid owner)
 		es_definition_lock(kind, rule->constant);
 		es_definition_get(kind, rule->constant);
 	}
-	/* not connected yet: nobody delivers what es_rule_with_endpoint is for.  This is the place to let them in */
-	if (rule->kind == ES_RULE_ENDPOINT)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a rule with an endpoint is not supported by evtstore %s", ES_VERSION),
-				 errhint("Send to a queue that has the endpoint.")));
 }
 
 static void

@@ -405,8 +405,6 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->is_projection = subscription->is_rebuild || strcmp(definition->kind, "projection") == 0;
 	subscription->is_rule = strcmp(definition->kind, "rule") == 0;
 	subscription->is_for_workers = subscription->is_projection || subscription->is_rule;
-	subscription->has_endpoint = subscription->is_rule &&
-		strncmp(es_options_string(definition->spec, "target", ""), "endpoint:", strlen("endpoint:")) == 0;
 	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	subscription->tenant = es_options_string(definition->spec, "tenant", "");
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
@@ -423,6 +421,8 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->rate = es_options_number(definition->spec, "rate", 0);
 	subscription->notify = es_options_string(definition->spec, "notify", NULL);
 	subscription->endpoint = es_options_string(definition->spec, "endpoint", NULL);
+	subscription->has_endpoint = subscription->endpoint != NULL ||
+		(subscription->is_rule && strncmp(es_options_string(definition->spec, "target", ""), "endpoint:", strlen("endpoint:")) == 0);
 	if (es_options_has(definition->spec, "replay_to"))
 		subscription->replay_to = strtoll(es_options_string(definition->spec, "replay_to", "0"), NULL, 10);
 }

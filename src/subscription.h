@@ -35,7 +35,7 @@ typedef struct EsSubscription
 	EsCachedDefinition definition; /* must be first */
 	bool is_projection; /* of a projection that workers keep: nobody polls it or sets it elsewhere by hand */
 	bool is_rule;		/* of a rule that workers serve, by the rule's id */
-	bool has_endpoint;	/* of a rule: what is delivered to an endpoint is not for the delivery workers' turns */
+	bool has_endpoint;	/* its own, or one for each event of a rule: delivered, and polled by nobody */
 	bool is_for_workers; /* of a projection or a rule */
 	bool is_rebuild;	/* and it fills the tables anew (rebuild.h) */
 	bool is_paused;

@@ -194,7 +194,8 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 	/* who waits for what is settled (subscription_settled.c) */
 	es_waiter_wake_at_commit(-id, INT_MAX);
 	settlement.checkpoint = read_checkpoint(id, number);
-	if (how == ES_SETTLE_RELEASE && release_all(&settlement, receipts, n))
+	/* with a delay each by itself: it is one that has to wait, and not its consumer */
+	if (how == ES_SETTLE_RELEASE && delay_ms <= 0 && release_all(&settlement, receipts, n))
 		return;
 	if (how == ES_SETTLE_ACK)
 		ack_again(&settlement, receipts, n);
@@ -314,7 +315,7 @@ settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt)
 		case ES_SETTLE_REJECT:
 			return es_failed_event_reject(settlement->subscription, receipt->position, receipt->epoch, settlement->reason);
 		case ES_SETTLE_RELEASE:
-			return es_failed_event_give_back(settlement->subscription, receipt->position, receipt->epoch);
+			return es_failed_event_give_back(settlement->subscription, receipt->position, receipt->epoch, settlement->delay_ms);
 	}
 	return 0;
 }
@@ -381,7 +382,7 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 			tenant = pstrdup(its_tenant);
 			key = its_key == NULL ? NULL : pstrdup(its_key);
 			if (settlement->how == ES_SETTLE_RELEASE)
-				es_failed_event_release(subscription, position, tenant, key);
+				es_failed_event_release(subscription, position, tenant, key, settlement->delay_ms);
 			else
 				es_failed_event_add(subscription, position, tenant, key, attempt,
 									settlement->how == ES_SETTLE_REJECT ? "rejected" : "attempts spent",

@@ -30,7 +30,7 @@ extern int es_subscription_compare_receipts(const void *a, const void *b);
 
 /*
  * Settles n receipts in that order, each once, and sets stale.  All or nothing is up to the caller: if one is stale he
- * raises an error.  reason may be NULL; delay_ms < 0: by the retry policy.
+ * raises an error.  reason may be NULL; delay_ms < 0: by the retry policy, and for a release at once.
  */
 extern void es_subscription_settle(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms);
 /* the lease of its lane ends then; sets stale */

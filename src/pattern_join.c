@@ -19,7 +19,7 @@
  * So this becomes "$or": [{"lines": {"a": ...}}, {"lines": {"b": ...}}].
  *
  * Only what needs it is multiplied, and what is multiplied is bounded by the combinations that pattern_parse.c admits.  The
- * trees that came in are shared, and never changed.
+ * trees that came in are shared, and never changed but for what is noted in them, so that nothing is looked at again at each level.
  */
 #include "postgres.h"
 
@@ -31,8 +31,9 @@ static void join_fields(PatternNode *node);
 static void join_choices(PatternNode *node);
 static int	find_unsure_field(const PatternNode *node);
 static PatternNode *lift(PatternNode *node, int f);
-static int	absences(const PatternNode *node);
+static int	absences(PatternNode *node);
 static int	choice_absences(const PatternChoice *choice);
+static int	clip(int ways);
 static int	find_shared_choice(const PatternNode *node);
 static PatternNode *distribute(PatternNode *node, int c);
 static PatternNode *merge(const PatternNode *a, const PatternNode *b);
@@ -50,7 +51,7 @@ es_pattern_join(PatternNode *node)
 
 	check_stack_depth();
 	CHECK_FOR_INTERRUPTS();
-	if (!node->is_object)
+	if (!node->is_object || node->is_joined)
 		return node;
 	for (;;)
 	{
@@ -63,6 +64,7 @@ es_pattern_join(PatternNode *node)
 		node = lift(node, found);
 	}
 	join_choices(node);
+	node->is_joined = true;
 	return node;
 }
 
@@ -129,19 +131,22 @@ lift(PatternNode *node, int f)
 	return result;
 }
 
-/* in how many ways absences alone can match this; from two on it does not matter */
+/* in how many ways absences alone can match this; from two on it does not matter.  Counted once: parents ask at each level */
 static int
-absences(const PatternNode *node)
+absences(PatternNode *node)
 {
 	int			result = 1;
 
 	check_stack_depth();
 	if (!node->is_object)
 		return node->takes_absence ? 1 : 0;
-	for (int i = 0; i < node->nfields; i++)
-		result = Min(result * absences(node->fields[i].node), 2);
-	for (int i = 0; i < node->nchoices; i++)
-		result = Min(result * choice_absences(&node->choices[i]), 2);
+	if (node->absences > 0)
+		return node->absences - 1;
+	for (int i = 0; i < node->nfields && result > 0; i++)
+		result = clip(result * absences(node->fields[i].node));
+	for (int i = 0; i < node->nchoices && result > 0; i++)
+		result = clip(result * choice_absences(&node->choices[i]));
+	node->absences = result + 1;
 	return result;
 }
 
@@ -150,9 +155,16 @@ choice_absences(const PatternChoice *choice)
 {
 	int			result = 0;
 
-	for (int i = 0; i < choice->n; i++)
-		result = Min(result + absences(choice->nodes[i]), 2);
+	for (int i = 0; i < choice->n && result < 2; i++)
+		result = clip(result + absences(choice->nodes[i]));
 	return result;
+}
+
+/* no macro: Min() would count everything twice, at each level */
+static int
+clip(int ways)
+{
+	return ways > 2 ? 2 : ways;
 }
 
 /* one that names a field that is named elsewhere in this object; -1: none */

@@ -91,6 +91,8 @@ struct PatternNode
 	PatternMatcher *matchers;
 	bool		takes_absence;	/* one of the matchers is {"exists": false} */
 	int			combinations;	/* how many patterns without "$or" it comes to */
+	bool		is_joined;		/* for pattern_join.c: it and what is below are as they have to be */
+	int			absences;		/* the same: 1 + what it once counted; 0: nothing yet */
 };
 
 struct EsPattern

@@ -250,3 +250,11 @@ SELECT refused(jsonb_build_object('data', jsonb_build_object('$or', alternatives
 SELECT refused(jsonb_build_object('data', jsonb_build_object('$or', alternatives('a', 11), 'b', jsonb_build_object('$or', alternatives('c', 91)))));
 SELECT refused(jsonb_build_object('data', jsonb_build_object('$or', alternatives('a', 500) || jsonb_build_object('$or', alternatives('b', 501)))));
 SELECT check_pattern(jsonb_build_object('$or', alternatives('a', 500) || jsonb_build_object('$or', alternatives('b', 500))), ARRAY['{"b": 500}']::jsonb[], ARRAY['{"b": 501}']::jsonb[]);
+-- what is nested costs no more than its size: twice as much at each of these levels would never end
+SELECT check_pattern((repeat('{"a": {"$or": [{"b": [1]}, {"c": ', 200) || '{"d": [1]}' || repeat('}]}}', 200))::jsonb, ARRAY[(repeat('{"a": {"c": ', 200) || '{"d": 1}' || repeat('}}', 200))::jsonb,
+    (repeat('{"a": {"c": ', 199) || '{"a": {"b": 1}}' || repeat('}}', 199))::jsonb],
+    ARRAY[(repeat('{"a": {"c": ', 200) || '{"a": {"b": 1}}' || repeat('}}', 200))::jsonb, (repeat('{"a": {"c": ', 200) || '{"d": 2}' || repeat('}}', 200))::jsonb]);
+SELECT check_pattern((repeat('{"a": {"$or": [{"b": [{"exists": false}]}, {"c": ', 200) || '{"d": [1]}' || repeat('}]}}', 200))::jsonb, ARRAY['{"a": {"c": 1}}', '{"a": {"b": 1, "c": 1}}', (repeat('{"a": {"b": 1, "c": ', 200) || '{"d": 1}' || repeat('}}', 200))::jsonb]::jsonb[],
+    ARRAY[(repeat('{"a": {"b": 1, "c": ', 200) || '{"d": 2}' || repeat('}}', 200))::jsonb]);
+SELECT check_pattern((repeat('{"a": {"$or": [{"b": [{"exists": false}]}, {"c": [{"exists": false}]}], "e": ', 9) || '{"d": [{"exists": false}]}' || repeat('}}', 9))::jsonb, ARRAY['{"a": {"e": {"a": {"b": 1}}}}', '{}']::jsonb[],
+    ARRAY['{"a": {"e": {"a": {"b": 1, "c": 1}}}}', '{"a": [{"e": {"a": {"b": 1}}}, {"e": {"a": {"c": 1}}}]}']::jsonb[]);

@@ -1026,8 +1026,8 @@ return [
 		file   => 'pattern_join.c',
 		change => [
 			'	join_choices(node);
-	return node;',
-			'	return node;'
+	node->is_joined = true;',
+			'	node->is_joined = true;'
 		],
 		tests  => 'pattern_eventbridge',
 	},

@@ -274,7 +274,7 @@ hand_back(const EsSubscription *subscription, const Datum *columns, const bool *
 		if (key != NULL)
 			(void) es_dead_key_remove(subscription->definition.id, TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT))), key);
 		es_failed_event_release(subscription, DatumGetInt64(COLUMN(columns, i, LETTER(POSITION))),
-								TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT))), key);
+								TextDatumGetCString(COLUMN(columns, i, LETTER(TENANT))), key, 0);
 	}
 }
 

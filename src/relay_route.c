@@ -1,12 +1,11 @@
 /*
  * relay_route.c
- *		A subscription or queue on its way out: claims, order of keys, settlement.
+ *		A subscription, queue or rule on its way out: order of keys, settlement.
  *
- * Runs in relay workers.  Each claim is a batch with a memory context of its own, in which its parcels and their envelopes are made in the
- * claiming transaction; it goes when all of them are settled.  What is changed here by a settlement is changed after its commit: an error
- * leaves everything as it was, and the settlement is made again.
+ * Runs in relay workers.  What was claimed together is a batch (relay_claim.c), which goes when all of it is settled.  What is changed here by
+ * a settlement is changed after its commit: an error leaves everything as it was, and the settlement is made again.
  *
- * Locks: those of polls, claims and settlements, to the end of their transactions.  A crash forgets it all; leases and holds go with
+ * Locks: those of settlements, to the end of their transactions.  A crash forgets it all; leases and holds go with
  * shared memory, and what was not settled is claimed again.
  */
 #include "postgres.h"
@@ -38,8 +37,6 @@
 #include "subscription_look.h"
 #include "subscription_poll.h"
 
-/* the consumer that a relay is for a subscription: there is one */
-#define CONSUMER ES_QUEUE_WORKER_PREFIX "relay"
 /* a batch of outcomes, or this long after the first one */
 #define SETTLE_AFTER (5 * 1000) /* us */
 #define SETTLE_BATCH 256
@@ -52,18 +49,6 @@
 /* renewed in time, whatever the time-outs of its endpoints */
 #define RULE_TIMEOUT_MS 10000
 
-/* a claim under way */
-typedef struct Claim
-{
-	EsRoute *route;
-	EsBatch *batch;
-	EsDelivery **deliveries;
-	EsEvent    *events;			/* of a rule: what it shapes */
-	int max_count;
-	int made; /* envelopes of so many are made, by the first attempt */
-	const EsRule *rule; /* NULL: it is none */
-} Claim;
-
 /* what a settlement found out, for after its commit */
 typedef struct Fate
 {
@@ -71,29 +56,17 @@ typedef struct Fate
 	bool key_waits;
 } Fate;
 
-static int	room(const EsRoute *route);
-static bool put_event(EsReader *reader, const EsPolled *event, void *arg);
-static int	poll_events(Claim *claim);
-static void end_replay(EsRoute *route);
-static int	claim_messages(Claim *claim);
-static EsParcel *add_parcel(Claim *claim, EsDelivery *delivery);
-static void make_envelopes(Claim *claim);
-static void make_rest(void *arg);
-static void make_one(Claim *claim, int i);
-static void chain_keys(EsBatch *batch, bool keeps_order);
-static void start_parcels(EsRoute *route, EsBatch *batch);
-static void look_again(EsRoute *route, int claimed, bool has_more);
-static void begin(const char *activity);
+static void give_back(EsRoute *route, bool only_dissolved);
+static bool is_to_give_back(const EsParcel *parcel, bool only_dissolved);
 static int	settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates);
 static int	settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates);
 static bool key_waits(const EsParcel *parcel);
 static void finish(EsParcel *parcel);
 static void finish_behind(EsParcel *parcel);
-static bool is_to_settle(const EsParcel *parcel);
-static void shape(Claim *claim, int i);
 static void hold_back(EsParcel *parcel);
 static void go_on(EsParcel *parcel);
 static void free_empty_batches(EsRoute *route);
+static void dissolve(EsBatch *batch);
 
 EsRoute *
 es_route_begin(const EsPush *push, EsTarget *target)
@@ -113,9 +86,9 @@ es_route_begin(const EsPush *push, EsTarget *target)
 	route->due = DT_NOEND;
 	/* a former relay may have ended without a word */
 	if (push->is_queue)
-		(void) es_queue_evict_consumer(push->name, CONSUMER);
+		(void) es_queue_evict_consumer(push->name, ES_RELAY_CONSUMER);
 	else if (es_subscription_lock(push->id, AccessShareLock) != NULL)
-		(void) es_subscription_end_consumer(push->id, CONSUMER);
+		(void) es_subscription_end_consumer(push->id, ES_RELAY_CONSUMER);
 	return route;
 }
 
@@ -130,7 +103,7 @@ es_route_leave(EsRoute *route)
 		{
 			if (batch->parcels[i].state == ES_PARCEL_READY)
 				es_target_take_back(&batch->parcels[i]);
-			else if (batch->parcels[i].state == ES_PARCEL_BEHIND)
+			else if (batch->parcels[i].state == ES_PARCEL_BEHIND || batch->parcels[i].state == ES_PARCEL_RIDING)
 				batch->parcels[i].state = ES_PARCEL_HELD;
 		}
 }
@@ -160,252 +133,18 @@ es_route_may_claim(const EsRoute *route)
 	if (!route->may_have || route->is_leaving)
 		return false;
 	if (route->is_rule)
-		return room(route) >= RULE_WINDOW / 4;
+		return es_route_room(route) >= RULE_WINDOW / 4;
 	return es_target_takes(route->target) && es_target_wants(route->target);
 }
 
-static int
-room(const EsRoute *route)
+int
+es_route_room(const EsRoute *route)
 {
 	if (route->is_rule)
 		return RULE_WINDOW - route->held;
 	if (route->target->breaker != ES_BREAKER_CLOSED)
 		return 1;
 	return Max(Min(es_target_room(route->target), MAX_CLAIM), 1);
-}
-
-int
-es_route_claim(EsRoute *route)
-{
-	Claim		claim = {.route = route};
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "evtstore relay batch", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = CurrentMemoryContext;
-	EsBatch    *batch = MemoryContextAllocZero(context, sizeof(EsBatch));
-	int			n;
-
-	batch->context = context;
-	batch->route = route;
-	claim.batch = batch;
-	claim.max_count = room(route);
-	PG_TRY();
-	{
-		begin("claiming");
-		MemoryContextSwitchTo(context);
-		batch->parcels = palloc(claim.max_count * sizeof(EsParcel));
-		claim.deliveries = palloc(claim.max_count * sizeof(EsDelivery *));
-		if (route->is_rule)
-			claim.events = palloc(claim.max_count * sizeof(EsEvent));
-		n = route->is_queue ? claim_messages(&claim) : poll_events(&claim);
-		make_envelopes(&claim);
-		es_process_commit();
-	}
-	PG_CATCH();
-	{
-		MemoryContextDelete(context);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	if (n == 0)
-		MemoryContextDelete(context);
-	else
-	{
-		if (route->renewed_at == 0 || route->held == 0)
-			route->renewed_at = GetCurrentTimestamp();
-		start_parcels(route, batch);
-	}
-	return n;
-}
-
-static int
-poll_events(Claim *claim)
-{
-	EsRoute    *route = claim->route;
-	bool		has_more = false;
-	EsPollRequest request = {.consumer = CONSUMER, .max_count = claim->max_count, .lease_ms = es_route_lease(route), .put = put_event,
-		.arg = claim, .has_more = &has_more};
-	const EsSubscription *subscription = es_subscription_lock(route->id, AccessShareLock);
-	int			n = 0;
-
-	/* its definition may be another by now: the route leaves at the next look */
-	claim->rule = route->is_rule ? es_rule_with_endpoint(route->id) : NULL;
-	if (subscription != NULL && (route->is_rule ? claim->rule != NULL :
-								 subscription->endpoint != NULL && strcmp(subscription->endpoint, route->target->endpoint->name) == 0))
-		n = es_subscription_poll(route->id, &request);
-	look_again(route, n, has_more || n == claim->max_count);
-	if (n == 0 && route->replay_to != 0 && route->held == 0 && es_subscription_is_settled(route->id, route->replay_to))
-		end_replay(route);
-	return n;
-}
-
-/* everything that was to be replayed is settled */
-static void
-end_replay(EsRoute *route)
-{
-	es_definition_lock("subscription", route->name);
-	if (es_definition_find("subscription", route->name) == NULL)
-		return;
-	es_subscription_end(route->id);
-	(void) es_definition_drop("subscription", route->name);
-	ereport(LOG,
-			(errmsg("replay \"%s\" to endpoint \"%s\" has come to its end", route->name, route->target->endpoint->name)));
-}
-
-static bool
-put_event(EsReader *reader, const EsPolled *event, void *arg)
-{
-	Claim	   *claim = arg;
-	MemoryContext old = MemoryContextSwitchTo(claim->batch->context);
-	EsParcel   *parcel = add_parcel(claim, es_subscription_delivery(reader, event));
-
-	parcel->event = (EsEventReceipt) {.subscription = claim->route->id, .lane = event->lane, .epoch = event->epoch,
-		.before = event->before, .position = event->position};
-	parcel->tenant = pstrdup(event->tenant);
-	parcel->number = event->position;
-	if (claim->rule != NULL)
-		es_rule_read_event(reader, &claim->events[claim->batch->n - 1]);
-	MemoryContextSwitchTo(old);
-	return true;
-}
-
-static int
-claim_messages(Claim *claim)
-{
-	EsRoute    *route = claim->route;
-	const EsQueue *queue = es_queue_lock(route->id, AccessShareLock);
-	List	   *deliveries = NIL;
-	ListCell   *lc;
-
-	if (queue != NULL && queue->endpoint != NULL && strcmp(queue->endpoint, route->target->endpoint->name) == 0)
-		deliveries = es_queue_claim(queue, CONSUMER, claim->max_count, es_route_lease(route));
-	foreach(lc, deliveries)
-	{
-		EsDelivery *delivery = lfirst(lc);
-		EsParcel   *parcel = add_parcel(claim, delivery);
-
-		parcel->receipt = delivery->receipt;
-		parcel->tenant = "";
-		parcel->number = delivery->message_id;
-	}
-	look_again(route, list_length(deliveries), list_length(deliveries) == claim->max_count);
-	return list_length(deliveries);
-}
-
-static EsParcel *
-add_parcel(Claim *claim, EsDelivery *delivery)
-{
-	EsBatch    *batch = claim->batch;
-	EsParcel   *parcel = &batch->parcels[batch->n];
-
-	memset(parcel, 0, sizeof(EsParcel));
-	claim->deliveries[batch->n++] = delivery;
-	parcel->route = claim->route;
-	parcel->batch = batch;
-	parcel->target = claim->route->target;
-	parcel->state = ES_PARCEL_BEHIND;
-	parcel->key = delivery->key;
-	parcel->attempt = delivery->attempt;
-	return parcel;
-}
-
-/* what is not told by watch.c: until when nothing more is there */
-static void
-look_again(EsRoute *route, int claimed, bool has_more)
-{
-	const EsSubscription *subscription;
-
-	route->may_have = has_more;
-	route->due = DT_NOEND;
-	if (has_more)
-		return;
-	if (route->is_queue)
-	{
-		EsQueueState *state = es_queue_state_find(route->id);
-		TimestampTz due = state == NULL ? 0 : es_queue_state_next_due(state);
-
-		if (due != 0)
-			route->due = due;
-		return;
-	}
-	subscription = es_subscription_lock(route->id, AccessShareLock);
-	/* with lanes that are out something may be there that a poll cannot have: the settlement says so */
-	if (subscription != NULL && !subscription->is_paused)
-		(void) es_subscription_look(subscription, es_clock_now(), true, &route->due);
-}
-
-/* all at once; where one cannot be made, one by one */
-static void
-make_envelopes(Claim *claim)
-{
-	EsBatch    *batch = claim->batch;
-
-	while (claim->made < batch->n)
-	{
-		char	   *error = es_attempt(make_rest, claim);
-		EsParcel   *parcel = &batch->parcels[claim->made];
-
-		if (error == NULL)
-			break;
-		parcel->state = ES_PARCEL_REJECTED;
-		parcel->reason = psprintf("could not be put into an envelope: %s", error);
-		claim->made++;
-	}
-}
-
-static void
-make_rest(void *arg)
-{
-	Claim	   *claim = arg;
-
-	for (; claim->made < claim->batch->n; claim->made++)
-		make_one(claim, claim->made);
-}
-
-static void
-make_one(Claim *claim, int i)
-{
-	MemoryContext old = MemoryContextSwitchTo(claim->batch->context);
-	EsTarget   *target;
-
-	if (claim->rule != NULL)
-		shape(claim, i);
-	target = claim->batch->parcels[i].target;
-	if (target == NULL)
-	{
-		MemoryContextSwitchTo(old);
-		return;
-	}
-	if (target->transport == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("endpoint \"%s\" takes nothing: %s", target->endpoint->name, target->fault)));
-	es_envelope_make(claim->deliveries[i], claim->route->name, claim->route->replay_to != 0, target->endpoint, target->transport, &claim->batch->parcels[i].out);
-	MemoryContextSwitchTo(old);
-}
-
-/* where the event goes, and what of it */
-static void
-shape(Claim *claim, int i)
-{
-	EsParcel   *parcel = &claim->batch->parcels[i];
-	EsDelivery *delivery = claim->deliveries[i];
-	char	   *endpoint = es_rule_endpoint(claim->rule, &claim->events[i]);
-	Datum		body;
-	Datum		headers;
-
-	es_rule_shape(claim->rule, &claim->events[i], &body, &headers);
-	delivery->body = DatumGetJsonbP(body);
-	delivery->headers = DatumGetJsonbP(headers);
-	parcel->target = es_target_get(endpoint);
-	if (parcel->target != NULL)
-		return;
-	parcel->state = ES_PARCEL_POSTPONED;
-	parcel->out.retry_after_ms = MIN_POSTPONE_MS;
-	if (es_definition_find("endpoint", endpoint) != NULL)
-		return;
-	parcel->state = ES_PARCEL_FAILED;
-	parcel->out.retry_after_ms = -1;
-	parcel->reason = psprintf("endpoint \"%s\" does not exist", endpoint);
 }
 
 void
@@ -426,61 +165,6 @@ es_route_postpone(EsRoute *route, TimestampTz now)
 		}
 }
 
-/* after the claim's commit */
-static void
-start_parcels(EsRoute *route, EsBatch *batch)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	batch->left = batch->n;
-	batch->next = route->batches;
-	route->batches = batch;
-	route->held += batch->n;
-	for (int i = 0; i < batch->n; i++)
-		if (batch->parcels[i].target != NULL)
-			batch->parcels[i].target->held++;
-	/* those of a key may go to several targets */
-	chain_keys(batch, !route->is_rule && route->target->transport->keeps_order);
-	for (int i = 0; i < batch->n; i++)
-		if (is_to_settle(&batch->parcels[i]))
-			es_route_came_back(&batch->parcels[i], now);
-}
-
-/*
- * The first of each key is ready, the next one waits for it.  Where the transport keeps the order all are ready; the chain is there
- * for what fails.
- */
-static void
-chain_keys(EsBatch *batch, bool keeps_order)
-{
-	int			size = 64;
-	EsParcel  **last;
-
-	while (size < 2 * batch->n)
-		size *= 2;
-	last = MemoryContextAllocZero(batch->context, size * sizeof(EsParcel *));
-	for (int i = 0; i < batch->n; i++)
-	{
-		EsParcel   *parcel = &batch->parcels[i];
-		bool		is_first = true;
-
-		if (parcel->key != NULL)
-		{
-			uint32		at = es_subscription_hash(parcel->tenant, parcel->key, 0) & (size - 1);
-
-			while (last[at] != NULL && (strcmp(last[at]->key, parcel->key) != 0 || strcmp(last[at]->tenant, parcel->tenant) != 0))
-				at = (at + 1) & (size - 1);
-			if (last[at] != NULL)
-				last[at]->behind = parcel;
-			is_first = last[at] == NULL;
-			last[at] = parcel;
-		}
-		if (parcel->state == ES_PARCEL_BEHIND && (is_first || keeps_order))
-			es_target_put_ready(parcel);
-	}
-	pfree(last);
-}
-
 void
 es_route_came_back(EsParcel *parcel, TimestampTz now)
 {
@@ -494,8 +178,20 @@ es_route_came_back(EsParcel *parcel, TimestampTz now)
 		free_empty_batches(route);
 		return;
 	}
+	if (parcel->rider != NULL && (parcel->state == ES_PARCEL_FAILED || parcel->state == ES_PARCEL_REJECTED))
+	{
+		dissolve(parcel->batch);
+		return;
+	}
 	if (parcel->state == ES_PARCEL_DELIVERED)
+	{
+		for (EsParcel *rider = parcel->rider; rider != NULL; rider = rider->rider)
+		{
+			rider->state = ES_PARCEL_DELIVERED;
+			route->done++;
+		}
 		go_on(parcel);
+	}
 	else
 		hold_back(parcel);
 	if (parcel->state == ES_PARCEL_READY && parcel->must_wait)
@@ -503,14 +199,29 @@ es_route_came_back(EsParcel *parcel, TimestampTz now)
 		es_target_take_back(parcel);
 		parcel->state = ES_PARCEL_BEHIND;
 	}
-	if (!is_to_settle(parcel))
+	if (!es_route_is_to_settle(parcel))
 		return;
-	if (route->done++ == 0)
+	if (route->done++ == 0 || parcel->rider != NULL)
 		route->done_since = now;
 }
 
-static bool
-is_to_settle(const EsParcel *parcel)
+/*
+ * A group is refused, and nobody knows for whose sake.  All that was claimed with it is given back, and the next claim is sent one by
+ * one: what is refused then is refused by itself.
+ */
+static void
+dissolve(EsBatch *batch)
+{
+	for (int i = 0; i < batch->n; i++)
+		if (batch->parcels[i].state != ES_PARCEL_SETTLED && batch->parcels[i].state != ES_PARCEL_DELIVERED)
+			batch->parcels[i].state = ES_PARCEL_HELD;
+	batch->is_dissolved = true;
+	batch->route->singles = 1;
+	batch->route->dissolved++;
+}
+
+bool
+es_route_is_to_settle(const EsParcel *parcel)
 {
 	return parcel->state == ES_PARCEL_DELIVERED || parcel->state == ES_PARCEL_FAILED || parcel->state == ES_PARCEL_REJECTED ||
 		parcel->state == ES_PARCEL_POSTPONED;
@@ -555,6 +266,8 @@ go_on(EsParcel *parcel)
 bool
 es_route_wants_to_settle(const EsRoute *route, TimestampTz now)
 {
+	if (route->dissolved > 0)
+		return true;
 	if (route->done == 0)
 		return false;
 	return route->done >= SETTLE_BATCH || route->ready + route->out == 0 || now - route->done_since >= SETTLE_AFTER;
@@ -564,20 +277,23 @@ int
 es_route_settle(EsRoute *route)
 {
 	Fate	   *fates;
-	int			nfates = 0;
-	int			failed = 0;
+	int			nfates;
+	int			delivered;
+	int			failed;
 	int			(*settle) (EsRoute *, EsParcelState, EsSettle, Fate *) = route->is_queue ? settle_messages : settle_events;
 
+	if (route->dissolved > 0)
+		give_back(route, true);
 	if (route->done == 0)
 		return 0;
-	begin("settling");
+	es_process_start_transaction("settling");
 	/* what a crash forgets goes out once more */
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	fates = palloc(route->done * sizeof(Fate));
-	nfates += settle(route, ES_PARCEL_DELIVERED, ES_SETTLE_ACK, fates);
-	failed = settle(route, ES_PARCEL_FAILED, ES_SETTLE_NACK, fates + nfates);
-	failed += settle(route, ES_PARCEL_REJECTED, ES_SETTLE_GIVE_UP, fates + nfates + failed);
-	nfates += failed;
+	nfates = delivered = settle(route, ES_PARCEL_DELIVERED, ES_SETTLE_ACK, fates);
+	nfates += settle(route, ES_PARCEL_FAILED, ES_SETTLE_NACK, fates + nfates);
+	nfates += settle(route, ES_PARCEL_REJECTED, ES_SETTLE_GIVE_UP, fates + nfates);
+	failed = nfates - delivered;
 	nfates += settle(route, ES_PARCEL_POSTPONED, ES_SETTLE_RELEASE, fates + nfates);
 	es_process_commit();
 
@@ -601,7 +317,7 @@ es_route_settle(EsRoute *route)
 	free_empty_batches(route);
 	/* lanes may have come free, and what failed is due again some time */
 	route->may_have = true;
-	es_registry_count(nfates - failed, failed);
+	es_registry_count(delivered, failed);
 	return nfates;
 }
 
@@ -736,7 +452,7 @@ es_route_renew(EsRoute *route)
 	bool		seen[ES_LANE_SLOTS] = {0};
 	int64		lease = es_route_lease(route);
 
-	begin("renewing leases");
+	es_process_start_transaction("renewing leases");
 	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
 		for (int i = 0; i < batch->n; i++)
 		{
@@ -764,18 +480,24 @@ es_route_renew(EsRoute *route)
 void
 es_route_release(EsRoute *route)
 {
+	(void) es_route_settle(route);
+	give_back(route, false);
+}
+
+static void
+give_back(EsRoute *route, bool only_dissolved)
+{
 	EsEventReceipt *receipts;
 	int			n = 0;
 
-	(void) es_route_settle(route);
-	begin("giving back");
+	es_process_start_transaction("giving back");
 	receipts = palloc(Max(route->held, 1) * sizeof(EsEventReceipt));
 	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
 		for (int i = 0; i < batch->n; i++)
 		{
 			EsParcel   *parcel = &batch->parcels[i];
 
-			if (parcel->state == ES_PARCEL_SETTLED || parcel->state == ES_PARCEL_OUT)
+			if (!is_to_give_back(parcel, only_dissolved))
 				continue;
 			if (route->is_queue)
 				(void) es_queue_settle(parcel->receipt, ES_SETTLE_RELEASE, NULL, -1);
@@ -785,23 +507,26 @@ es_route_release(EsRoute *route)
 	qsort(receipts, n, sizeof(EsEventReceipt), es_subscription_compare_receipts);
 	es_subscription_settle(receipts, n, ES_SETTLE_RELEASE, NULL, -1);
 	/* nothing is out: then the lanes are whoever's comes next */
-	if (!route->is_queue && route->out == 0 && es_subscription_lock(route->id, AccessShareLock) != NULL)
-		(void) es_subscription_end_consumer(route->id, CONSUMER);
+	if (!only_dissolved && !route->is_queue && route->out == 0 && es_subscription_lock(route->id, AccessShareLock) != NULL)
+		(void) es_subscription_end_consumer(route->id, ES_RELAY_CONSUMER);
 	es_process_commit();
 
 	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
 		for (int i = 0; i < batch->n; i++)
-			if (batch->parcels[i].state != ES_PARCEL_SETTLED && batch->parcels[i].state != ES_PARCEL_OUT)
+			if (is_to_give_back(&batch->parcels[i], only_dissolved))
 			{
 				if (batch->parcels[i].state == ES_PARCEL_READY)
 					es_target_take_back(&batch->parcels[i]);
 				finish(&batch->parcels[i]);
 			}
+	route->dissolved = 0;
 	free_empty_batches(route);
 }
 
-static void
-begin(const char *activity)
+static bool
+is_to_give_back(const EsParcel *parcel, bool only_dissolved)
 {
-	es_process_start_transaction(activity);
+	if (only_dissolved)
+		return parcel->batch->is_dissolved && parcel->state == ES_PARCEL_HELD;
+	return parcel->state != ES_PARCEL_SETTLED && parcel->state != ES_PARCEL_OUT;
 }

@@ -6,7 +6,11 @@
 #define ES_RELAY_ROUTE_H
 
 #include "push.h"
+#include "queue.h"
 #include "relay_target.h"
+
+/* the consumer that a relay is: there is one for a database */
+#define ES_RELAY_CONSUMER ES_QUEUE_WORKER_PREFIX "relay"
 
 typedef struct EsBatch
 {
@@ -15,6 +19,7 @@ typedef struct EsBatch
 	int n;
 	int left; /* not SETTLED */
 	EsParcel *parcels;
+	bool is_dissolved; /* HELD, to be given back */
 	struct EsBatch *next;
 } EsBatch;
 
@@ -34,6 +39,8 @@ typedef struct EsRoute
 	int ready;	/* of these in the target's list */
 	int done;	/* of these to be settled */
 	TimestampTz done_since; /* the oldest of them */
+	int singles;   /* so many claims are not put into groups */
+	int dissolved; /* batches */
 	bool may_have; /* something to claim */
 	TimestampTz due; /* by es_clock_now(): then it may have something; DT_NOEND: not by time */
 	TimestampTz renewed_at;
@@ -51,8 +58,13 @@ extern void es_route_leave(EsRoute *route);
 extern bool es_route_is_over(const EsRoute *route);
 extern void es_route_free(EsRoute *route);
 
+/* is it to be settled, and how is known? */
+extern bool es_route_is_to_settle(const EsParcel *parcel);
+/* how many it may claim */
+extern int es_route_room(const EsRoute *route);
+
 /* these run a transaction of their own; called between transactions.  How many were claimed, or settled */
-extern int es_route_claim(EsRoute *route);
+extern int es_route_claim(EsRoute *route); /* in relay_claim.c */
 extern int es_route_settle(EsRoute *route);
 /* the leases of what is held */
 extern void es_route_renew(EsRoute *route);

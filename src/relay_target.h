@@ -44,6 +44,7 @@ typedef enum EsParcelState
 	ES_PARCEL_BEHIND,	/* an older one of its key is not delivered yet */
 	ES_PARCEL_READY,	/* in the target's list */
 	ES_PARCEL_OUT,		/* the transport has it */
+	ES_PARCEL_RIDING,	/* in the message of another one, of its group */
 	ES_PARCEL_HELD,		/* not to be submitted: its route or target leaves */
 	ES_PARCEL_DELIVERED, /* the rest: to be settled so */
 	ES_PARCEL_FAILED,
@@ -71,7 +72,8 @@ typedef struct EsParcel
 	int attempt;
 	const char *reason;		 /* FAILED, REJECTED */
 	TimestampTz submitted_at;
-	struct EsParcel *behind; /* the next one of its key, in the same batch */
+	struct EsParcel *behind; /* the next one of its key, in the same batch; of who leads a group: the leader of the next one */
+	struct EsParcel *rider;	 /* the next one of its group */
 } EsParcel;
 
 /* the target of that endpoint, made where it is new, in a transaction; NULL: there is none, or it is disabled, a function, or leaves */

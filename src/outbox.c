@@ -1,5 +1,5 @@
 /*
- * endpoint_operate.c
+ * outbox.c
  *		What an operator does with endpoints: reset_breaker, test_endpoint, replay.
  *
  * Runs in backends.  reset_breaker and replay change definitions, and the relay does the rest.  test_endpoint talks to the other side

@@ -73,6 +73,7 @@ static void begin_place(ErrorContextCallback *context, Place *place, const EsRul
 static void end_place(const ErrorContextCallback *context);
 static void describe_place(void *arg);
 static void shape(const EsRule *rule, const EsEvent *event, Datum *body, Datum *headers);
+static void keep(Datum *value, Datum own);
 static Batch *find_batch(EsSending *sending, const char *queue);
 static EsMessage *next_message(Batch *batch);
 static int	compare_batches(const ListCell *a, const ListCell *b);
@@ -171,16 +172,35 @@ es_sending_add(EsSending *sending, const EsRule *rule, const EsEvent *event, con
 {
 	ErrorContextCallback context;
 	Place		place;
-	const char *queue = rule->constant;
-	EsMessage  *message;
+	EsMessage	message = {0};
+	Batch	   *batch;
+	MemoryContext old_context;
+	const char *queue;
 
+	if (sending->scratch == NULL)
+		sending->scratch = AllocSetContextCreate(CurrentMemoryContext, "evtstore transform", ALLOCSET_DEFAULT_SIZES);
 	begin_place(&context, &place, rule, event);
-	if (queue == NULL)
-		queue = es_rule_endpoint(rule, event);
-	message = next_message(find_batch(sending, queue));
-	es_rule_fill_message(rule, event, message);
-	message->tenant = tenant;
+	old_context = MemoryContextSwitchTo(sending->scratch);
+	queue = rule->constant != NULL ? rule->constant : es_rule_endpoint(rule, event);
+	es_rule_fill_message(rule, event, &message);
+	MemoryContextSwitchTo(old_context);
+	keep(&message.body, event->data);
+	keep(&message.headers, event->metadata);
+	keep(&message.key, event->stream);
+	keep(&message.dedup_id, (Datum) 0);
+	message.tenant = tenant;
+	batch = find_batch(sending, queue);
+	*next_message(batch) = message;
+	MemoryContextReset(sending->scratch);
 	end_place(&context);
+}
+
+/* in one piece, where it is not the event's own: jsonb that was just made lies in a buffer that is larger */
+static void
+keep(Datum *value, Datum own)
+{
+	if (*value != own && *value != (Datum) 0)
+		*value = PointerGetDatum(PG_DETOAST_DATUM_COPY(*value));
 }
 
 void
@@ -197,6 +217,9 @@ es_sending_end(EsSending *sending)
 		pfree(batch->messages);
 	}
 	sending->batches = NIL;
+	if (sending->scratch != NULL)
+		MemoryContextDelete(sending->scratch);
+	sending->scratch = NULL;
 }
 
 /* ST008 where there is no such queue */
@@ -219,17 +242,13 @@ find_batch(EsSending *sending, const char *queue)
 static EsMessage *
 next_message(Batch *batch)
 {
-	EsMessage  *message;
-
 	if (batch->n == batch->size)
 	{
 		batch->size = Max(8, batch->size * 2);
 		batch->messages = batch->messages == NULL ? palloc(batch->size * sizeof(EsMessage)) :
 			repalloc_huge(batch->messages, (Size) batch->size * sizeof(EsMessage));
 	}
-	message = &batch->messages[batch->n++];
-	memset(message, 0, sizeof(EsMessage));
-	return message;
+	return &batch->messages[batch->n++];
 }
 
 static int
@@ -323,12 +342,13 @@ fill_numbers(const EsRule *rule, const EsEvent *event, EsMessage *message)
 }
 
 void
-es_rule_call(EsRule *rule, const EsEvent *event, int attempt)
+es_rule_call(EsRule *rule, const EsEvent *event, int attempt, MemoryContext scratch)
 {
 	ErrorContextCallback context;
 	Place		place;
 	Call		what = {rule, event};
 	Oid			type = es_catalog()->delivery_type;
+	MemoryContext old_context = MemoryContextSwitchTo(scratch);
 
 	begin_place(&context, &place, rule, event);
 	if (rule->plan == NULL)
@@ -336,6 +356,8 @@ es_rule_call(EsRule *rule, const EsEvent *event, int attempt)
 	what.argument = delivery_of(rule, event, attempt);
 	es_cause_run(&(EsCause) {tell_cause, event}, call, &what);
 	end_place(&context);
+	MemoryContextSwitchTo(old_context);
+	MemoryContextReset(scratch);
 }
 
 static void

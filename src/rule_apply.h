@@ -71,6 +71,7 @@ extern EsRule *es_rule_by_id(int32 id); /* NULL: none */
 typedef struct EsSending
 {
 	List *batches; /* of those who send */
+	MemoryContext scratch; /* what is needed for one message only; NULL: none was */
 } EsSending;
 
 /* the message that the rule makes of the event; tenant: NULL for the session's.  The event has to stay until all is sent */
@@ -80,8 +81,8 @@ extern void es_sending_end(EsSending *sending);
 
 /* the parts of a message that are not the event's, and what a function gets */
 extern void es_rule_fill_message(const EsRule *rule, const EsEvent *event, EsMessage *message);
-/* between es_spi_become and es_spi_unbecome */
-extern void es_rule_call(EsRule *rule, const EsEvent *event, int attempt);
+/* between es_spi_become and es_spi_unbecome; scratch is empty again behind it */
+extern void es_rule_call(EsRule *rule, const EsEvent *event, int attempt, MemoryContext scratch);
 
 extern void es_rule_apply_init(void);
 

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "append.h"
 #include "compat.h"
@@ -81,18 +82,22 @@ static void
 call_for_parts(EsRule *rule, const EsAppendPart *parts, int nparts)
 {
 	EsSpiState	state;
-	bool		entered = false;
+	MemoryContext scratch = NULL;
 
 	for (int p = 0; p < nparts; p++)
 		for (int i = 0; i < parts[p].n; i++)
 		{
 			if (!es_filter_matches(rule->filter, parts[p].handle, &parts[p].events[i]))
 				continue;
-			if (!entered)
+			if (scratch == NULL)
+			{
+				scratch = AllocSetContextCreate(CurrentMemoryContext, "evtstore rule", ALLOCSET_DEFAULT_SIZES);
 				es_spi_become(&state, rule->owner, rule->search_path);
-			entered = true;
-			es_rule_call(rule, &parts[p].events[i], 1);
+			}
+			es_rule_call(rule, &parts[p].events[i], 1, scratch);
 		}
-	if (entered)
-		es_spi_unbecome(&state);
+	if (scratch == NULL)
+		return;
+	es_spi_unbecome(&state);
+	MemoryContextDelete(scratch);
 }

@@ -13,6 +13,7 @@
 
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 
 #include "compat.h"
 #include "guc.h"
@@ -101,15 +102,17 @@ static void
 call_function(EsRule *rule, EsTurnEvent *const *events, int n, bool check)
 {
 	EsSpiState	state;
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "evtstore rule", ALLOCSET_DEFAULT_SIZES);
 
 	es_spi_become(&state, rule->owner, rule->search_path);
 	for (int i = 0; i < n; i++)
 	{
 		if (strcmp(events[i]->tenant, es_guc_tenant) != 0)
 			(void) set_config_option("evtstore.tenant", events[i]->tenant, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		es_rule_call(rule, &((RuleEvent *) events[i])->event, events[i]->attempt);
+		es_rule_call(rule, &((RuleEvent *) events[i])->event, events[i]->attempt, scratch);
 	}
 	if (check)
 		es_spi_check_constraints();
 	es_spi_unbecome(&state);
+	MemoryContextDelete(scratch);
 }

@@ -1814,7 +1814,7 @@ return [
 	{
 		name   => 'a function of a rule runs as the appender',
 		file   => 'rule_sync.c',
-		change => [ "\t\t\tif (!entered)\n\t\t\t\tes_spi_become(&state, rule->owner, rule->search_path);\n\t\t\tentered = true;\n", '' ],
+		change => [ "\t\t\t\tes_spi_become(&state, rule->owner, rule->search_path);\n", '', "\tes_spi_unbecome(&state);\n", '' ],
 		tests  => 'rule_transform',
 	},
 	{

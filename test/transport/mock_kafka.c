@@ -14,12 +14,14 @@
  *		refuse TOPIC CODE			metadata of the topic has this error; 0: none
  *		leader TOPIC PARTITION N	moves a partition
  *		dump TOPIC PARTITIONS		all that it has, a line for each: "PARTITION OFFSET KEY VALUE NAME=VALUE ..."
+ *		hexdump TOPIC PARTITIONS	the same, with keys and values in hexadecimal
  *
  * Ends at the end of input.  The mock keeps what it is sent in memory, and does not mind the numbers of idempotent producers: what is
  * sent to it twice, it has twice.
  */
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,24 +51,38 @@ new_client(rd_kafka_type_t type, const char *bootstrap)
 }
 
 static void
-print_message(const rd_kafka_message_t *message)
+print_bytes(const void *bytes, size_t size, bool is_hex)
+{
+	const unsigned char *c = bytes;
+
+	for (size_t i = 0; i < size; i++)
+		printf(is_hex ? "%02x" : "%c", c[i]);
+}
+
+static void
+print_message(const rd_kafka_message_t *message, bool is_hex)
 {
 	rd_kafka_headers_t *headers = NULL;
 	const char *name;
 	const void *value;
 	size_t		size;
 
-	printf("%d %lld %.*s %.*s", message->partition, (long long) message->offset, (int) message->key_len, (const char *) message->key,
-		   (int) message->len, (const char *) message->payload);
+	printf("%d %lld ", message->partition, (long long) message->offset);
+	print_bytes(message->key, message->key_len, is_hex);
+	printf(" ");
+	print_bytes(message->payload, message->len, is_hex);
 	if (rd_kafka_message_headers(message, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
 		for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &size) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-			printf(" %s=%.*s", name, (int) size, (const char *) value);
+		{
+			printf(" %s=", name);
+			print_bytes(value, size, is_hex);
+		}
 	printf("\n");
 }
 
 /* up to what is there now */
 static const char *
-dump(const char *topic, int partitions)
+dump(const char *topic, int partitions, bool is_hex)
 {
 	rd_kafka_t *client = new_client(RD_KAFKA_CONSUMER, servers);
 	rd_kafka_topic_t *handle = rd_kafka_topic_new(client, topic, NULL);
@@ -90,7 +106,7 @@ dump(const char *topic, int partitions)
 				fault = "nothing more to read";
 			else if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
 			{
-				print_message(message);
+				print_message(message, is_hex);
 				next = message->offset + 1;
 			}
 			else if (message->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
@@ -146,7 +162,9 @@ obey(const char *line)
 	else if (sscanf(line, "leader %255s %d %d", name, &a, &b) == 3)
 		code = rd_kafka_mock_partition_set_leader(cluster, name, a, b);
 	else if (sscanf(line, "dump %255s %d", name, &a) == 2)
-		return dump(name, a);
+		return dump(name, a, false);
+	else if (sscanf(line, "hexdump %255s %d", name, &a) == 2)
+		return dump(name, a, true);
 	else
 		return "no such command";
 	return code == RD_KAFKA_RESP_ERR_NO_ERROR ? NULL : rd_kafka_err2str(code);

@@ -163,7 +163,7 @@ sub crash
 
 #
 # An HTTP receiver (test/demo/receiver.pl) in a process of its own; args => [...] are its options.  What it accepted is in
-# its record, one line of JSON per request.
+# its record, one line of JSON per request.  command => sub { ... } makes another program's command of port file and record.
 #
 my @receivers;
 
@@ -173,6 +173,7 @@ sub start_receiver
 	my $self = bless {
 		record => "$PostgreSQL::Test::Utils::tmp_check/receiver_" . scalar(@receivers) . '.jsonl',
 		args   => $option{args} // [],
+		command => $option{command},
 	  },
 	  'EvtTest::Receiver';
 
@@ -211,6 +212,7 @@ sub start
 		open STDIN, '<', '/dev/null' or die;
 		open STDOUT, '>>', "$PostgreSQL::Test::Utils::log_path/receiver.log" or die;
 		open STDERR, '>&', \*STDOUT or die;
+		exec $self->{command}->($port_file, $self->{record}) or POSIX::_exit(127) if $self->{command};
 		exec $^X, "$tree/test/demo/receiver.pl", '--record', $self->{record}, '--port-file', $port_file,
 		  '--port', $self->{port} // 0, @{ $self->{args} }
 		  or POSIX::_exit(127);

@@ -10,7 +10,7 @@ use Test::More;
 
 plan skip_all => 'RabbitMQ is not installed' unless EvtRabbit::available();
 
-my $node   = new_node('main');
+my $node   = new_node('main', conf => "restart_after_crash = on\nlog_statement = none\n");
 my $rabbit = EvtRabbit->new(
 	vhosts    => ['shop'],
 	exchanges => { orders => 'topic' },
@@ -20,6 +20,8 @@ my $rabbit = EvtRabbit->new(
 my $url     = $rabbit->url;
 my $library = $node->config_data('--pkglibdir') . '/evtstore_amqp.so';
 my $driver  = build_driver();
+
+sub sql { return $node->safe_psql('postgres', shift) }
 
 sub build_driver
 {
@@ -205,6 +207,26 @@ subtest 'a broker that is low on memory' => sub {
 	$rabbit->drain('direct');
 };
 
+subtest 'a broker that is silent, and one that nobody talks to' => sub {
+	my $run = drive_in_background($url, '--count', 2000, '--keys', 100, '--topic', '/direct', '--client', 'heartbeat=1', '--timeout',
+		20000, '--progress', 500, '--gap', 100);
+
+	poll_until('some of it to be delivered', sub { slurp_file($run->{file}) =~ /^at 500$/m });
+	$rabbit->signal('STOP');
+	poll_until('the connection to be given up', sub { slurp_file($run->{file}) =~ /outcome=1 .*lost before.*no heartbeat/ }, 15);
+	$rabbit->signal('CONT');
+	$run->{run}->finish;
+	like(slurp_file($run->{file}), qr/^delivered=2000 .*rejected=0 .*left=0/m, 'heartbeats show that it is silent');
+	check_all('silent', 2000, 100, 100, $rabbit->drain('direct'));
+
+	my $before = $rabbit->count_in_log('accepting AMQP connection');
+	is((drive($url, '--count', 2, '--keys', 1, '--topic', '/direct', '--client', 'heartbeat=1', '--gap', 5000))[0]{delivered}, 2,
+		'five idle seconds');
+	is($rabbit->count_in_log('accepting AMQP connection'), $before + 1, 'one connection');
+	is($rabbit->count_in_log('missed heartbeats from client'), 0, 'heartbeats kept it');
+	$rabbit->drain('direct');
+};
+
 subtest 'a broker that is killed and started again, twice' => sub {
 	my $run = drive_in_background($url, '--count', 20000, '--keys', 100, '--topic', 'orders/order.x', '--deadline', 120000,
 		'--timeout', 20000, '--progress', 1000);
@@ -219,6 +241,50 @@ subtest 'a broker that is killed and started again, twice' => sub {
 	my ($last) = slurp_file($run->{file}) =~ /^(delivered=.*)$/m;
 	like($last, qr/delivered=20000 .*rejected=0 .*left=0/, $last);
 	check_all('killed', 20000, 100, 2 * 64, $rabbit->drain('all'));
+};
+
+subtest 'the relay, while broker, relay and server are killed' => sub {
+	my $total = 0;
+	# 5000 events of 100 streams, in one transaction
+	my $append = sub {
+		sql("SELECT count(*) FROM generate_series($total + 1, $total + 5000) i,
+			LATERAL evtstore.append('order-' || i % 100, 'Placed', jsonb_build_object('n', i))");
+		$total += 5000;
+	};
+	my $in_the_middle = sub {
+		poll_until('the relay to be in the middle of it',
+			sub { sql(q{SELECT lag_events BETWEEN 500 AND 4500 FROM evtstore.subscription_status}) eq 't' });
+	};
+
+	sql(qq(SELECT evtstore.create_endpoint('r', '$url', '{"topic": "orders/order.\${type}", "max_in_flight": 100}')));
+	sql(q(SELECT evtstore.create_subscription('s', '{}', 'r')));
+	$append->();
+	$in_the_middle->();
+	$rabbit->kill9;
+	$append->();
+	$rabbit->start;
+
+	$append->();
+	$in_the_middle->();
+	kill9(worker_pid($node, 'relay'));
+	poll_sql($node, 'SELECT true');
+
+	$append->();
+	$in_the_middle->();
+	crash($node);
+	$in_the_middle->();
+	$rabbit->kill9;
+	$rabbit->start;
+
+	poll_sql($node, q{SELECT lag_events + in_flight + blocked + retrying + waiting FROM evtstore.subscription_status}, '0');
+	is(sql('SELECT sum(dead) FROM evtstore.subscription_status'), '0', 'nothing was given up');
+	my @messages = $rabbit->drain('all');
+	check_all('relay', $total, 100, 2000, @messages);
+	is(scalar(grep { $_->{headers}{'cloudEvents:subject'} ne 'order-' . number($_) % 100 } @messages), 0, 'the stream is with each');
+	is($messages[0]{headers}{'cloudEvents:type'},  'Placed',       'and the type');
+	is($messages[0]{routing_key},                  'order.Placed', 'which the topic was made of');
+	is($messages[0]{content_type},                 'application/json', 'Content-Type is a property');
+	is($messages[0]{id}, $messages[0]{headers}{'cloudEvents:id'}, 'the id too');
 };
 
 done_testing();

@@ -4,7 +4,7 @@
  *
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
  *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS]
- *			[--rate N] [--progress N] [--quiet] [--abrupt]
+ *			[--rate N] [--progress N] [--gap MS] [--quiet] [--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
  * {"n": i}.  Like a relay it keeps the order of a key, repeats what is to be repeated, after a moment, and gives up at the
@@ -83,6 +83,7 @@ main(int argc, char **argv)
 	bool		quiet = false;
 	long		progress = 0;
 	bool		abrupt = false;
+	long		gap = 0;			/* between a message and the next one of its key */
 	void	   *library;
 	EsTransportEntry entry;
 	const EsTransport *transport;
@@ -123,6 +124,8 @@ main(int argc, char **argv)
 			progress = atol(argv[i]);
 		else if (strcmp(name, "--rate") == 0)
 			rate = atol(argv[i]);
+		else if (strcmp(name, "--gap") == 0)
+			gap = atol(argv[i]);
 		else if (strcmp(name, "--topic") == 0)
 			topic = argv[i];
 		else if (strcmp(name, "--body") == 0)
@@ -237,7 +240,10 @@ main(int argc, char **argv)
 				message->is_over = true;
 				left--;
 				if (message->behind != NULL)
+				{
 					message->behind->in_front = true;
+					message->behind->again = now_ms() + gap;
+				}
 			}
 			else
 				message->again = now_ms() + REPEAT_MS;

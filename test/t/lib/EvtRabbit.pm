@@ -146,6 +146,13 @@ sub ctl
 	return;
 }
 
+# Lines of its log that have the text.
+sub count_in_log
+{
+	my ($self, $text) = @_;
+	return scalar(() = slurp_file("$self->{dir}/log/evtstore$self->{port}\@localhost.log") =~ /\Q$text\E/g);
+}
+
 # Each as { id, exchange, routing_key, content_type, mode, app_id, body, headers => {} }, in the queue's order; they are gone then.
 sub drain
 {

@@ -15,6 +15,7 @@ my $rabbit = EvtRabbit->new(
 	vhosts    => ['shop'],
 	exchanges => { orders => 'topic' },
 	queues    => { all => [ orders => 'order.#' ], wide => [ 'amq.topic' => 'wide.#' ], direct => [] },
+	users     => { shop => 'its:password' },
 	conf      => "max_message_size = 50000\n",
 	tls       => 1);
 my $url     = $rabbit->url;
@@ -257,6 +258,7 @@ subtest 'the relay, while broker, relay and server are killed' => sub {
 	};
 
 	sql(qq(SELECT evtstore.create_endpoint('r', '$url', '{"topic": "orders/order.\${type}", "max_in_flight": 100}')));
+	sql(q(SELECT evtstore.set_endpoint_secret('r', 'shop:its:password', 'sasl')));
 	sql(q(SELECT evtstore.create_subscription('s', '{}', 'r')));
 	$append->();
 	$in_the_middle->();
@@ -281,6 +283,7 @@ subtest 'the relay, while broker, relay and server are killed' => sub {
 	my @messages = $rabbit->drain('all');
 	check_all('relay', $total, 100, 2000, @messages);
 	is(scalar(grep { $_->{headers}{'cloudEvents:subject'} ne 'order-' . number($_) % 100 } @messages), 0, 'the stream is with each');
+	cmp_ok($rabbit->count_in_log("user 'shop' authenticated"), '>', 0, 'the password was used');
 	is($messages[0]{headers}{'cloudEvents:type'},  'Placed',       'and the type');
 	is($messages[0]{routing_key},                  'order.Placed', 'which the topic was made of');
 	is($messages[0]{content_type},                 'application/json', 'Content-Type is a property');

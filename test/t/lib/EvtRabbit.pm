@@ -12,6 +12,7 @@ EvtRabbit - a RabbitMQ of the test's own
 		vhosts    => ['shop'],                          # besides "/"
 		exchanges => { orders => 'topic' },             # durable, of "/"
 		queues    => { all => [ orders => 'order.#' ] },    # durable, of "/", with what it is bound to
+		users     => { shop => 'its password' },        # besides guest; may do everything in "/"
 		conf      => "max_message_size = 50000\n",
 		tls       => 1);                                # certificates are made; see tls_port, ca_file
 	my $url = $rabbit->url;                             # amqp://127.0.0.1:PORT
@@ -239,6 +240,8 @@ sub write_files
 	my $conf = "listeners.tcp.1 = 127.0.0.1:$self->{port}\nload_definitions = $dir/definitions.json\n"
 	  . "default_user = guest\ndefault_pass = guest\ndisk_free_limit.absolute = 1MB\n" . ($self->{conf} // '');
 	my $queues = $self->{queues} // {};
+	my %users  = (guest => 'guest', %{ $self->{users} // {} });
+	my %all    = map { $_ => '.*' } qw(configure write read);
 
 	$conf .= "listeners.ssl.1 = 127.0.0.1:$self->{tls_port}\nssl_options.cacertfile = $dir/ca.pem\n"
 	  . "ssl_options.certfile = $dir/server.pem\nssl_options.keyfile = $dir/server.key\n"
@@ -251,11 +254,10 @@ sub write_files
 		encode_json(
 			{
 				vhosts => [ map { { name => $_ } } '/', @{ $self->{vhosts} // [] } ],
-				users  => [ { name => 'guest', password => 'guest', tags => 'administrator' }, @{ $self->{users} // [] } ],
+				users       => [ map { { name => $_, password => $users{$_}, tags => '' } } sort keys %users ],
 				permissions => [
-					{ user => 'guest', vhost => '/', configure => '.*', write => '.*', read => '.*' },
-					map { { user => 'guest', vhost => $_, configure => '.*', write => '.*', read => '.*' } }
-					  @{ $self->{vhosts} // [] }
+					( map { { %all, user => $_,      vhost => '/' } } sort keys %users ),
+					( map { { %all, user => 'guest', vhost => $_ } } @{ $self->{vhosts} // [] } )
 				],
 				exchanges => [
 					map {

@@ -112,6 +112,8 @@ evtstore_accept_events(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown target \"%s\"", es_arg_shown(target, strlen(target))),
 				 errhint("Write 'queue:NAME' or 'stream:NAME'; NULL: each event goes to the stream of the name that it has.")));
+	if (target != NULL)
+		es_arg_check_name(strchr(target, ':') + 1, "name in target", ES_MAX_STREAM_BYTES);
 	incoming = parse_elements(fcinfo, &n);
 	if (es_cause_is_replay())
 		PG_RETURN_NULL();
@@ -322,7 +324,7 @@ prepare_event(Incoming *incoming, const char *stream, int number)
 				 errmsg("element %d of events has no \"stream\", and its id is not that of an event: \"%s\"", number,
 						es_arg_shown(incoming->id, strlen(incoming->id))),
 				 errhint("A message goes to 'queue:NAME' or 'stream:NAME': give it a target; that of an endpoint is its \"topic\".")));
-	event->metadata = with_origin(incoming, event->metadata, false, stream != NULL);
+	event->metadata = with_origin(incoming, event->metadata, false, incoming->stream != NULL && strcmp(name, incoming->stream) != 0);
 }
 
 /* in the order that every append takes */

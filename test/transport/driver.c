@@ -7,8 +7,8 @@
  *			[--rate N] [--progress N] [--gap MS] [--quiet] [--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
- * {"n": i}.  Like a relay it keeps the order of a key, repeats what is to be repeated, after a moment, and gives up at the
- * deadline.  Prints a line for each message that is not DELIVERED at its first try (with --quiet: none), "at M" each time that N more
+ * {"n": i}; for another evtstore an event of the stream k<i mod keys>, with data i.  Like a relay it keeps the order of a key, repeats
+ * what is to be repeated, after a moment, and gives up at the deadline.  Prints a line for each message that is not DELIVERED at its first try (with --quiet: none), "at M" each time that N more
  * are DELIVERED (--progress N), and at the end
  * "delivered=N repeated=N rejected=N unavailable=N left=N per_second=N".  Exit 0 when none is left.
  *
@@ -33,7 +33,7 @@ typedef struct Message
 	char		id[40];
 	char		key[16];
 	char		number[24];
-	char		body[64];
+	char		body[256];
 	struct Message *behind;		/* the next one of its key */
 	bool		in_front;
 	bool		is_out;
@@ -172,7 +172,11 @@ main(int argc, char **argv)
 		snprintf(message->id, sizeof(message->id), "00000000-0000-4000-8000-%012x", from + i);
 		snprintf(message->key, sizeof(message->key), "k%d", k);
 		snprintf(message->number, sizeof(message->number), "%d", from + i);
-		snprintf(message->body, sizeof(message->body), "{\"n\": %d}", from + i);
+		if (transport->binding == ES_BINDING_EVTSTORE)
+			snprintf(message->body, sizeof(message->body), "{\"id\": \"%s\", \"stream\": \"%s\", \"type\": \"Driven\", \"data\": %d, "
+					 "\"source\": \"driver\", \"position\": \"%d\"}", message->id, message->key, from + i, from + i);
+		else
+			snprintf(message->body, sizeof(message->body), "{\"n\": %d}", from + i);
 		message->headers[0] = (EsHeader) {"Content-Type", "application/json"};
 		message->headers[1] = (EsHeader) {"ce-id", message->id};
 		message->headers[2] = (EsHeader) {"ce-type", "Driven"};

@@ -185,6 +185,7 @@ startup(char *fault, size_t size)
 		snprintf(fault, size, "this libpq is not for threads");
 		return false;
 	}
+	es_pg_forget_environment();
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (epoll < 0)
 		snprintf(fault, size, "could not make a descriptor to wait on: errno %d", errno);

@@ -45,6 +45,8 @@ extern const char *es_pg_parse_url(const char *text, EsPgUrl *url);
 /* false and why not; opens no connection */
 extern bool es_pg_check(const EsLinkConfig *config, char *fault, size_t size);
 extern bool es_pg_make_target(EsPgTarget *target, const EsTransportHost *core, const EsLinkConfig *config, char *fault, size_t size);
+/* once per process, before there are threads: what libpq would look for in it */
+extern void es_pg_forget_environment(void);
 /* what is behind it */
 extern void es_pg_free_target(EsPgTarget *target);
 

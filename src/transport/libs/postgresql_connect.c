@@ -8,8 +8,8 @@
  * libpq looks into many places for what it is not told: variables of the environment, files in the home directory of whoever runs
  * the server, a service file.  So the URL is read here and not there, with a list of parameters that are allowed, and libpq is told
  * everything that decides where it connects and as whom: the numeric address that was checked (address.c), beside the name that the
- * certificate must have; the password, the certificates, the databases's name.  Files that must not be found are given a name that
- * no file can have.
+ * certificate must have; the password, the certificates, the database's name.  Files that must not be found are given a name that
+ * no file can have, and the variables are taken out of the relay's environment, where nobody else needs them.
  *
  * Encrypted and verified unless the URL says sslmode=disable, and that only to addresses of evtstore.allowed_networks.
  */
@@ -320,6 +320,23 @@ es_pg_free_target(EsPgTarget *target)
 	free(target->ca_file);
 	free(target->pem);
 	memset(target, 0, sizeof(*target));
+}
+
+/* a value that is empty counts as none, so there is no other way to keep libpq from them */
+void
+es_pg_forget_environment(void)
+{
+	static const char *const others[] = {"PGSERVICEFILE", "PGDATESTYLE", "PGTZ", "PGGEQO", NULL};
+	PQconninfoOption *options;
+
+	(void) unsetenv("PGSERVICE");
+	options = PQconndefaults();
+	for (PQconninfoOption *option = options; option != NULL && option->keyword != NULL; option++)
+		if (option->envvar != NULL)
+			(void) unsetenv(option->envvar);
+	PQconninfoFree(options);
+	for (const char *const *name = others; *name != NULL; name++)
+		(void) unsetenv(*name);
 }
 
 static const char *

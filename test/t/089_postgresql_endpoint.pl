@@ -6,9 +6,7 @@
 use strict;
 use warnings;
 
-use Cwd qw(abs_path);
 use EvtChildren qw(start_child finish_children);
-use EvtClient;
 use EvtTest;
 use EvtTransport;
 use IO::Socket::INET;
@@ -277,7 +275,7 @@ subtest 'a stream that somebody holds' => sub {
 subtest 'a server that is stopped hard' => sub {
 	forget();
 	my $count = 20000;
-	my $run   = start_drive($library, $plain, '--count', $count, '--keys', 100, '--in-flight', 40, '--quiet', '--deadline', 150000);
+	my $run   = start_drive($library, $plain, '--count', $count, '--keys', 100, '--in-flight', 40, '--rate', 4000, '--quiet', '--deadline', 150000);
 	my $cut   = 0;
 
 	foreach my $share (1 .. 5)
@@ -292,6 +290,93 @@ subtest 'a server that is stopped hard' => sub {
 	like($out, qr/^delivered=$count .*left=0/m, 'as the driver knows');
 	diag $out =~ /^(delivered=.*)/m;
 	is(faults(1, $count), '', 'nothing is lost, nothing is there twice, the order of each key is kept');
+};
+
+# The whole way: appended and sent here, delivered by the relay, accepted there, and all of it delivered back, while each of them is killed.
+subtest 'from store to store' => sub {
+	my $events   = 20000;
+	my $messages = 2000;
+	my $batch    = 250;
+	my $retry    = '"retry": {"initial": "50ms", "max_delay": "500ms", "max_attempts": 0}';
+	my $breaker  = '"timeout": "3s", "breaker": {"open_for": "100ms", "max_open_for": "500ms"}';
+	my $here     = new_node('here', conf => $conf, start => 0);
+
+	$here->append_conf('postgresql.conf', "listen_addresses = '127.0.0.1'\n");
+	$here->start;
+	$here->safe_psql('postgres', 'CREATE EXTENSION evtstore');
+	forget();
+	(my $back = $plain) =~ s/:$port/':' . $here->port/e;
+	there(qq{SELECT evtstore.create_queue('work'), evtstore.create_endpoint('back', '$back', '{"source": "/there", $breaker}')});
+	there(qq{SELECT evtstore.create_subscription('all back', endpoint => 'back', options => '{$retry}')});
+	$here->safe_psql('postgres', $_) foreach (
+		qq{SELECT evtstore.create_endpoint('there', '$plain', '{"source": "/here", $breaker}')},
+		qq{SELECT evtstore.create_endpoint('work', '$plain', '{"source": "/here", "topic": "queue:work", $breaker}')},
+		qq{SELECT evtstore.create_subscription('all', endpoint => 'there', options => '{$retry}')},
+		qq{SELECT evtstore.create_queue('jobs', '{"endpoint": "work", "dedup_window": "1h", $retry}')});
+
+	# a reply may be lost with the server: the same ids again are the same events, and the same messages
+	my $until_done = sub {
+		my $sql = shift;
+		poll_until($sql, sub { my $out; my $s = eval { $here->psql('postgres', $sql, stdout => \$out) }; defined $s && $s == 0 });
+	};
+	start_child(
+		'appender',
+		sub {
+			foreach my $b (0 .. $events / $batch - 1)
+			{
+				$until_done->(sprintf q{SELECT count(*) FROM generate_series(%d, %d) n, evtstore.append('k' || n %% 100, 'Driven', to_jsonb(n),}
+				  . q{ id => ('00000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::uuid)}, $b * $batch + 1, ($b + 1) * $batch);
+			}
+		});
+	start_child(
+		'sender',
+		sub {
+			foreach my $b (0 .. $messages / 25 - 1)
+			{
+				$until_done->(sprintf q{SELECT evtstore.send('jobs', to_jsonb(n), key => 'k' || n %% 10, dedup_id => n::text)}
+				  . q{ FROM generate_series(%d, %d) n}, $b * 25 + 1, ($b + 1) * 25);
+			}
+		});
+
+	my @how = (
+		'relay here'  => sub { kill9(worker_pid($here, 'relay')); poll_sql($here, 'SELECT true') },
+		'there'       => sub { crash($there) },
+		'relay there' => sub { kill9(worker_pid($there, 'relay')); poll_sql($there, 'SELECT true') },
+		'here'        => sub { crash($here) },
+		'session'     => sub {
+			my $pid = poll_until('a delivery', sub { there(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'evtstore:there'}) });
+			there("SELECT pg_terminate_backend($pid)");
+		});
+	my (%disturbed, $seen);
+	while (1)
+	{
+		my $now = poll_until('more over there',
+			sub { my $n = there('SELECT count(*) FROM evtstore.events'); $n >= $events || $n > ($seen // 0) + 800 ? $n : 0 });
+		last if $now >= $events;
+		my ($name, $disturb) = splice @how, 0, 2;
+		push @how, $name, $disturb;
+		$disturb->();
+		$disturbed{$name}++;
+		$seen = $now;
+	}
+	is(finish_children('appender', 60), '', 'all were appended');
+	is(finish_children('sender', 60), '', 'all were sent');
+	cmp_ok($disturbed{$_} // 0, '>=', 2, "while this was killed twice or more: $_") foreach sort map { $how[ 2 * $_ ] } 0 .. 4;
+	poll_sql($here, q{SELECT lag_events = 0 FROM evtstore.subscription_status WHERE name = 'all'});
+	poll_sql($here, q{SELECT ready + delayed + in_flight = 0 FROM evtstore.queue_status WHERE name = 'jobs'});
+	poll_sql($there, q{SELECT lag_events = 0 FROM evtstore.subscription_status WHERE name = 'all back'});
+	is(faults(1, $events), '', 'events: nothing lost, nothing twice, the order of each key');
+	is(there(q{SELECT DISTINCT metadata->'origin'->>'source' FROM evtstore.events}), '/here', 'they know where they come from');
+	is($here->safe_psql('postgres', q{SELECT count(*), bool_or(metadata ? 'origin') FROM evtstore.events}), "$events|f",
+		'what came back is what was here');
+	is( there(
+			q{SELECT count(*), count(DISTINCT body), bool_or(wrong) FROM (SELECT body, body::int < lag(body::int) OVER (PARTITION BY key ORDER BY id) AS wrong
+			FROM evtstore_internal.message) m}),
+		"$messages|$messages|f",
+		'messages: nothing lost, nothing twice, the order of each key');
+	is( $here->safe_psql('postgres', q{SELECT count(*) FROM evtstore.dead_letters}) . there(q{SELECT count(*) FROM evtstore.dead_letters}),
+		'00', 'nothing was given up');
+	$here->stop;
 };
 
 done_testing();

@@ -186,13 +186,22 @@ es_queue_evict_consumer(const char *name, const char *consumer)
 {
 	const EsQueue *queue = es_queue_lock(es_queue_get(name)->id, AccessShareLock);
 	EsQueueState *state = queue == NULL ? NULL : es_queue_state_find(queue->id);
-	int			n = state == NULL ? 0 : es_queue_evict(state, hash_consumer(consumer));
+	int			n = state == NULL ? 0 : es_queue_evict(state, hash_consumer(consumer), true);
 
 	if (n > 0)
 		es_waiter_wake(queue->id, n);
 	if (n > 0 && queue->endpoint != NULL)
 		es_wakeup_at_commit(n);
 	return n;
+}
+
+void
+es_queue_end_worker(int32 id, const char *consumer)
+{
+	EsQueueState *state = es_queue_state_find(id);
+
+	if (state != NULL)
+		(void) es_queue_evict(state, hash_consumer(consumer), false);
 }
 
 static uint64

@@ -438,6 +438,14 @@ es_failed_event_key_waits(const EsSubscription *subscription, const char *tenant
 	return es_failed_event_behind(subscription->definition.id, &front, 1) != NIL;
 }
 
+bool
+es_failed_event_is_out(const EsSubscription *subscription, int64 position, uint64 epoch)
+{
+	Aside		aside;
+
+	return find(subscription, position, epoch, &aside);
+}
+
 void
 es_failed_event_skip(const EsSubscription *subscription, int64 position, const char *reason)
 {

@@ -67,6 +67,8 @@ extern bool es_failed_event_key_waits(const EsSubscription *subscription, const 
 extern void es_failed_event_skip(const EsSubscription *subscription, int64 position, const char *reason);
 /* a blocked one is due at once, with no attempt spent */
 extern void es_failed_event_unblock(const EsSubscription *subscription, int64 position);
+/* is it handed out, in the hold with that epoch? */
+extern bool es_failed_event_is_out(const EsSubscription *subscription, int64 position, uint64 epoch);
 /* is it there, whatever its state? */
 extern bool es_failed_event_exists(const EsSubscription *subscription, int64 position);
 

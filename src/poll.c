@@ -84,6 +84,7 @@ typedef struct Poll
 	List	   *failed;			/* EsFailedEvent *: due, of our lanes, in front of their keys; not more than may be handed out */
 	EsWaitingEvents waiting;
 	int			naside;			/* put aside by this poll */
+	int			nwalked;		/* rows looked at by it */
 	int			count;			/* handed out */
 	const EsPollRequest *request;
 } Poll;
@@ -104,6 +105,7 @@ static int64 hand_out_next(Poll *poll, EsReader *reader);
 static bool is_over(Poll *poll, const PollLane *held);
 static bool may_take(PollLane *held, int max_in_flight, int64 position);
 static bool set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const char *key);
+static bool has_walked(const Poll *poll);
 static bool all_full(Poll *poll);
 static void hand_out(Poll *poll, EsReader *reader, const EsPolled *event);
 static void put_lanes(Poll *poll, int64 passed);
@@ -158,7 +160,7 @@ es_subscription_poll(int32 id, const EsPollRequest *request)
 			es_watch_tell(id, 0);
 	}
 	if (request->has_more != NULL)
-		*request->has_more = poll->naside >= ASIDE_FOR_EACH * poll->max_count;
+		*request->has_more = poll->naside >= ASIDE_FOR_EACH * poll->max_count || has_walked(poll);
 	else if (poll->count == 0 && poll->naside >= ASIDE_FOR_EACH * poll->max_count)
 		es_waiter_wake_at_commit(id, 1);	/* he takes it for the end, and there may be more */
 	if (poll->count > 0 || poll->naside > 0)
@@ -535,7 +537,7 @@ hand_out_next(Poll *poll, EsReader *reader)
 	int64		passed = 0;
 	TupleTableSlot *slot;
 
-	while (poll->count < poll->max_count && poll->naside < ASIDE_FOR_EACH * poll->max_count && !all_full(poll))
+	while (poll->count < poll->max_count && poll->naside < ASIDE_FOR_EACH * poll->max_count && !all_full(poll) && !has_walked(poll))
 	{
 		int64		position;
 		char	   *tenant;
@@ -545,6 +547,7 @@ hand_out_next(Poll *poll, EsReader *reader)
 
 		MemoryContextReset(context);
 		slot = es_reader_next(reader);
+		poll->nwalked++;
 		if (slot == NULL)
 		{
 			passed = poll->upto;
@@ -621,6 +624,12 @@ set_aside(Poll *poll, PollLane *held, int64 position, const char *tenant, const 
 	/* what follows may be the next one to break: if this is rolled back, it is still the one that is known */
 	held->is_full = true;
 	return true;
+}
+
+static bool
+has_walked(const Poll *poll)
+{
+	return poll->request->max_walk > 0 && poll->nwalked >= poll->request->max_walk;
 }
 
 static bool

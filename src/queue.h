@@ -177,6 +177,8 @@ extern void es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms);
 extern TimestampTz es_queue_next_due(void);
 /* gives back what the consumer holds, at once, and counts it as lost; returns how many */
 extern int es_queue_evict_consumer(const char *queue, const char *consumer);
+/* the same for a worker that is no more, or begins anew: what it held is as it was before it claimed it */
+extern void es_queue_end_worker(int32 id, const char *consumer);
 /* the consumer name of a worker of this incarnation */
 extern char *es_queue_worker_consumer(int slot);
 

@@ -466,7 +466,7 @@ es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant
 }
 
 int
-es_queue_evict(EsQueueState *state, uint64 consumer)
+es_queue_evict(EsQueueState *state, uint64 consumer, bool is_lost)
 {
 	int32	   *first = es_state_buckets(state);
 	int			n = 0;
@@ -480,7 +480,7 @@ es_queue_evict(EsQueueState *state, uint64 consumer)
 			if (entry->state != ENTRY_HELD || entry->untaken || TransactionIdIsValid(entry->settler) ||
 				entry->consumer != consumer || entry->slot != state - es_queue_states)
 				continue;
-			es_entry_make_ready(state, entry, true);
+			es_entry_make_ready(state, entry, is_lost);
 			n++;
 		}
 	LWLockRelease(es_state_lock(state));

@@ -161,7 +161,7 @@ extern void es_queue_given_back(const EsHold *hold);
 /* at once; false: stale */
 extern bool es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, TimestampTz until);
 /* gives back what a consumer holds; returns how many */
-extern int es_queue_evict(EsQueueState *state, uint64 consumer);
+extern int es_queue_evict(EsQueueState *state, uint64 consumer, bool is_lost);
 /* keys of what this transaction settled; for taking what follows in it.  palloc'd */
 extern EsHold *es_queue_settled_here(EsQueueState *state, int *n);
 

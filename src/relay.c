@@ -43,6 +43,12 @@
 #define MAX_BACKOFF (60 * USECS_PER_SEC)
 /* what is out when it has to go is waited for no longer; the server's patience is a second more (process.c) */
 #define LEAVE_TIME (2 * USECS_PER_SEC)
+/* locks are waited for no longer */
+#define LOCK_TIMEOUT "200ms"
+/* after a lock that was not to be had */
+#define LOCK_BACKOFF (100 * 1000) /* us */
+/* a route that nobody tells anything of is looked at after so many poll intervals */
+#define IDLE_POLLS 5
 /* latch, postmaster, and one for each transport */
 #define MAX_WAITED 16
 
@@ -51,12 +57,17 @@ typedef struct Relay
 	MemoryContext iteration;  /* emptied after each pass */
 	uint64 generation;		  /* of the catalog, when the definitions were read; 0: never */
 	TimestampTz next_look;	  /* at the definitions, though nobody told of a change */
+	TimestampTz not_before;	  /* after a lock that was not to be had */
 	EsRoute *routes;
 	bool done;				  /* nothing is to be done here any more */
 	TimestampTz lonely_since; /* 0: there are routes */
 	char *networks;			  /* that the links were opened with; malloc'd */
 	WaitEventSet *waited;
-	int ntransports;		  /* in there */
+	const EsTransport *added[MAX_WAITED]; /* in there */
+	int nadded;
+	bool something_leaves;	  /* routes or targets */
+	int32 last_claimed;		  /* the route that claimed last: the next one begins */
+	TimestampTz next_idle_look; /* at routes that nobody tells anything of */
 } Relay;
 
 static Relay relay;
@@ -76,13 +87,14 @@ static bool submit(void);
 static bool pump(void);
 static bool settle(void);
 static void renew(void);
-static void for_route(EsRoute *route, void (*run) (EsRoute *route));
+static bool for_route(EsRoute *route, void (*run) (EsRoute *route));
 static void claim_one(EsRoute *route);
 static void settle_one(EsRoute *route);
 static void release_one(EsRoute *route);
 static void failed(EsRoute *route);
 static void rest(void);
 static long rest_ms(void);
+static bool is_added(const EsTransport *transport);
 static void wait_for_anything(long ms);
 static void leave(void);
 static void shutdown_transports(int code, Datum arg);
@@ -93,6 +105,16 @@ es_relay_main(Datum arg)
 	es_process_begin(ES_WORKER_RELAY);
 	es_process_keep_memory();
 	on_proc_exit(shutdown_transports, (Datum) 0);
+	es_watch_ignore_own();
+	/*
+	 * Nothing is waited for that a session may keep to itself for as long as it likes: a route whose subscription somebody is just
+	 * dropping must not stop the others.  And what a crash forgets goes out once more.
+	 */
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	relay.waited = es_create_wait_event_set(MAX_WAITED);
+	AddWaitEventToSet(relay.waited, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(relay.waited, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	relay.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore relay", ALLOCSET_DEFAULT_SIZES);
 	relay.done = !es_guc_enabled;
 
@@ -105,11 +127,11 @@ es_relay_main(Datum arg)
 		es_registry_set_state(ES_STATE_BUSY);
 		refresh();
 		take_told();
+		renew();
 		moved = claim();
 		moved |= submit();
 		moved |= pump();
 		moved |= settle();
-		renew();
 		if (!moved)
 			rest();
 	}
@@ -126,7 +148,10 @@ may_go_on(void)
 	return !relay.done && !es_process_stop && !es_registry_told_to_leave();
 }
 
-/* R1.  Starting a transaction reads invalidation messages, so the generation is up to date after any of ours */
+/*
+ * R1.  Starting a transaction reads invalidation messages, so the generation is up to date after any of ours.  A lock that is not to be
+ * had is looked for again; any other error ends the process.
+ */
 static void
 refresh(void)
 {
@@ -136,21 +161,37 @@ refresh(void)
 	free_left();
 	if (relay.generation == es_catalog_generation() && relay.generation != 0 && now < relay.next_look && !networks_changed)
 		return;
-	es_process_start_transaction("looking for something to send");
-	if (!es_catalog_installed())
-		relay.done = true;
-	else if (relay.generation != es_catalog_generation() || networks_changed)
+	if (now < relay.not_before)
+		return;
+	/* an open connection was checked when it was dialled: under another list it must be dialled, and checked, again */
+	if (networks_changed)
 	{
-		/* an open connection was checked when it was dialled: under another list it must be dialled, and checked, again */
-		if (networks_changed)
-			for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
-				target->is_leaving = true;
+		for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
+			target->is_leaving = true;
 		free(relay.networks);
 		relay.networks = strdup(es_guc_allowed_networks);
-		read_definitions();
+		relay.generation = 0;
 	}
-	es_process_commit();
 	relay.next_look = now + (TimestampTz) es_guc_poll_interval * 1000;
+	PG_TRY();
+	{
+		es_process_start_transaction("looking for something to send");
+		if (!es_catalog_installed())
+			relay.done = true;
+		else if (relay.generation != es_catalog_generation())
+			read_definitions();
+		es_process_commit();
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		(void) es_process_recover(relay.iteration);
+		relay.generation = 0;
+		relay.not_before = now + LOCK_BACKOFF;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(relay.iteration);
 }
 
 static void
@@ -199,6 +240,8 @@ find_leaving(List *pushes)
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
 		if (target->is_gone || !es_target_is_current(target))
 			target->is_leaving = true;
+	/* also what leaves already, and could not go yet */
+	relay.something_leaves = true;
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
 		if ((route->target != NULL && route->target->is_leaving) || !is_pushed(route, pushes))
 			es_route_leave(route);
@@ -250,9 +293,15 @@ begin_new(List *pushes)
 	es_watch_want(ids, categories);
 	/* figures of one that is disabled are what tells why */
 	defined = es_definition_list("endpoint");
-	endpoints = palloc(Max(list_length(defined), 1) * sizeof(int32));
+	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
+		n++;
+	endpoints = palloc((list_length(defined) + n + 1) * sizeof(int32));
+	n = 0;
 	foreach(lc, defined)
 		endpoints[n++] = ((EsDefinition *) lfirst(lc))->id;
+	/* one that was dropped still has requests out */
+	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
+		endpoints[n++] = target->endpoint->id;
 	es_endpoint_state_keep(endpoints, n);
 }
 
@@ -265,7 +314,10 @@ find_route(int32 id)
 	return NULL;
 }
 
-/* routes that left and hold nothing, then targets that no route has; their successors begin with the next look */
+/*
+ * Routes that left are given back and freed, then targets that no route has; their successors begin with the next look.  A route gives back
+ * its lanes though it holds nothing in them: others may want them.
+ */
 static void
 free_left(void)
 {
@@ -273,17 +325,20 @@ free_left(void)
 	EsTarget   *next;
 	bool		has_rules = false;
 
+	if (!relay.something_leaves)
+		return;
+	relay.something_leaves = false;
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
-		has_rules |= route->is_rule;
-	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
-		if (route->is_leaving && route->out == 0 && route->held > 0)
-			for_route(route, release_one);
+		if (route->is_leaving && route->out == 0 && !route->is_released)
+			(void) for_route(route, release_one);
 	while (*place != NULL)
 	{
 		EsRoute    *route = *place;
 
-		if (!es_route_is_over(route))
+		relay.something_leaves |= route->is_leaving;
+		if (!route->is_leaving || !route->is_released)
 		{
+			has_rules |= route->is_rule;
 			place = &route->next;
 			continue;
 		}
@@ -293,13 +348,10 @@ free_left(void)
 	}
 	for (EsTarget *target = es_target_first(); target != NULL; target = next)
 	{
-		/* what rules find by name they may want again */
-		bool		is_used = target->held > 0 || target->in_flight > 0 || (has_rules && !target->is_leaving);
-
 		next = target->next;
-		for (EsRoute *route = relay.routes; route != NULL; route = route->next)
-			is_used |= route->target == target;
-		if (is_used)
+		relay.something_leaves |= target->is_leaving;
+		/* what rules find by name they may want again */
+		if (target->held > 0 || target->in_flight > 0 || target->nroutes > 0 || (has_rules && !target->is_leaving))
 			continue;
 		es_target_free(target);
 		relay.generation = 0;
@@ -312,26 +364,41 @@ take_told(void)
 {
 	EsWatch		told = es_watch_take();
 	TimestampTz now = es_clock_now();
+	bool		is_time = GetCurrentTimestamp() >= relay.next_idle_look;
 
+	if (is_time)
+		relay.next_idle_look = GetCurrentTimestamp() + (TimestampTz) es_guc_poll_interval * 1000 * IDLE_POLLS;
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
-		if ((route->categories & told.categories) != 0 || (es_watch_bit(route->id) & (told.ids | told.looks)) != 0 || route->due <= now)
+		if ((route->categories & told.categories) != 0 || (es_watch_bit(route->id) & (told.ids | told.looks)) != 0 || route->due <= now ||
+			is_time)
 			route->may_have = true;
 }
 
-/* R3 */
+/* R3.  Whoever claimed last comes last: routes of one target share its window */
 static bool
 claim(void)
 {
 	bool		moved = false;
+	EsRoute    *first = relay.routes;
+	EsRoute    *route;
 
-	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
+	for (route = relay.routes; route != NULL; route = route->next)
+		if (route->id == relay.last_claimed && route->next != NULL)
+			first = route->next;
+	route = first;
+	while (route != NULL)
 	{
 		int			held = route->held;
 
-		if (!es_route_may_claim(route))
-			continue;
-		for_route(route, claim_one);
-		moved |= route->held > held || route->may_have;
+		if (es_route_may_claim(route) && for_route(route, claim_one))
+		{
+			moved |= route->held > held || route->may_have;
+			if (route->held > held)
+				relay.last_claimed = route->id;
+		}
+		route = route->next != NULL ? route->next : relay.routes;
+		if (route == first)
+			break;
 	}
 	return moved;
 }
@@ -370,6 +437,7 @@ pump(void)
 			EsParcel   *parcel = (EsParcel *) done;
 
 			es_target_judge(parcel, now);
+			relay.something_leaves |= parcel->route->is_leaving;
 			es_route_came_back(parcel, now);
 			moved = true;
 		}
@@ -390,10 +458,7 @@ settle(void)
 
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
 		if (es_route_wants_to_settle(route, now))
-		{
-			for_route(route, settle_one);
-			moved = true;
-		}
+			moved |= for_route(route, settle_one);
 	return moved;
 }
 
@@ -405,7 +470,7 @@ renew(void)
 
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
 		if (route->held > 0 && now - route->renewed_at > es_route_lease(route) * 1000 / 2)
-			for_route(route, es_route_renew);
+			(void) for_route(route, es_route_renew);
 }
 
 static void
@@ -426,11 +491,12 @@ release_one(EsRoute *route)
 	es_route_release(route);
 }
 
-static void
+/* false: it may not run yet, after an error */
+static bool
 for_route(EsRoute *route, void (*run) (EsRoute *route))
 {
 	if (route->not_before > GetCurrentTimestamp())
-		return;
+		return false;
 	MemoryContextSwitchTo(relay.iteration);
 	PG_TRY();
 	{
@@ -443,6 +509,7 @@ for_route(EsRoute *route, void (*run) (EsRoute *route))
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(relay.iteration);
+	return true;
 }
 
 /* in PG_CATCH */
@@ -454,6 +521,12 @@ failed(EsRoute *route)
 
 	for (int i = 0; i < route->failures && backoff < MAX_BACKOFF; i++)
 		backoff *= 2;
+	/* who has the lock gives it back some time */
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+	{
+		route->not_before = GetCurrentTimestamp() + LOCK_BACKOFF;
+		return;
+	}
 	route->failures++;
 	route->not_before = GetCurrentTimestamp() + Min(backoff, MAX_BACKOFF);
 	es_registry_count(0, 1);
@@ -475,7 +548,7 @@ rest(void)
 		return;
 	}
 	/* a wait for a lock may have eaten the latch of who told us something */
-	if (!es_watch_is_told())
+	if (!es_watch_is_told() && !es_process_stop && !es_registry_told_to_leave())
 		wait_for_anything(rest_ms());
 }
 
@@ -498,10 +571,16 @@ rest_ms(void)
 	{
 		if (route->due != DT_NOEND && !route->may_have)
 			ms = Min(ms, es_process_ms_until(clock_now, Max(route->due, clock_now + 1)));
+		if (route->not_before > now)
+		{
+			ms = Min(ms, es_process_ms_until(now, route->not_before));
+			continue;
+		}
 		if (route->done > 0)
 			ms = Min(ms, 5);
-		if (route->not_before > now)
-			ms = Min(ms, es_process_ms_until(now, route->not_before));
+		/* what was not so when we looked: a breaker was reset, a link opened */
+		if (es_route_may_claim(route))
+			return 0;
 		if (route->held > 0)
 			ms = Min(ms, Max(es_route_lease(route) / 4, 1));
 	}
@@ -515,30 +594,31 @@ rest_ms(void)
 	return ms;
 }
 
+static bool
+is_added(const EsTransport *transport)
+{
+	for (int i = 0; i < relay.nadded; i++)
+		if (relay.added[i] == transport)
+			return true;
+	return false;
+}
+
 static void
 wait_for_anything(long ms)
 {
 	static uint32 wait_event = 0;
 	WaitEvent	events[MAX_WAITED];
 	const EsTransport *transport;
-	int			n = 0;
+	int			n;
 
-	while (es_transport_loaded(n) != NULL)
-		n++;
 	if (wait_event == 0)
 		wait_event = es_wait_event("EvtstoreRelay");
-	if (relay.waited == NULL || n != relay.ntransports)
-	{
-		if (relay.waited != NULL)
-			FreeWaitEventSet(relay.waited);
-		relay.waited = es_create_wait_event_set(MAX_WAITED);
-		AddWaitEventToSet(relay.waited, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-		AddWaitEventToSet(relay.waited, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-		for (int i = 0; (transport = es_transport_loaded(i)) != NULL; i++)
-			if (transport->wait_fd() >= 0)
-				AddWaitEventToSet(relay.waited, WL_SOCKET_READABLE, transport->wait_fd(), NULL, NULL);
-		relay.ntransports = n;
-	}
+	for (int i = 0; (transport = es_transport_loaded(i)) != NULL; i++)
+		if (transport->wait_fd() >= 0 && !is_added(transport))
+		{
+			AddWaitEventToSet(relay.waited, WL_SOCKET_READABLE, transport->wait_fd(), NULL, NULL);
+			relay.added[relay.nadded++] = transport;
+		}
 	Assert(!IsTransactionState());
 	n = WaitEventSetWait(relay.waited, ms, events, MAX_WAITED, wait_event);
 	for (int i = 0; i < n; i++)
@@ -574,7 +654,7 @@ leave(void)
 	{
 		es_route_forget_out(route);
 		route->not_before = 0;
-		for_route(route, release_one);
+		(void) for_route(route, release_one);
 	}
 }
 

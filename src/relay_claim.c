@@ -38,6 +38,12 @@
 /* events of one message, and bytes after which no more is added */
 #define MAX_GROUP 100
 #define MAX_GROUP_BYTES (1024 * 1024)
+/* rows that a claim looks at: other routes want their turn */
+#define MAX_WALK 20000
+/* what was to be had and could not be had is looked for again */
+#define LOOK_AGAIN (50 * 1000) /* us */
+/* parcels that a batch has room for at first */
+#define FIRST_SIZE 16
 
 /* a claim under way */
 typedef struct Claim
@@ -47,6 +53,7 @@ typedef struct Claim
 	EsDelivery **deliveries;
 	EsEvent    *events;			/* of a rule: what it shapes */
 	int max_count;
+	int			size;			/* of the arrays */
 	int			made;			/* envelopes of so many are made, by the first attempt */
 	bool		is_grouped;		/* several in a message */
 	const EsRule *rule; /* NULL: it is none */
@@ -66,6 +73,10 @@ static void look_again(EsRoute *route, int claimed, bool has_more);
 static void shape(Claim *claim, int i);
 static void make_groups(void *arg);
 static void chain_groups(EsBatch *batch);
+static void make_table(EsBatch *batch);
+static void put_behind(EsParcel *parcel, EsParcel *ahead);
+static void let_go(EsParcel *parcel);
+static void grow(Claim *claim);
 
 int
 es_route_claim(EsRoute *route)
@@ -83,13 +94,9 @@ es_route_claim(EsRoute *route)
 	PG_TRY();
 	{
 		es_process_start_transaction("claiming");
-		MemoryContextSwitchTo(context);
-		batch->parcels = palloc(claim.max_count * sizeof(EsParcel));
-		claim.deliveries = palloc(claim.max_count * sizeof(EsDelivery *));
-		if (route->is_rule)
-			claim.events = palloc(claim.max_count * sizeof(EsEvent));
 		n = route->is_queue ? claim_messages(&claim) : poll_events(&claim);
 		make_envelopes(&claim);
+		make_table(batch);
 		es_process_commit();
 	}
 	PG_CATCH();
@@ -116,7 +123,7 @@ poll_events(Claim *claim)
 	EsRoute    *route = claim->route;
 	bool		has_more = false;
 	EsPollRequest request = {.consumer = ES_RELAY_CONSUMER, .max_count = claim->max_count, .lease_ms = es_route_lease(route), .put = put_event,
-		.arg = claim, .has_more = &has_more};
+		.arg = claim, .max_walk = MAX_WALK, .has_more = &has_more};
 	const EsSubscription *subscription = es_subscription_lock(route->id, AccessShareLock);
 	int			n = 0;
 
@@ -126,7 +133,7 @@ poll_events(Claim *claim)
 								 subscription->endpoint != NULL && strcmp(subscription->endpoint, route->target->endpoint->name) == 0))
 		n = es_subscription_poll(route->id, &request);
 	look_again(route, n, has_more || n == claim->max_count);
-	if (n == 0 && route->replay_to != 0 && route->held == 0 && es_subscription_is_settled(route->id, route->replay_to))
+	if (n == 0 && route->replay_to != 0 && route->held == 0 && es_subscription_is_done(route->id, route->replay_to))
 		end_replay(route);
 	return n;
 }
@@ -168,9 +175,12 @@ claim_messages(Claim *claim)
 	const EsQueue *queue = es_queue_lock(route->id, AccessShareLock);
 	List	   *deliveries = NIL;
 	ListCell   *lc;
+	MemoryContext old;
 
+	old = MemoryContextSwitchTo(claim->batch->context);
 	if (queue != NULL && queue->endpoint != NULL && strcmp(queue->endpoint, route->target->endpoint->name) == 0)
 		deliveries = es_queue_claim(queue, ES_RELAY_CONSUMER, claim->max_count, es_route_lease(route));
+	MemoryContextSwitchTo(claim->batch->context);
 	foreach(lc, deliveries)
 	{
 		EsDelivery *delivery = lfirst(lc);
@@ -180,16 +190,21 @@ claim_messages(Claim *claim)
 		parcel->tenant = "";
 		parcel->number = delivery->message_id;
 	}
+	MemoryContextSwitchTo(old);
 	look_again(route, list_length(deliveries), list_length(deliveries) == claim->max_count);
 	return list_length(deliveries);
 }
 
+/* in the batch's context.  Nothing points to a parcel before the claim is complete */
 static EsParcel *
 add_parcel(Claim *claim, EsDelivery *delivery)
 {
 	EsBatch    *batch = claim->batch;
-	EsParcel   *parcel = &batch->parcels[batch->n];
+	EsParcel   *parcel;
 
+	if (batch->n == claim->size)
+		grow(claim);
+	parcel = &batch->parcels[batch->n];
 	memset(parcel, 0, sizeof(EsParcel));
 	claim->deliveries[batch->n++] = delivery;
 	parcel->route = claim->route;
@@ -199,6 +214,29 @@ add_parcel(Claim *claim, EsDelivery *delivery)
 	parcel->key = delivery->key;
 	parcel->attempt = delivery->attempt;
 	return parcel;
+}
+
+/* a claim may be of one, where there is room for thousands */
+static void
+grow(Claim *claim)
+{
+	EsBatch    *batch = claim->batch;
+	int			size = claim->size == 0 ? FIRST_SIZE : 2 * claim->size;
+
+	if (claim->size == 0)
+	{
+		batch->parcels = palloc(size * sizeof(EsParcel));
+		claim->deliveries = palloc(size * sizeof(EsDelivery *));
+		claim->events = claim->route->is_rule ? palloc(size * sizeof(EsEvent)) : NULL;
+	}
+	else
+	{
+		batch->parcels = repalloc_huge(batch->parcels, size * sizeof(EsParcel));
+		claim->deliveries = repalloc(claim->deliveries, size * sizeof(EsDelivery *));
+		if (claim->events != NULL)
+			claim->events = repalloc(claim->events, size * sizeof(EsEvent));
+	}
+	claim->size = size;
 }
 
 /* what is not told by watch.c: until when nothing more is there */
@@ -213,17 +251,23 @@ look_again(EsRoute *route, int claimed, bool has_more)
 		return;
 	if (route->is_queue)
 	{
+		const EsQueue *queue = es_queue_lock(route->id, AccessShareLock);
 		EsQueueState *state = es_queue_state_find(route->id);
-		TimestampTz due = state == NULL ? 0 : es_queue_state_next_due(state);
+		EsTake		take = {.want = 1, .now = es_clock_now()};
 
-		if (due != 0)
-			route->due = due;
+		if (queue == NULL || state == NULL)
+			return;
+		take.max_in_flight = queue->max_in_flight;
+		take.rate = queue->rate;
+		if (es_queue_has_work(state, 0, &take, &route->due) && claimed == 0)
+			route->due = take.now + LOOK_AGAIN;
 		return;
 	}
 	subscription = es_subscription_lock(route->id, AccessShareLock);
 	/* with lanes that are out something may be there that a poll cannot have: the settlement says so */
-	if (subscription != NULL && !subscription->is_paused)
-		(void) es_subscription_look(subscription, es_clock_now(), true, &route->due);
+	if (claimed == 0 && subscription != NULL && !subscription->is_paused &&
+		es_subscription_look(subscription, es_clock_now(), true, &route->due) && route->held == 0)
+		route->due = es_clock_now() + LOOK_AGAIN;
 }
 
 /* all at once; where one cannot be made, one by one */
@@ -352,14 +396,38 @@ start_parcels(Claim *claim)
 	for (int i = 0; i < batch->n; i++)
 		if (batch->parcels[i].target != NULL)
 			batch->parcels[i].target->held++;
-	if (claim->is_grouped)
+	batch->is_grouped = claim->is_grouped;
+	es_route_withdraw_older(batch);
+	es_route_start_batch(batch);
+	for (int i = 0; i < batch->n; i++)
+		if (es_route_is_to_settle(&batch->parcels[i]))
+			es_route_came_back(&batch->parcels[i], now);
+}
+
+/* twice as many places as parcels, and a power of two */
+static void
+make_table(EsBatch *batch)
+{
+	batch->nkeys = 64;
+	while (batch->nkeys < 2 * batch->n)
+		batch->nkeys *= 2;
+	batch->keys = MemoryContextAllocZero(batch->context, batch->nkeys * sizeof(EsParcel *));
+}
+
+/* allocates nothing: what is counted by now must not be lost to an error */
+void
+es_route_start_batch(EsBatch *batch)
+{
+	EsRoute    *route = batch->route;
+
+	batch->is_waiting = route->withdrawn > 0;
+	if (batch->is_waiting)
+		return;
+	if (batch->is_grouped)
 		chain_groups(batch);
 	else
 		/* those of a key may go to several targets */
 		chain_keys(batch, !route->is_rule && route->target->transport->keeps_order);
-	for (int i = 0; i < batch->n; i++)
-		if (es_route_is_to_settle(&batch->parcels[i]))
-			es_route_came_back(&batch->parcels[i], now);
 }
 
 /* one after the other: a key may be in several */
@@ -375,9 +443,9 @@ chain_groups(EsBatch *batch)
 		if (parcel->state != ES_PARCEL_BEHIND)
 			continue;
 		if (last == NULL)
-			es_target_put_ready(parcel);
+			let_go(parcel);
 		else
-			last->behind = parcel;
+			put_behind(parcel, last);
 		last = parcel;
 	}
 }
@@ -389,12 +457,6 @@ chain_groups(EsBatch *batch)
 static void
 chain_keys(EsBatch *batch, bool keeps_order)
 {
-	int			size = 64;
-	EsParcel  **last;
-
-	while (size < 2 * batch->n)
-		size *= 2;
-	last = MemoryContextAllocZero(batch->context, size * sizeof(EsParcel *));
 	for (int i = 0; i < batch->n; i++)
 	{
 		EsParcel   *parcel = &batch->parcels[i];
@@ -402,18 +464,33 @@ chain_keys(EsBatch *batch, bool keeps_order)
 
 		if (parcel->key != NULL)
 		{
-			uint32		at = es_subscription_hash(parcel->tenant, parcel->key, 0) & (size - 1);
+			uint32		at = es_subscription_hash(parcel->tenant, parcel->key, 0) & (batch->nkeys - 1);
 
-			while (last[at] != NULL && (strcmp(last[at]->key, parcel->key) != 0 || strcmp(last[at]->tenant, parcel->tenant) != 0))
-				at = (at + 1) & (size - 1);
-			if (last[at] != NULL)
-				last[at]->behind = parcel;
-			is_first = last[at] == NULL;
-			last[at] = parcel;
+			while (batch->keys[at] != NULL && (strcmp(batch->keys[at]->key, parcel->key) != 0 ||
+											   strcmp(batch->keys[at]->tenant, parcel->tenant) != 0))
+				at = (at + 1) & (batch->nkeys - 1);
+			is_first = batch->keys[at] == NULL;
+			if (!is_first)
+				put_behind(parcel, batch->keys[at]);
+			batch->keys[at] = parcel;
 		}
 		if (parcel->state == ES_PARCEL_BEHIND && (is_first || keeps_order))
-			es_target_put_ready(parcel);
+			let_go(parcel);
 	}
-	pfree(last);
 }
 
+static void
+put_behind(EsParcel *parcel, EsParcel *ahead)
+{
+	ahead->behind = parcel;
+	parcel->ahead = ahead;
+}
+
+static void
+let_go(EsParcel *parcel)
+{
+	if (parcel->route->is_leaving)
+		parcel->state = ES_PARCEL_HELD;
+	else
+		es_target_put_ready(parcel);
+}

@@ -53,16 +53,18 @@
 typedef struct Fate
 {
 	EsParcel *parcel;
-	bool key_waits;
+	bool is_failed; /* or put off: what is behind it may have been taken back with it */
 } Fate;
 
 static void give_back(EsRoute *route, bool only_dissolved);
 static bool is_to_give_back(const EsParcel *parcel, bool only_dissolved);
 static int	settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates);
 static int	settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates);
-static bool key_waits(const EsParcel *parcel);
 static void finish(EsParcel *parcel);
-static void finish_behind(EsParcel *parcel);
+static bool is_done(const EsParcel *parcel);
+static bool is_free(EsParcel *parcel);
+static void came_back_withdrawn(EsParcel *parcel);
+static void withdraw(EsParcel *parcel);
 static void hold_back(EsParcel *parcel);
 static void go_on(EsParcel *parcel);
 static void free_empty_batches(EsRoute *route);
@@ -84,9 +86,11 @@ es_route_begin(const EsPush *push, EsTarget *target)
 	route->target = target;
 	route->may_have = true;
 	route->due = DT_NOEND;
+	if (target != NULL)
+		target->nroutes++;
 	/* a former relay may have ended without a word */
 	if (push->is_queue)
-		(void) es_queue_evict_consumer(push->name, ES_RELAY_CONSUMER);
+		es_queue_end_worker(push->id, ES_RELAY_CONSUMER);
 	else if (es_subscription_lock(push->id, AccessShareLock) != NULL)
 		(void) es_subscription_end_consumer(push->id, ES_RELAY_CONSUMER);
 	return route;
@@ -108,16 +112,12 @@ es_route_leave(EsRoute *route)
 		}
 }
 
-bool
-es_route_is_over(const EsRoute *route)
-{
-	return route->is_leaving && route->held == 0;
-}
-
 void
 es_route_free(EsRoute *route)
 {
 	Assert(route->batches == NULL);
+	if (route->target != NULL)
+		route->target->nroutes--;
 	MemoryContextDelete(route->context);
 }
 
@@ -134,17 +134,21 @@ es_route_may_claim(const EsRoute *route)
 		return false;
 	if (route->is_rule)
 		return es_route_room(route) >= RULE_WINDOW / 4;
-	return es_target_takes(route->target) && es_target_wants(route->target);
+	return es_target_takes(route->target) && (route->held == 0 || es_target_wants(route->target)) && es_route_room(route) > 0;
 }
 
 int
 es_route_room(const EsRoute *route)
 {
+	int			share;
+
 	if (route->is_rule)
 		return RULE_WINDOW - route->held;
 	if (route->target->breaker != ES_BREAKER_CLOSED)
 		return 1;
-	return Max(Min(es_target_room(route->target), MAX_CLAIM), 1);
+	/* a share for each that has the same target, and be the window full by others */
+	share = Max(es_target_window(route->target) / Max(route->target->nroutes, 1), 1) - route->held;
+	return Min(Max(es_target_room(route->target), route->held == 0 ? share : 0), Min(share, MAX_CLAIM));
 }
 
 void
@@ -172,10 +176,7 @@ es_route_came_back(EsParcel *parcel, TimestampTz now)
 
 	if (parcel->is_withdrawn)
 	{
-		if (parcel->state == ES_PARCEL_READY)
-			es_target_take_back(parcel);
-		finish(parcel);
-		free_empty_batches(route);
+		came_back_withdrawn(parcel);
 		return;
 	}
 	if (parcel->rider != NULL && (parcel->state == ES_PARCEL_FAILED || parcel->state == ES_PARCEL_REJECTED))
@@ -246,13 +247,15 @@ hold_back(EsParcel *parcel)
 	}
 }
 
-/* nothing of its key is in front of the next one any more */
+/* it is done: is the next one of its key, now that nothing is in front of it any more? */
 static void
 go_on(EsParcel *parcel)
 {
 	EsParcel   *next = parcel->behind;
 
-	if (next == NULL)
+	while (next != NULL && is_done(next))
+		next = next->behind;
+	if (next == NULL || !is_free(next))
 		return;
 	next->must_wait = false;
 	if (next->state != ES_PARCEL_BEHIND)
@@ -261,6 +264,80 @@ go_on(EsParcel *parcel)
 		next->state = ES_PARCEL_HELD;
 	else
 		es_target_put_ready(next);
+}
+
+static bool
+is_done(const EsParcel *parcel)
+{
+	return parcel->state == ES_PARCEL_DELIVERED || parcel->state == ES_PARCEL_SETTLED;
+}
+
+/* those that are done are taken out of the chain on the way */
+static bool
+is_free(EsParcel *parcel)
+{
+	while (parcel->ahead != NULL && is_done(parcel->ahead))
+		parcel->ahead = parcel->ahead->ahead;
+	return parcel->ahead == NULL;
+}
+
+/* what was claimed meanwhile may go when all of these have come back */
+static void
+came_back_withdrawn(EsParcel *parcel)
+{
+	EsRoute    *route = parcel->route;
+
+	if (parcel->state == ES_PARCEL_READY)
+		es_target_take_back(parcel);
+	finish(parcel);
+	free_empty_batches(route);
+	if (--route->withdrawn > 0)
+		return;
+	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
+		if (batch->is_waiting)
+			es_route_start_batch(batch);
+}
+
+static void
+withdraw(EsParcel *parcel)
+{
+	if (parcel->state == ES_PARCEL_READY)
+		es_target_take_back(parcel);
+	if (parcel->state == ES_PARCEL_OUT && !parcel->is_withdrawn)
+	{
+		parcel->is_withdrawn = true;
+		parcel->route->withdrawn++;
+	}
+	else if (parcel->state != ES_PARCEL_SETTLED && parcel->state != ES_PARCEL_OUT)
+	{
+		if (es_route_is_to_settle(parcel))
+			parcel->route->done--;
+		finish(parcel);
+	}
+}
+
+/*
+ * A lane that was taken from us, by seek or because its lease ran out, and that we have again: what is left of the hold before is not ours to
+ * settle, and the new one has the same events.  Those are not sent before the old ones have come back.
+ */
+void
+es_route_withdraw_older(EsBatch *batch)
+{
+	uint64		epochs[ES_LANE_SLOTS] = {0};
+
+	if (batch->route->is_queue)
+		return;
+	for (int i = 0; i < batch->n; i++)
+		epochs[es_lane_place(batch->parcels[i].event.lane)] = batch->parcels[i].event.epoch;
+	for (EsBatch *older = batch->route->batches; older != NULL; older = older->next)
+		for (int i = 0; i < older->n && older != batch; i++)
+		{
+			const EsEventReceipt *event = &older->parcels[i].event;
+			uint64		epoch = epochs[es_lane_place(event->lane)];
+
+			if (epoch != 0 && epoch != event->epoch)
+				withdraw(&older->parcels[i]);
+		}
 }
 
 bool
@@ -286,10 +363,9 @@ es_route_settle(EsRoute *route)
 		give_back(route, true);
 	if (route->done == 0)
 		return 0;
-	es_process_start_transaction("settling");
-	/* what a crash forgets goes out once more */
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	/* they outlive the transaction */
 	fates = palloc(route->done * sizeof(Fate));
+	es_process_start_transaction("settling");
 	nfates = delivered = settle(route, ES_PARCEL_DELIVERED, ES_SETTLE_ACK, fates);
 	nfates += settle(route, ES_PARCEL_FAILED, ES_SETTLE_NACK, fates + nfates);
 	nfates += settle(route, ES_PARCEL_REJECTED, ES_SETTLE_GIVE_UP, fates + nfates);
@@ -308,10 +384,10 @@ es_route_settle(EsRoute *route)
 		finish(parcel);
 		if (was_delivered)
 			continue;
-		if (fates[i].key_waits)
-			finish_behind(parcel);
-		else
-			go_on(parcel);
+		for (EsParcel *behind = parcel->behind; behind != NULL && fates[i].is_failed; behind = behind->behind)
+			if (behind->was_taken_back)
+				withdraw(behind);
+		go_on(parcel);
 	}
 	route->done = 0;
 	free_empty_batches(route);
@@ -333,7 +409,7 @@ settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 			if (batch->parcels[i].state == state)
 			{
 				fates[n].parcel = &batch->parcels[i];
-				fates[n].key_waits = false;
+				fates[n].is_failed = false;
 				receipts[n++] = batch->parcels[i].event;
 			}
 	if (how == ES_SETTLE_ACK)
@@ -352,7 +428,9 @@ settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 		EsParcel   *parcel = fates[i].parcel;
 
 		es_subscription_settle(&receipts[i], 1, how, parcel->reason, parcel->out.retry_after_ms > 0 ? parcel->out.retry_after_ms : -1);
-		fates[i].key_waits = receipts[i].stale != NULL || key_waits(parcel);
+		fates[i].is_failed = true;
+		for (EsParcel *behind = parcel->behind; behind != NULL; behind = behind->behind)
+			behind->was_taken_back = behind->state != ES_PARCEL_SETTLED && !es_subscription_is_out(&behind->event);
 	}
 	return n;
 }
@@ -370,24 +448,12 @@ settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 			if (parcel->state != state)
 				continue;
 			fates[n].parcel = parcel;
-			fates[n++].key_waits = false;
+			fates[n++].is_failed = false;
 			/* a stale receipt is no error: it was purged, or the lease ran out */
 			(void) es_queue_settle(parcel->receipt, how, how == ES_SETTLE_ACK ? NULL : parcel->reason,
 								   parcel->out.retry_after_ms > 0 ? parcel->out.retry_after_ms : -1);
 		}
 	return n;
-}
-
-/* not where the event went to the dead letters, and its key goes on */
-static bool
-key_waits(const EsParcel *parcel)
-{
-	const EsSubscription *subscription = es_subscription_lock(parcel->event.subscription, AccessShareLock);
-
-	if (parcel->key == NULL)
-		return false;
-	return subscription == NULL || es_failed_event_key_waits(subscription, parcel->tenant, parcel->key) ||
-		es_dead_key_find(parcel->event.subscription, parcel->tenant, parcel->key, NULL);
 }
 
 /* it is no more business of ours */
@@ -400,21 +466,6 @@ finish(EsParcel *parcel)
 	parcel->route->held--;
 	if (parcel->target != NULL)
 		parcel->target->held--;
-}
-
-/* the engine took back all of the key that came after it */
-static void
-finish_behind(EsParcel *parcel)
-{
-	for (parcel = parcel->behind; parcel != NULL; parcel = parcel->behind)
-	{
-		if (parcel->state == ES_PARCEL_READY)
-			es_target_take_back(parcel);
-		if (parcel->state == ES_PARCEL_OUT)
-			parcel->is_withdrawn = true;
-		else if (parcel->state != ES_PARCEL_SETTLED)
-			finish(parcel);
-	}
 }
 
 static void
@@ -482,6 +533,7 @@ es_route_release(EsRoute *route)
 {
 	(void) es_route_settle(route);
 	give_back(route, false);
+	route->is_released = route->out == 0;
 }
 
 static void

@@ -20,6 +20,10 @@ typedef struct EsBatch
 	int left; /* not SETTLED */
 	EsParcel *parcels;
 	bool is_dissolved; /* HELD, to be given back */
+	bool is_waiting;   /* until what is withdrawn has come back */
+	bool is_grouped;   /* several parcels in a message */
+	EsParcel **keys;   /* a table for es_route_start_batch: the last parcel of each key */
+	int nkeys;
 	struct EsBatch *next;
 } EsBatch;
 
@@ -45,6 +49,8 @@ typedef struct EsRoute
 	TimestampTz due; /* by es_clock_now(): then it may have something; DT_NOEND: not by time */
 	TimestampTz renewed_at;
 	bool is_leaving;
+	bool is_released; /* all that it held, lanes too */
+	int withdrawn;	  /* parcels that are out and not ours any more */
 	int failures; /* of transactions, in a row */
 	TimestampTz not_before;
 	struct EsRoute *next;
@@ -54,10 +60,12 @@ typedef struct EsRoute
 extern EsRoute *es_route_begin(const EsPush *push, EsTarget *target);
 /* nothing is submitted of it any more */
 extern void es_route_leave(EsRoute *route);
-/* true: it has left, nothing is held, it may be freed */
-extern bool es_route_is_over(const EsRoute *route);
 extern void es_route_free(EsRoute *route);
 
+/* lets the parcels of a batch go, in order of their keys; not while something is withdrawn */
+extern void es_route_start_batch(EsBatch *batch);
+/* what is here of its lanes from a hold before is not ours any more */
+extern void es_route_withdraw_older(EsBatch *batch);
 /* is it to be settled, and how is known? */
 extern bool es_route_is_to_settle(const EsParcel *parcel);
 /* how many it may claim */

@@ -19,6 +19,8 @@
 
 /* after something that was not there: not again at once */
 #define UNAVAILABLE_PAUSE (100 * 1000) /* us */
+/* so often a message may be told "not now" while others are taken */
+#define MAX_REFUSALS 3
 /* a link that could not be opened is tried again after this */
 #define FAULT_PAUSE (10 * USECS_PER_SEC)
 
@@ -28,7 +30,6 @@
 
 static EsTarget *targets = NULL;
 
-static int	window(const EsTarget *target);
 static void open_link(EsTarget *target);
 static bool is_paused(const EsTarget *target, TimestampTz now);
 static void reset(EsTarget *target);
@@ -83,7 +84,9 @@ open_link(EsTarget *target)
 	MemoryContext caller = CurrentMemoryContext;
 	EsLinkConfig config;
 	EsEndpoint *endpoint = target->endpoint;
+	char		said[sizeof(target->fault)];
 
+	strlcpy(said, target->fault, sizeof(said));
 	target->fault[0] = '\0';
 	PG_TRY();
 	{
@@ -116,6 +119,8 @@ open_link(EsTarget *target)
 	if (target->link != NULL)
 		return;
 	target->not_before = GetCurrentTimestamp() + FAULT_PAUSE;
+	if (strcmp(target->fault, said) == 0)
+		return;
 	ereport(LOG,
 			(errcode(ERRCODE_CONFIG_FILE_ERROR),
 			 errmsg("nothing is delivered to endpoint \"%s\": %s", endpoint->name, target->fault)));
@@ -155,8 +160,8 @@ es_target_takes(const EsTarget *target)
 }
 
 /* what is out, and as much that is ready; no more than goes out in a few seconds */
-static int
-window(const EsTarget *target)
+int
+es_target_window(const EsTarget *target)
 {
 	int			window = Max(2 * target->endpoint->max_in_flight, MIN_WINDOW);
 
@@ -168,14 +173,14 @@ window(const EsTarget *target)
 int
 es_target_room(const EsTarget *target)
 {
-	return window(target) - target->held;
+	return es_target_window(target) - target->held;
 }
 
 /* rather a big claim now and then than a small one all the time */
 bool
 es_target_wants(const EsTarget *target)
 {
-	return target->held == 0 || target->breaker != ES_BREAKER_CLOSED || es_target_room(target) >= Max(window(target) / 4, 1);
+	return target->held == 0 || target->breaker != ES_BREAKER_CLOSED || es_target_room(target) >= Max(es_target_window(target) / 4, 1);
 }
 
 void
@@ -248,6 +253,7 @@ submit_one(EsTarget *target, EsParcel *parcel, TimestampTz now)
 	dlist_delete(&parcel->node);
 	parcel->state = ES_PARCEL_OUT;
 	parcel->submitted_at = now;
+	parcel->seen = target->successes;
 	parcel->route->ready--;
 	target->nready--;
 	parcel->route->out++;
@@ -286,17 +292,24 @@ es_target_judge(EsParcel *parcel, TimestampTz now)
 			give_up(parcel, ES_PARCEL_REJECTED);
 			break;
 		case ES_OUTCOME_RETRY:
-			/* while nobody knows whether anything arrives, no message is to blame */
-			if (target->breaker == ES_BREAKER_CLOSED)
+			/*
+			 * While nobody knows whether anything arrives, no message is to blame; but one that was answered as a probe twice must
+			 * not be the only probe.
+			 */
+			if (target->breaker == ES_BREAKER_CLOSED || (out->status != 0 && ++parcel->probes > 1))
 				give_up(parcel, ES_PARCEL_FAILED);
 			else
 				keep(parcel);
 			failed(target, now);
 			break;
 		case ES_OUTCOME_UNAVAILABLE:
-			keep(parcel);
+			/* "not now", again and again, while others are taken: then it is the message */
+			if (out->status != 0 && target->successes > parcel->seen && ++parcel->refusals >= MAX_REFUSALS)
+				give_up(parcel, ES_PARCEL_FAILED);
+			else
+				keep(parcel);
 			failed(target, now);
-			if (target->breaker == ES_BREAKER_CLOSED)
+			if (target->breaker == ES_BREAKER_CLOSED && out->status == 0)
 				target->not_before = Max(target->not_before, now + UNAVAILABLE_PAUSE);
 			break;
 		case ES_OUTCOME_GONE:
@@ -330,6 +343,7 @@ static void
 succeeded(EsTarget *target)
 {
 	target->failures = 0;
+	target->successes++;
 	target->open_ms = target->endpoint->breaker_open_ms;
 	if (target->breaker != ES_BREAKER_CLOSED)
 	{

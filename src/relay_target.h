@@ -25,6 +25,8 @@ typedef struct EsTarget
 	EsLink *link;				  /* NULL: not open */
 	char fault[256];			  /* why it takes nothing; '': it does */
 	int in_flight;
+	int nroutes; /* that have no other target */
+	int64 successes;
 	int held; /* parcels of it that are not settled, out or not */
 	int nready;
 	dlist_head ready; /* EsParcel: may be submitted, in this order */
@@ -72,6 +74,11 @@ typedef struct EsParcel
 	int attempt;
 	const char *reason;		 /* FAILED, REJECTED */
 	TimestampTz submitted_at;
+	int probes;				 /* so often it failed while the breaker was not closed */
+	int refusals;			 /* so often it was told "not now", though others were taken */
+	int64 seen;				 /* successes of the target when it was submitted last */
+	bool was_taken_back;	 /* by the engine, as the settlement under way has seen */
+	struct EsParcel *ahead;	 /* the one that has it behind */
 	struct EsParcel *behind; /* the next one of its key, in the same batch; of who leads a group: the leader of the next one */
 	struct EsParcel *rider;	 /* the next one of its group */
 } EsParcel;
@@ -90,6 +97,8 @@ extern bool es_target_takes(const EsTarget *target);
 /* how many more parcels it can use, and is it worth a claim? */
 extern int es_target_room(const EsTarget *target);
 extern bool es_target_wants(const EsTarget *target);
+/* how many may be held at a time */
+extern int es_target_window(const EsTarget *target);
 
 extern void es_target_put_ready(EsParcel *parcel);
 extern void es_target_take_back(EsParcel *parcel); /* READY to HELD */

@@ -97,6 +97,8 @@ extern int es_subscription_lane(const EsSubscription *subscription, const char *
 
 /* in subscription_settled.c: is everything up to there settled, and nothing of it aside?  Locks: the subscription's, held */
 extern bool es_subscription_is_settled(int32 id, int64 up_to);
+/* the same, where one that waits for a person is no error */
+extern bool es_subscription_is_done(int32 id, int64 up_to);
 
 /* 25001 in a transaction that keeps its snapshot: what cannot be done there */
 extern void es_subscription_refuse_snapshot(const char *what);

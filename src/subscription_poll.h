@@ -30,7 +30,8 @@ typedef struct EsPollRequest
 	/* for each event in order of position, those that failed before first; the reader stands at its row.  False: no more */
 	bool (*put)(EsReader *reader, const EsPolled *event, void *arg);
 	void *arg;
-	bool *has_more; /* NULL: who cares; set where it ended with what it set aside, so that there may be more */
+	int max_walk; /* rows that it looks at, at most, so that it ends soon; then it has more.  0: any */
+	bool *has_more; /* NULL: who cares; set where it ended with what it set aside or walked, so that there may be more */
 } EsPollRequest;
 
 /*

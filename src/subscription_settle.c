@@ -54,6 +54,7 @@ static void settle_one(LaneSettlement *settlement, EsEventReceipt *receipt);
 static void ack_again(LaneSettlement *settlement, EsEventReceipt *receipts, int n);
 static int	settle_again(LaneSettlement *settlement, const EsEventReceipt *receipt);
 static void set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt);
+static bool all_stale(const EsEventReceipt *receipts, int n);
 static void mark_stale(EsEventReceipt *receipts, int n, const char *why);
 
 char *
@@ -184,7 +185,7 @@ settle_lane(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, i
 			receipts[i].stale = receipts[i - 1].stale;
 		else if (settlement.lanes == NULL || !es_lane_is_held(settlement.lanes, number, receipts[i].epoch, &settlement.lane))
 			receipts[i].stale = "lease_expired";
-	if (settlement.lanes == NULL || receipts[n - 1].stale != NULL)
+	if (settlement.lanes == NULL || all_stale(receipts, n))
 		return;
 
 	/* others may have the lane then, or an event of it, now or when it is due again; or the lanes that come after it */
@@ -406,6 +407,29 @@ set_aside(LaneSettlement *settlement, const EsEventReceipt *receipt)
 	MemoryContextDelete(row_context);
 	es_failed_event_put_waiting(subscription, &waiting);
 	es_reader_close(reader);
+}
+
+static bool
+all_stale(const EsEventReceipt *receipts, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (receipts[i].stale == NULL)
+			return false;
+	return true;
+}
+
+bool
+es_subscription_is_out(const EsEventReceipt *receipt)
+{
+	const EsSubscription *subscription = es_subscription_lock(receipt->subscription, AccessShareLock);
+	EsLanes    *lanes = es_lanes_find(receipt->subscription);
+	EsLane		lane;
+
+	if (subscription == NULL || lanes == NULL || !es_lane_is_held(lanes, receipt->lane, receipt->epoch, &lane))
+		return false;
+	if (receipt->before == receipt->position)
+		return es_failed_event_is_out(subscription, receipt->position, receipt->epoch);
+	return !es_checkpoint_covers(read_checkpoint(receipt->subscription, receipt->lane), receipt->position);
 }
 
 static void

@@ -33,6 +33,8 @@ extern int es_subscription_compare_receipts(const void *a, const void *b);
  * raises an error.  reason may be NULL; delay_ms < 0: by the retry policy, and for a release at once.
  */
 extern void es_subscription_settle(EsEventReceipt *receipts, int n, EsSettle how, const char *reason, int64 delay_ms);
+/* does it hold, as this transaction sees it?  Locks: the lane's, held */
+extern bool es_subscription_is_out(const EsEventReceipt *receipt);
 /* the lease of its lane ends then; sets stale */
 extern void es_subscription_extend(EsEventReceipt *receipt, int64 lease_ms);
 

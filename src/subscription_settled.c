@@ -236,6 +236,22 @@ es_subscription_is_settled(int32 id, int64 up_to)
 	return subscription != NULL && all_covered(subscription, up_to) && !stands_aside(&settled);
 }
 
+bool
+es_subscription_is_done(int32 id, int64 up_to)
+{
+	Datum		values[2] = {Int32GetDatum(id), Int64GetDatum(up_to)};
+	const EsSubscription *subscription = es_subscription_lock(id, AccessShareLock);
+	EsSpiState	state;
+	bool		found;
+
+	if (subscription == NULL || !all_covered(subscription, up_to))
+		return false;
+	es_spi_begin(&state);
+	found = es_spi_run_latest(&aside_plan, values, NULL) > 0;
+	es_spi_end(&state);
+	return !found;
+}
+
 /* one that failed, or waits behind one that did; nobody waits for one that waits for a person */
 static bool
 stands_aside(const Settled *settled)

@@ -52,6 +52,7 @@ static LWLockPadded *locks = NULL;
 #define SLOTS_LOCK (&locks[0].lock)
 
 static WatchSlot *my_slot = NULL;
+static bool ignore_own = false;
 
 static Size area_size(void);
 static void area_init(void *ptr);
@@ -79,6 +80,12 @@ uint64
 es_watch_bit(int32 id)
 {
 	return UINT64CONST(1) << ((uint32) id % 64);
+}
+
+void
+es_watch_ignore_own(void)
+{
+	ignore_own = true;
 }
 
 void
@@ -226,7 +233,7 @@ next_slot(int *i)
 	{
 		WatchSlot  *slot = &area->slots[(*i)++];
 
-		if (pg_atomic_read_u32(&slot->database) == MyDatabaseId)
+		if (pg_atomic_read_u32(&slot->database) == MyDatabaseId && !(ignore_own && slot == my_slot))
 		{
 			pg_read_barrier();
 			return slot;

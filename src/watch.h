@@ -20,6 +20,8 @@ extern void es_watch_want(uint64 ids, uint64 categories);
 /* what it was told since the last time; then it looks.  While something is there that it has not taken its latch is set once */
 extern EsWatch es_watch_take(void);
 
+/* what this process tells is not for itself */
+extern void es_watch_ignore_own(void);
 /* is there something that was not taken yet? */
 extern bool es_watch_is_told(void);
 

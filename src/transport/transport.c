@@ -99,6 +99,7 @@ load(Library *library)
 	char		path[MAXPGPATH];
 	struct stat st;
 	EsTransportEntry entry;
+	const EsTransport *transport;
 
 	snprintf(path, sizeof(path), "%s/evtstore_%s%s", pkglib_path, library->name, DLSUFFIX);
 	if (stat(path, &st) != 0 && errno == ENOENT)
@@ -108,12 +109,13 @@ load(Library *library)
 				 errdetail("There is no library \"%s\".", path),
 				 errhint("Build evtstore where the client library and its headers are, and install it again.")));
 	entry = (EsTransportEntry) load_external_function(path, ES_TRANSPORT_ENTRY, true, NULL);
-	library->transport = entry(&host);
-	if (library->transport == NULL || library->transport->version != ES_TRANSPORT_VERSION)
+	transport = entry(&host);
+	if (transport == NULL || transport->version != ES_TRANSPORT_VERSION)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("library \"%s\" is of another version of evtstore", path),
 				 errhint("Install evtstore again, and restart the server.")));
+	library->transport = transport;
 }
 
 /* length of the scheme that ends with "://"; 0: none.  A scheme is ALPHA *( ALPHA / DIGIT / "+" / "-" / "." ) */

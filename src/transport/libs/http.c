@@ -2,9 +2,11 @@
  * http.c
  *		Delivery by HTTP POST through libcurl's multi interface: http://, https://.
  *
- * Runs in relay workers, in the main thread, between transactions.  Each link has a multi handle, and so connections of its own,
- * which stay open from message to message; all their sockets are in one epoll, which the worker waits for.  A crash leaves
- * nothing but closed sockets.
+ * Runs in relay workers, in the main thread, between transactions.  Links share a multi handle, and so a pool of connections that stay open
+ * from message to message; all their sockets are in one epoll, which the worker waits for.  A connection was allowed when it was
+ * dialled, so each list of allowed networks has a pool of its own.  A crash leaves nothing but closed sockets.
+ *
+ * A process has so many descriptors, and the server needs some of them: no more than half are sockets of ours, whatever the endpoints allow.
  *
  * Rules: libcurl's callbacks only copy bytes into the transfer; and no signal may reach the threads that libcurl makes to
  * resolve names, because the server's handlers run for the process that they interrupt.
@@ -20,6 +22,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,8 +40,22 @@ PG_MODULE_MAGIC;
 /* a receiver may not put a message off for longer than this */
 #define MAX_RETRY_AFTER_S (24 * 60 * 60)
 #define EVENTS_AT_ONCE 64
+/* the list of networks changes seldom, and the old pools go with their links */
+#define MAX_POOLS 16
+/* sockets, whatever the limit of descriptors */
+#define MIN_SOCKETS 16
 
 typedef struct HttpLink HttpLink;
+
+/* connections that were dialled under the same list of networks */
+typedef struct Pool
+{
+	int			place;			/* in pools */
+	int			nlinks;
+	CURLM	   *multi;
+	char	   *networks;
+	long long	due;			/* libcurl wants to be called then; -1: no time */
+} Pool;
 
 /* one request under way; reused from message to message */
 typedef struct Transfer
@@ -53,15 +70,14 @@ typedef struct Transfer
 	int			head_len;
 	char		head[RESPONSE_HEAD + 1];	/* beginning of the body, raw */
 	char		detail[CURL_ERROR_SIZE];	/* libcurl's error text */
-	struct Transfer *next;
+	struct Transfer *next;		/* of the link */
+	struct Transfer *next_idle;
 } Transfer;
 
 struct HttpLink
 {
-	int			place;			/* in links */
-	CURLM	   *multi;
+	Pool	   *pool;
 	char	   *url;
-	char	   *networks;
 	char	   *proxy;			/* NULL: none */
 	char	   *basic;
 	char	   *bearer;
@@ -72,8 +88,8 @@ struct HttpLink
 	bool		only_http1;
 	int			max_in_flight;
 	int			in_flight;
-	long long	due;			/* libcurl wants to be called then; -1: no time */
 	Transfer   *transfers;		/* all, idle ones too */
+	Transfer   *idle;
 };
 
 static const char *check_url(const char *url);
@@ -112,17 +128,19 @@ static const EsTransport transport = {
 static const EsTransportHost *host = NULL;
 static bool started = false;
 static int	epoll = -1;
-static HttpLink **links = NULL;		/* by place; NULL: free */
-static int	nplaces = 0;
+static Pool *pools[MAX_POOLS];	/* by place; NULL: free */
+static int	max_sockets = 0;
+static int	in_flight = 0;		/* of all links */
 static EsOutgoing *done_first = NULL;
 static EsOutgoing *done_last = NULL;
 
 static long long now_ms(void);
 static const char *setting(const EsSetting *settings, int n, const char *name);
 static char *copy(const char *text);
-static int	take_place(void);
+static Pool *join_pool(const char *networks);
+static void leave_pool(Pool *pool);
 static void free_link(HttpLink *link);
-static void act(HttpLink *link, curl_socket_t fd, int what);
+static void act(Pool *pool, curl_socket_t fd, int what);
 static int	want_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg);
 static int	want_timer(CURLM *multi, long ms, void *arg);
 static Transfer *idle_transfer(HttpLink *link);
@@ -130,7 +148,7 @@ static bool set_link_options(Transfer *transfer);
 static bool set_message_options(Transfer *transfer, const EsOutgoing *message);
 static bool make_headers(Transfer *transfer, const EsOutgoing *message);
 static bool append_header(struct curl_slist **list, const char *name, const char *value);
-static void collect_finished(HttpLink *link);
+static void collect_finished(Pool *pool);
 static void end_transfer(Transfer *transfer);
 static void put_done(EsOutgoing *message);
 static void judge(Transfer *transfer, CURLcode code);
@@ -206,6 +224,8 @@ check(const EsLinkConfig *config, char *fault, size_t size)
 static bool
 startup(char *fault, size_t size)
 {
+	struct rlimit limit;
+
 	if (started)
 		return true;
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
@@ -213,6 +233,9 @@ startup(char *fault, size_t size)
 		snprintf(fault, size, "could not start libcurl");
 		return false;
 	}
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > 65536)
+		limit.rlim_cur = 65536;
+	max_sockets = (int) limit.rlim_cur / 2 > MIN_SOCKETS ? (int) limit.rlim_cur / 2 : MIN_SOCKETS;
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (epoll < 0)
 	{
@@ -236,32 +259,22 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	link = calloc(1, sizeof(HttpLink));
 	if (link == NULL)
 		return NULL;
-	link->due = -1;
 	link->verify = config->tls_verify;
 	link->max_in_flight = config->max_in_flight;
 	link->plain_text = strncasecmp(config->url, "http:", 5) == 0;
 	link->only_http1 = version != NULL && strcmp(version, "1.1") == 0;
 	link->url = copy(config->url);
-	link->networks = copy(config->allowed_networks);
 	link->proxy = copy(setting(config->client, config->nclient, "proxy"));
 	link->basic = copy(setting(config->secrets, config->nsecrets, "basic"));
 	link->bearer = copy(setting(config->secrets, config->nsecrets, "bearer"));
 	link->pem = copy(setting(config->secrets, config->nsecrets, "tls"));
 	link->ca_file = copy(config->tls_ca_file);
-	link->multi = curl_multi_init();
-	link->place = take_place();
-	if (link->url == NULL || link->networks == NULL || link->multi == NULL || link->place < 0)
+	link->pool = join_pool(config->allowed_networks);
+	if (link->url == NULL || link->pool == NULL)
 	{
 		free_link(link);
 		return NULL;
 	}
-	links[link->place] = link;
-	curl_multi_setopt(link->multi, CURLMOPT_SOCKETFUNCTION, want_socket);
-	curl_multi_setopt(link->multi, CURLMOPT_SOCKETDATA, link);
-	curl_multi_setopt(link->multi, CURLMOPT_TIMERFUNCTION, want_timer);
-	curl_multi_setopt(link->multi, CURLMOPT_TIMERDATA, link);
-	curl_multi_setopt(link->multi, CURLMOPT_MAXCONNECTS, (long) config->max_in_flight);
-	curl_multi_setopt(link->multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long) config->max_in_flight);
 	return (EsLink *) link;
 }
 
@@ -271,18 +284,20 @@ submit(EsLink *opaque, EsOutgoing *message)
 	HttpLink   *link = (HttpLink *) opaque;
 	Transfer   *transfer;
 
-	if (link->in_flight >= link->max_in_flight)
+	if (link->in_flight >= link->max_in_flight || in_flight >= max_sockets)
 		return false;
 	message->status = 0;
 	message->retry_after_ms = -1;
 	transfer = idle_transfer(link);
 	if (transfer == NULL || !make_headers(transfer, message) || !set_message_options(transfer, message) ||
-		curl_multi_add_handle(link->multi, transfer->easy) != CURLM_OK)
+		curl_multi_add_handle(link->pool->multi, transfer->easy) != CURLM_OK)
 	{
 		if (transfer != NULL)
 		{
 			curl_slist_free_all(transfer->headers);
 			transfer->headers = NULL;
+			transfer->next_idle = link->idle;
+			link->idle = transfer;
 		}
 		es_outcome_say(message, ES_OUTCOME_UNAVAILABLE, "could not set up the request", NULL);
 		message->data = link;
@@ -291,6 +306,7 @@ submit(EsLink *opaque, EsOutgoing *message)
 	}
 	transfer->message = message;
 	link->in_flight++;
+	in_flight++;
 	return true;
 }
 
@@ -310,10 +326,10 @@ pump(void)
 		n = epoll_wait(epoll, events, EVENTS_AT_ONCE, 0);
 		for (int i = 0; i < n; i++)
 		{
-			HttpLink   *link = links[events[i].data.u64 >> 32];
+			Pool	   *pool = pools[events[i].data.u64 >> 32];
 			int			what = 0;
 
-			if (link == NULL)
+			if (pool == NULL)
 				continue;
 			if (events[i].events & (EPOLLIN | EPOLLHUP))
 				what |= CURL_CSELECT_IN;
@@ -321,14 +337,14 @@ pump(void)
 				what |= CURL_CSELECT_OUT;
 			if (events[i].events & EPOLLERR)
 				what |= CURL_CSELECT_ERR;
-			act(link, (curl_socket_t) (events[i].data.u64 & 0xffffffff), what);
+			act(pool, (curl_socket_t) (events[i].data.u64 & 0xffffffff), what);
 		}
 	} while (n == EVENTS_AT_ONCE);
-	for (int i = 0; i < nplaces; i++)
-		if (links[i] != NULL && links[i]->due >= 0 && links[i]->due <= now_ms())
+	for (int i = 0; i < MAX_POOLS; i++)
+		if (pools[i] != NULL && pools[i]->due >= 0 && pools[i]->due <= now_ms())
 		{
-			links[i]->due = -1;
-			act(links[i], CURL_SOCKET_TIMEOUT, 0);
+			pools[i]->due = -1;
+			act(pools[i], CURL_SOCKET_TIMEOUT, 0);
 		}
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 }
@@ -359,10 +375,10 @@ wait_ms(void)
 
 	if (done_first != NULL)
 		return 0;
-	for (int i = 0; i < nplaces; i++)
-		if (links[i] != NULL && links[i]->due >= 0)
+	for (int i = 0; i < MAX_POOLS; i++)
+		if (pools[i] != NULL && pools[i]->due >= 0)
 		{
-			long		left = (long) (links[i]->due - now_ms());
+			long		left = (long) (pools[i]->due - now_ms());
 
 			left = left < 0 ? 0 : left;
 			ms = ms < 0 || left < ms ? left : ms;
@@ -425,21 +441,55 @@ copy(const char *text)
 	return text == NULL ? NULL : strdup(text);
 }
 
-/* -1: no memory */
-static int
-take_place(void)
+/* NULL: no memory, or more lists at a time than anybody has */
+static Pool *
+join_pool(const char *networks)
 {
-	HttpLink  **more;
+	Pool	   *pool;
+	int			place = -1;
 
-	for (int i = 0; i < nplaces; i++)
-		if (links[i] == NULL)
-			return i;
-	more = realloc(links, (nplaces + 1) * sizeof(HttpLink *));
-	if (more == NULL)
-		return -1;
-	links = more;
-	links[nplaces] = NULL;
-	return nplaces++;
+	for (int i = 0; i < MAX_POOLS; i++)
+		if (pools[i] == NULL)
+			place = i;
+		else if (strcmp(pools[i]->networks, networks) == 0)
+		{
+			pools[i]->nlinks++;
+			return pools[i];
+		}
+	pool = place < 0 ? NULL : calloc(1, sizeof(Pool));
+	if (pool == NULL)
+		return NULL;
+	pool->place = place;
+	pool->nlinks = 1;
+	pool->due = -1;
+	pool->networks = copy(networks);
+	pool->multi = curl_multi_init();
+	pools[place] = pool;
+	if (pool->networks == NULL || pool->multi == NULL)
+	{
+		leave_pool(pool);
+		return NULL;
+	}
+	curl_multi_setopt(pool->multi, CURLMOPT_SOCKETFUNCTION, want_socket);
+	curl_multi_setopt(pool->multi, CURLMOPT_SOCKETDATA, pool);
+	curl_multi_setopt(pool->multi, CURLMOPT_TIMERFUNCTION, want_timer);
+	curl_multi_setopt(pool->multi, CURLMOPT_TIMERDATA, pool);
+	/* those that are open, idle or not */
+	curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, (long) max_sockets);
+	curl_multi_setopt(pool->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long) max_sockets);
+	return pool;
+}
+
+static void
+leave_pool(Pool *pool)
+{
+	if (--pool->nlinks > 0)
+		return;
+	if (pool->multi != NULL)
+		curl_multi_cleanup(pool->multi);
+	pools[pool->place] = NULL;
+	free(pool->networks);
+	free(pool);
 }
 
 /* libcurl takes its sockets out of the epoll while it closes them */
@@ -456,12 +506,9 @@ free_link(HttpLink *link)
 		curl_easy_cleanup(transfer->easy);
 		free(transfer);
 	}
-	if (link->multi != NULL)
-		curl_multi_cleanup(link->multi);
-	if (link->place >= 0 && link->place < nplaces && links[link->place] == link)
-		links[link->place] = NULL;
+	if (link->pool != NULL)
+		leave_pool(link->pool);
 	free(link->url);
-	free(link->networks);
 	free(link->proxy);
 	free(link->basic);
 	free(link->bearer);
@@ -471,20 +518,20 @@ free_link(HttpLink *link)
 }
 
 static void
-act(HttpLink *link, curl_socket_t fd, int what)
+act(Pool *pool, curl_socket_t fd, int what)
 {
 	int			running;
 
-	(void) curl_multi_socket_action(link->multi, fd, what, &running);
-	collect_finished(link);
+	(void) curl_multi_socket_action(pool->multi, fd, what, &running);
+	collect_finished(pool);
 }
 
 /* libcurl: wait for this socket, or do not any more */
 static int
 want_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 {
-	HttpLink   *link = arg;
-	struct epoll_event event = {.data.u64 = ((uint64) link->place << 32) | (uint32) fd};
+	Pool	   *pool = arg;
+	struct epoll_event event = {.data.u64 = ((uint64) pool->place << 32) | (uint32) fd};
 
 	if (what == CURL_POLL_REMOVE)
 	{
@@ -503,9 +550,9 @@ want_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 static int
 want_timer(CURLM *multi, long ms, void *arg)
 {
-	HttpLink   *link = arg;
+	Pool	   *pool = arg;
 
-	link->due = ms < 0 ? -1 : now_ms() + ms;
+	pool->due = ms < 0 ? -1 : now_ms() + ms;
 	return 0;
 }
 
@@ -513,10 +560,10 @@ want_timer(CURLM *multi, long ms, void *arg)
 static Transfer *
 idle_transfer(HttpLink *link)
 {
-	Transfer   *transfer = link->transfers;
+	Transfer   *transfer = link->idle;
 
-	while (transfer != NULL && transfer->message != NULL)
-		transfer = transfer->next;
+	if (transfer != NULL)
+		link->idle = transfer->next_idle;
 	if (transfer == NULL)
 	{
 		transfer = calloc(1, sizeof(Transfer));
@@ -652,12 +699,12 @@ append_header(struct curl_slist **list, const char *name, const char *value)
 }
 
 static void
-collect_finished(HttpLink *link)
+collect_finished(Pool *pool)
 {
 	int			left;
 	CURLMsg    *message;
 
-	while ((message = curl_multi_info_read(link->multi, &left)) != NULL)
+	while ((message = curl_multi_info_read(pool->multi, &left)) != NULL)
 	{
 		Transfer   *transfer = NULL;
 		EsOutgoing *outgoing;
@@ -669,7 +716,7 @@ collect_finished(HttpLink *link)
 		outgoing = transfer->message;
 		judge(transfer, code);
 		end_transfer(transfer);
-		outgoing->data = link;
+		outgoing->data = transfer->link;
 		put_done(outgoing);
 	}
 }
@@ -677,11 +724,14 @@ collect_finished(HttpLink *link)
 static void
 end_transfer(Transfer *transfer)
 {
-	curl_multi_remove_handle(transfer->link->multi, transfer->easy);
+	curl_multi_remove_handle(transfer->link->pool->multi, transfer->easy);
 	curl_slist_free_all(transfer->headers);
 	transfer->headers = NULL;
 	transfer->message = NULL;
 	transfer->link->in_flight--;
+	transfer->next_idle = transfer->link->idle;
+	transfer->link->idle = transfer;
+	in_flight--;
 }
 
 static void
@@ -768,7 +818,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 
 	/* a proxy is where a superuser wants it, and dials for itself */
 	if (purpose != CURLSOCKTYPE_IPCXN ||
-		(link->proxy == NULL && !host->address_allowed(&address->addr, link->networks, link->plain_text)))
+		(link->proxy == NULL && !host->address_allowed(&address->addr, link->pool->networks, link->plain_text)))
 	{
 		transfer->address_refused = true;
 		return CURL_SOCKET_BAD;

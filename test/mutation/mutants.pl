@@ -1871,4 +1871,53 @@ return [
 		change => [ "\t(void) es_subscription_lock(id, AccessExclusiveLock);\n\tes_lanes_forget(id);\n", "\tes_lanes_forget(id);\n" ],
 		tests  => '085_rules',
 	},
+	# ---- transport/libs: RabbitMQ ----
+	{
+		name   => 'amqp: what the broker sends back counts as delivered',
+		file   => 'transport/libs/amqp_worker.c',
+		change => [ 'flight(job)->returned = event->code;', ';' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: a confirm of several is one of the last',
+		file   => 'transport/libs/amqp_worker.c',
+		change => [ 'if (about->tag != event->tag && !event->multiple)', 'if (about->tag != event->tag)' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: what was not confirmed counts as delivered',
+		file   => 'transport/libs/amqp_worker.c',
+		change => [ 'finish(worker, job, ES_OUTCOME_RETRY, 0, text, detail);', 'finish(worker, job, ES_OUTCOME_DELIVERED, 0, text, detail);' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: connection.blocked is not looked at',
+		file   => 'transport/libs/amqp_worker.c',
+		change => [ 'worker->blocked = true;', ';' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: no heartbeats',
+		file   => 'transport/libs/amqp_wire.c',
+		change => [ 'now >= connection->last_sent + connection->heartbeat / 2 &&', 'false &&' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: a silent broker is waited for',
+		file   => 'transport/libs/amqp_wire.c',
+		change => [ 'if (now >= connection->last_received + 2 * connection->heartbeat)', 'if (false)' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: any address is connected to',
+		file   => 'transport/libs/thread.c',
+		change => [ 'if (!host->address_allowed(address->ai_addr, allowed_networks, plain_text))', 'if (false)' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: certificates of any name',
+		file   => 'transport/libs/tls.c',
+		change => [ "\tif (!verify)\n\t\treturn true;\n", "\treturn true;\n" ],
+		tests  => '087_rabbitmq',
+	},
 ];

@@ -1920,4 +1920,72 @@ return [
 		change => [ "\tif (!verify)\n\t\treturn true;\n", "\treturn true;\n" ],
 		tests  => '087_rabbitmq',
 	},
+
+	# ---- transport/libs/nats*.c ----
+	{
+		name   => 'nats: messages go out without their id',
+		file   => 'transport/libs/nats_wire.c',
+		change => [ 'NATS/1.0\r\nNats-Msg-Id: %s\r\n", message->id);', 'NATS/1.0\r\nNats-Msg-No: %s\r\n", message->id);' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: what was sent when the connection ended passes for delivered',
+		file   => 'transport/libs/nats.c',
+		change => [ 'finish(link, slot, ES_OUTCOME_RETRY, 0, "the connection ended', 'finish(link, slot, ES_OUTCOME_DELIVERED, 0, "the connection ended' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: an answer to an earlier message is taken',
+		file   => 'transport/libs/nats.c',
+		change => [ 'slot->message == NULL || slot->turn != turn ||', 'slot->message == NULL ||' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: whatever is answered is an acknowledgement',
+		file   => 'transport/libs/nats.c',
+		change => [ 'else if (nats_json_get(body, body_len, "stream", &value, &value_len) && nats_json_get(body, body_len, "seq", &value, &value_len))', 'else if (true)' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: events may command the server',
+		file   => 'transport/libs/nats_config.c',
+		change => [ "if ((subject[0] == '\$' && strncmp(subject, \"\$KV.\", 4) != 0) ||", 'if (' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: subjects may have line breaks',
+		file   => 'transport/libs/nats_config.c',
+		change => [ "(unsigned char) subject[i] <= ' ' ||", "subject[i] == ' ' ||" ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: whoever has a certificate is who it says',
+		file   => 'transport/libs/nats_wire.c',
+		change => [ ': SSL_set1_host(ssl, wire->server_name) != 1 ||', ': false ||' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: certificates are not looked at',
+		file   => 'transport/libs/nats_config.c',
+		change => [ 'config->tls_verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE', 'SSL_VERIFY_NONE' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: what is said before TLS is listened to after it',
+		file   => 'transport/libs/nats_wire.c',
+		change => [ "\tif (buffer_len(&wire->in) > 0 &&\n\t\tBIO_write", "\tif (false &&\n\t\tBIO_write", "\tbuffer_take(&wire->in, buffer_len(&wire->in));\n\treturn decipher", "\treturn decipher" ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: a silent server is waited for',
+		file   => 'transport/libs/nats.c',
+		change => [ 'if (link->next_deadline >= 0 && now >= link->next_deadline)', 'if (false)' ],
+		tests  => '088_nats',
+	},
+	{
+		name   => 'nats: a full stream is the fault of the message',
+		file   => 'transport/libs/nats.c',
+		change => [ "\t\tcase JS_STORE_FAILED:\t/* the stream is full, too */\n", "", "\t\tcase JS_HEADERS_TOO_LARGE:\n", "\t\tcase JS_HEADERS_TOO_LARGE:\n\t\tcase JS_STORE_FAILED:\n" ],
+		tests  => '088_nats',
+	},
 ];

@@ -209,13 +209,16 @@ subtest 'TLS' => sub {
 	$make->('ca', 'ca');
 	$make->('stranger', 'stranger');
 	$make->('server', 'server', '-addext subjectAltName=DNS:localhost -CA ca.crt -CAkey ca.key -addext basicConstraints=CA:FALSE');
+	$make->('elsewhere', 'localhost', '-addext subjectAltName=DNS:elsewhere.example -CA ca.crt -CAkey ca.key -addext basicConstraints=CA:FALSE');
 	$make->('client', 'client', '-CA ca.crt -CAkey ca.key -addext basicConstraints=CA:FALSE');
 	my $tls = sub {
-		my ($name, $extra) = @_;
-		return start_nats($name, qq(tls { cert_file: "$pki/server.crt", key_file: "$pki/server.key", ca_file: "$pki/ca.crt", timeout: 5 $extra }\n));
+		my ($name, $extra, $who) = @_;
+		$who //= 'server';
+		return start_nats($name, qq(tls { cert_file: "$pki/$who.crt", key_file: "$pki/$who.key", ca_file: "$pki/ca.crt", timeout: 5 $extra }\n));
 	};
 	my $secure = $tls->('tls', '');
 	my $mutual = $tls->('mutual', ', verify: true');
+	my $other  = $tls->('elsewhere', '', 'elsewhere');
 	my $to     = sub {
 		my ($host, $nats, @arguments) = @_;
 		my (undef, $out) = drive($library, "tls://$host:$nats->{port}", @topic, '--deadline', 1500, @arguments);
@@ -225,7 +228,8 @@ subtest 'TLS' => sub {
 
 	# no stream: an answer is all that is wanted here
 	like($to->('localhost', $secure, @ca), qr/outcome=3 status=503/, 'a server that is who it says');
-	like($to->('127.0.0.1', $secure, @ca), qr/outcome=3 status=0 .*IP address mismatch/, 'another name');
+	like($to->('127.0.0.1', $secure, @ca), qr/outcome=3 status=0 .*IP address mismatch/, 'an address that is not in its certificate');
+	like($to->('localhost', $other, @ca), qr/outcome=3 status=0 .*hostname mismatch/i, 'a certificate of another name');
 	like($to->('localhost', $secure), qr/outcome=3 status=0 .*handshake of TLS failed: .*certificate/, 'an authority that the system does not know');
 	like($to->('localhost', $secure, '--tls-ca', "$pki/stranger.crt"), qr/outcome=3 status=0 .*handshake of TLS failed: /, 'the wrong authority');
 	like($to->('127.0.0.1', $secure, '--no-verify'), qr/outcome=3 status=503/, 'anybody, where a superuser says so');
@@ -242,7 +246,10 @@ subtest 'TLS' => sub {
 	$big->{url}  = "tls://localhost:$big->{port}";
 	my ($status, $out) = drive($library, $big->{url}, @topic, @ca, '--secret', 'bearer=t', '--body', 'y' x 100_000, '--count', 40, '--deadline', 3000);
 	like($out, qr/^1 outcome=3 status=503.*unavailable=[1-9]\d/s, 'messages of many records') or diag($out);
-	stop_nats($_) foreach $secure, $mutual, $big;
+	($status, $out) = drive($library, $big->{url}, @topic, @ca, '--secret', 'bearer=t', '--body', 'y' x 100_000, '--client', 'name=' . 'n' x 200,
+		'--deadline', 1000);
+	like($out, qr/^1 outcome=3 status=503/, 'a long name of the connection');
+	stop_nats($_) foreach $secure, $mutual, $other, $big;
 };
 
 # bytes that a server has not read yet
@@ -341,6 +348,38 @@ subtest 'no servers of NATS' => sub {
 		kill 'KILL', $pid;
 		waitpid $pid, 0;
 	}
+	# what is said before TLS is nobody's: with an answer slipped in behind it, it is no TLS
+	my $slipped = qq(INFO {"headers":true,"max_payload":1048576,"tls_required":true}\r\nPONG\r\n);
+	my ($pid, $port) = start_fake(sub { my $c = shift; $c->syswrite($slipped); shutdown $c, 1; 1 while $c->sysread(my $b, 4096) });
+	like((drive($library, "tls://localhost:$port", @topic, '--deadline', 300))[1], qr/outcome=3 .*the handshake of TLS failed: wrong version number/,
+		'words in front of TLS are not listened to');
+	kill 'KILL', $pid;
+	waitpid $pid, 0;
+};
+
+# A server that answers the first try of a message when it sees the second: that says nothing of the second.
+subtest 'a late answer' => sub {
+	my ($pid, $port) = start_fake(
+		sub {
+			my ($c, $bytes, @answers) = (shift, '');
+			$c->syswrite(qq(INFO {"headers":true,"max_payload":1048576}\r\n));
+			while ($c->sysread($bytes, 4096, length $bytes))
+			{
+				$c->syswrite("PONG\r\n") while $bytes =~ s/^PING\r\n//m;
+				while ($bytes =~ s/^HPUB \S+ (\S+) [^\n]*\n//m)
+				{
+					push @answers, $1;
+					# not silent, or the connection would be given up; then the first of two, then each
+					my $to = @answers == 2 ? $answers[0] : @answers > 2 ? $answers[-1] : undef;
+					$c->syswrite("PING\r\n");
+					$c->syswrite(qq(MSG $to 1 22\r\n{"stream":"S","seq":1}\r\n)) if $to;
+				}
+			}
+		});
+	my ($status, $out) = drive($library, "nats://127.0.0.1:$port", @topic, '--timeout', 300, '--deadline', 5000);
+	like($out, qr/^(?:1 outcome=1 .*no acknowledgement in time.*\n){2}delivered=1 repeated=2 /, 'it is not taken for an answer to the second try');
+	kill 'KILL', $pid;
+	waitpid $pid, 0;
 };
 
 # Ends must come soon, and never by a signal: a worker that crashes restarts the whole server.

@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static const char *parse_host(const char *text, size_t len, NatsHost *into);
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static const char *setting(const EsSetting *settings, int n, const char *name);
 static const char *user_secret(const EsLinkConfig *config);
+static bool is_key(const char *secret);
 static bool take_texts(NatsConfig *into, const EsLinkConfig *from);
 static bool take_secrets(NatsConfig *into, const EsLinkConfig *from);
 static char *make_inbox(const char *prefix);
@@ -67,7 +69,9 @@ nats_config_free(NatsConfig *config)
 	free(config->user);
 	free(config->password);
 	free(config->token);
+	free(config->jwt);
 	free(config->inbox);
+	OPENSSL_cleanse(config->seed, sizeof(config->seed));
 	memset(config, 0, sizeof(NatsConfig));
 }
 
@@ -185,9 +189,9 @@ check(const EsLinkConfig *config, char *fault, size_t size)
 		snprintf(fault, size, "inbox_prefix is a subject, not \"%s\"", prefix);
 		return false;
 	}
-	if (user != NULL && strchr(user, ':') == NULL)
+	if (user != NULL && !is_key(user) && strchr(user, ':') == NULL)
 	{
-		snprintf(fault, size, "the secret of the user is \"user:password\"");
+		snprintf(fault, size, "the secret of the user is \"user:password\", a seed (SU...) or a file of credentials");
 		return false;
 	}
 	if (strncasecmp(config->url, "tls:", 4) != 0 &&
@@ -217,6 +221,19 @@ user_secret(const EsLinkConfig *config)
 	return sasl != NULL ? sasl : setting(config->secrets, config->nsecrets, "basic");
 }
 
+/* rather than user and password */
+static bool
+is_key(const char *secret)
+{
+	unsigned char seed[NATS_SEED_BYTES];
+	char	   *jwt;
+	bool		is = nats_key_parse(secret, seed, &jwt);
+
+	OPENSSL_cleanse(seed, sizeof(seed));
+	free(jwt);
+	return is;
+}
+
 /* false: no memory */
 static bool
 take_texts(NatsConfig *into, const EsLinkConfig *from)
@@ -238,6 +255,8 @@ take_secrets(NatsConfig *into, const EsLinkConfig *from)
 	const char *user = user_secret(from);
 	const char *token = setting(from->secrets, from->nsecrets, "bearer");
 
+	if (user != NULL && is_key(user))
+		return into->has_key = nats_key_parse(user, into->seed, &into->jwt);
 	if (user != NULL)
 	{
 		into->user = strndup(user, strchr(user, ':') - user);

@@ -8,6 +8,7 @@
 #include <openssl/ssl.h>
 
 #include "../transport.h"
+#include "nats_key.h"
 
 #define NATS_MAX_HOSTS 16
 
@@ -28,6 +29,9 @@ typedef struct NatsConfig
 	char	   *user;			/* NULL: none */
 	char	   *password;
 	char	   *token;			/* NULL: none */
+	bool		has_key;
+	unsigned char seed[NATS_SEED_BYTES];	/* of the key */
+	char	   *jwt;			/* that says whose the key is; NULL: the server knows it */
 	char	   *inbox;			/* where answers come to, with .something; nobody else has the same */
 	SSL_CTX    *tls;			/* NULL: plain text */
 } NatsConfig;

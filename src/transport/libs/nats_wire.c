@@ -64,7 +64,9 @@ struct NatsWire
 	uint64		queued;
 	uint64		sent;
 	int64		max_payload;
+	bool		is_certain;		/* what the server said last, it said where nobody else could */
 	bool		full;
+	char		nonce[128];		/* to sign, where we have a key */
 	char		complaint[200];	/* the last -ERR; the server closes after it */
 };
 
@@ -183,7 +185,7 @@ nats_wire_sent(const NatsWire *wire)
 int64
 nats_wire_max_payload(const NatsWire *wire, bool *certain)
 {
-	*certain = wire->ssl == NULL;
+	*certain = wire->is_certain;
 	return wire->max_payload;
 }
 
@@ -589,8 +591,15 @@ take_info(NatsWire *wire, const char *json, size_t len, size_t line_size, char *
 	bool		has_tls = wants_tls || info_is_true(json, len, "tls_available");
 	bool		has_headers = info_is_true(json, len, "headers");
 
+	wire->is_certain = wire->config->of->tls == NULL || wire->ssl != NULL;
 	if (nats_json_get(json, len, "max_payload", &value, &value_len))
 		wire->max_payload = number(value, value_len);
+	wire->nonce[0] = '\0';
+	if (nats_json_get(json, len, "nonce", &value, &value_len) && value_len > 2 && value_len - 2 < sizeof(wire->nonce))
+	{
+		memcpy(wire->nonce, value + 1, value_len - 2);
+		wire->nonce[value_len - 2] = '\0';
+	}
 	buffer_take(&wire->in, line_size);
 	if (wire->state != WIRE_INFO)
 		return true;
@@ -680,9 +689,19 @@ greet(NatsWire *wire, char *fault, size_t size)
 		"\"headers\":true,\"no_responders\":true,\"echo\":false";
 	const NatsConfig *config = wire->config->of;
 	Buffer		text = {NULL, 0, 0, 0};
+	char		public[NATS_PUBLIC_TEXT];
+	char		signature[NATS_SIGNATURE_TEXT];
 	bool		ok;
 
+	if (config->has_key && (wire->nonce[0] == '\0' || !nats_key_public(config->seed, public) ||
+							!nats_key_sign(config->seed, wire->nonce, strlen(wire->nonce), signature)))
+	{
+		snprintf(fault, size, "the server wants no key");
+		return false;
+	}
 	ok = buffer_add(&text, begin, strlen(begin)) &&
+		json_string(&text, "nkey", config->has_key && config->jwt == NULL ? public : NULL) &&
+		json_string(&text, "jwt", config->jwt) && json_string(&text, "sig", config->has_key ? signature : NULL) &&
 		json_string(&text, "name", config->name) && json_string(&text, "user", config->user) &&
 		json_string(&text, "pass", config->password) && json_string(&text, "auth_token", config->token) &&
 		buffer_add(&text, "}\r\nSUB ", 7) && buffer_add(&text, config->inbox, strlen(config->inbox)) &&

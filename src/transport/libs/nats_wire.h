@@ -38,7 +38,7 @@ extern bool nats_wire_is_full(const NatsWire *wire);
 /* bytes ever queued, and of these, bytes that left: what is above the second was never sent */
 extern uint64 nats_wire_queued(const NatsWire *wire);
 extern uint64 nats_wire_sent(const NatsWire *wire);
-/* most bytes of headers and body together; *certain: nobody on the way can have changed that number */
+/* most bytes of headers and body together; *certain: nobody on the way can have changed that number, short of the whole connection */
 extern int64 nats_wire_max_payload(const NatsWire *wire, bool *certain);
 /* headers and body with its length; only queues.  false: no memory, nothing was queued */
 extern bool nats_wire_publish(NatsWire *wire, const char *token, const EsOutgoing *message);

@@ -8,6 +8,7 @@ use warnings;
 
 use Cwd qw(abs_path);
 use EvtChildren qw(start_child finish_children);
+use EvtNkey;
 use EvtTest;
 use EvtTransport;
 use IO::Socket::INET;
@@ -27,19 +28,19 @@ my $scratch = abs_path($PostgreSQL::Test::Utils::tmp_check);
 my @kept;
 my @topic   = ('--topic', 'orders.a');
 
-# A server: NAME.conf is its configuration, where it listens and keeps streams comes first.
+# A server: NAME.conf is its configuration, where it listens and keeps streams (or what is said in place of that) comes first.
 my %servers;
 
 sub start_nats
 {
-	my ($name, $config) = @_;
+	my ($name, $config, $jetstream) = @_;
 	my $nats = $servers{$name} //= { name => $name, port => PostgreSQL::Test::Cluster::get_free_port() };
 
 	$nats->{url} = "nats://127.0.0.1:$nats->{port}";
 	if (defined $config)
 	{
 		open my $file, '>', "$scratch/$name.conf" or die "$name.conf: $!";
-		print $file "listen: 127.0.0.1:$nats->{port}\njetstream { store_dir: \"$scratch/$name.js\" }\n$config";
+		print $file "listen: 127.0.0.1:$nats->{port}\n", $jetstream // qq(jetstream { store_dir: "$scratch/$name.js" }\n), $config;
 		close $file;
 	}
 	$nats->{pid} = start_process("nats_$name", $server, '-c', "$scratch/$name.conf");
@@ -193,6 +194,34 @@ subtest 'who we are' => sub {
 	like($as->(@topic, '--secret', 'bearer=t"k'), qr/outcome=3 status=503/, 'a token');
 	like($as->(@topic, '--secret', 'bearer=tk'), qr/outcome=3 .*Authorization Violation/, 'a wrong one');
 	stop_nats($guarded);
+};
+
+subtest 'who we are, by keys' => sub {
+	my ($operator, $account, $user, $stranger) = map { EvtNkey->new($scratch, $_) } qw(operator account user user);
+	plan skip_all => 'no openssl that makes keys' unless $stranger;
+	my $as = sub {
+		my ($to, $secret) = @_;
+		my (undef, $out) = drive($library, $to->{url}, @topic, '--deadline', 1000, '--secret', "sasl=$secret");
+		return $out;
+	};
+
+	my $keys = start_nats('keys', qq(authorization { users: [ {nkey: "$user->{public}"} ] }\n));
+	like($as->($keys, $user->{seed}), qr/outcome=3 status=503/, 'a key');
+	like($as->($keys, $stranger->{seed}), qr/outcome=3 .*Authorization Violation/, 'a wrong one');
+	like($as->($keys, $user->{seed} =~ s/.$/A/r), qr/^refused: the secret of the user/, 'one that was not copied well');
+	like($as->($keys, $account->{seed}), qr/^refused: the secret of the user/, 'one that is no user');
+	like($as->($nats, $user->{seed}), qr/outcome=3 .*the server wants no key/, 'a key where none is wanted');
+	stop_nats($keys);
+
+	my %limits = map { $_ => -1 } qw(subs data payload imports exports conn leaf);
+	my $jwt    = $account->jwt($user, { type => 'user', version => 2, pub => {}, sub => {}, subs => -1, data => -1, payload => -1 });
+	my $creds  = sub { "-----BEGIN NATS USER JWT-----\n$jwt\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n$_[0]\n------END USER NKEY SEED------\n" };
+	my $tokens = start_nats('tokens',
+		'operator: ' . $operator->jwt($operator, { type => 'operator', version => 2 }) . "\nresolver: MEMORY\nresolver_preload: { $account->{public}: "
+		  . $operator->jwt($account, { type => 'account', version => 2, limits => { %limits, wildcards => JSON::PP::true } }) . " }\n", '');
+	like($as->($tokens, $creds->($user->{seed})), qr/outcome=3 status=503/, 'a file of credentials');
+	like($as->($tokens, $creds->($stranger->{seed})), qr/outcome=3 .*Authorization Violation/, "with another's key");
+	stop_nats($tokens);
 };
 
 subtest 'TLS' => sub {

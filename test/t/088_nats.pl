@@ -411,13 +411,19 @@ subtest 'a late answer' => sub {
 	waitpid $pid, 0;
 };
 
+# An address from which nothing comes: nobody accepts, and what nobody accepts fills the backlog.
+sub start_hole
+{
+	my ($pid, $port, $socket) = start_fake(sub { });
+
+	kill 'STOP', $pid;
+	return ($pid, $port, $socket, map { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Blocking => 0) } 1 .. 12);
+}
+
 # Ends must come soon, and never by a signal: a worker that crashes restarts the whole server.
 subtest 'the end of the process' => sub {
 	my ($silent, $port)  = start_fake(sub { push @kept, @_ });
-	my ($full, $hole, $socket) = start_fake(sub { });
-	# nobody accepts, and what nobody accepts fills its backlog: then the next one gets no answer at all
-	kill 'STOP', $full;
-	my @fill = map { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $hole, Blocking => 0) } 1 .. 12;
+	my ($full, $hole, @held) = start_hole();
 	make_stream($nats, 'ENDS', 'ends.>');
 
 	foreach my $how ([], ['--abrupt'])
@@ -499,7 +505,30 @@ subtest 'below a store' => sub {
 	my $dump = tool($nats, 'dump', 'STORE');
 	is(faults($dump, 1, $events, 100), '', 'nothing lost, nothing twice, the order of each key');
 	is(scalar(grep { !m{^\d+\tshop\.order\.T[012]\t} } split /\n/, $dump), 0, 'each under its subject');
+
+	# a relay that ends while it connects, and while it has messages out, takes nobody with it
+	my ($full, $hole, @held) = start_hole();
+	$node->safe_psql('postgres', "SELECT evtstore.create_endpoint('hole', 'nats://127.0.0.1:$hole', '$options')");
+	$node->safe_psql('postgres', q{SELECT evtstore.create_subscription('hole', '{"categories": ["order"]}', 'hole')});
+	my $slow = $options =~ s/\{/{"rate": 400, /r;
+	$node->safe_psql('postgres', "SELECT evtstore.create_endpoint('n2', '$nats->{url}', '$slow')");
+	$node->safe_psql('postgres', q{SELECT evtstore.create_subscription('n2', '{"categories": ["order"]}', 'n2')});
+	poll_sql($node, q{SELECT delivered > 0 FROM evtstore.endpoint_status WHERE name = 'n2'});
+	kill 'STOP', $nats->{pid};
+	poll_until('messages on their way', sub { unread($nats->{port}) > 1000 });
+	my $relay = worker_pid($node, 'relay');
+	my $begin = time;
+	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($relay)"), 't', 'told to end');
+	poll_until('its end', sub { !kill 0, $relay });
+	cmp_ok(time - $begin, '<', 6, 'it ends soon');
+	isnt(worker_pid($node, 'relay'), $relay, 'and has a successor');
+	$begin = time;
 	$node->stop;
+	cmp_ok(time - $begin, '<', 10, 'the server ends soon, too');
+	unlike(slurp_file($node->logfile) =~ s/.*\Qpg_terminate_backend($relay)\E//sr, qr/terminated by signal|exited with exit code [^01]/, 'without a crash');
+	kill 'CONT', $nats->{pid};
+	kill 'KILL', $full;
+	waitpid $full, 0;
 };
 
 stop_nats($nats);

@@ -1869,7 +1869,7 @@ return [
 		name   => 'an altered rule does not wait for its worker',
 		file   => 'rule.c',
 		change => [ "\t(void) es_subscription_lock(id, AccessExclusiveLock);\n\tes_lanes_forget(id);\n", "\tes_lanes_forget(id);\n" ],
-		tests  => '085_rules',
+		tests  => 'rule_async',
 	},
 	# ---- transport/libs: RabbitMQ ----
 	{

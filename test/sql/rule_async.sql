@@ -181,6 +181,31 @@ SELECT id FROM child;
 SELECT state, last_error FROM state('deferred');
 
 --
+-- who alters or drops one waits for the worker that is at it: nothing is done by the old rule behind the new one
+--
+CREATE FUNCTION slow(d evtstore.delivery) RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock(17) $$;
+SELECT evtstore.create_rule('slow', '{"types": ["Slow"]}', 'sql:public.slow', mode => 'async');
+SELECT pg_advisory_lock(17);
+SELECT version FROM evtstore.append('slow-1', 'Slow', '1');
+DO $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + interval '60 s';
+BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17 AND objsubid = 1 AND NOT granted
+                          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) LOOP
+        IF clock_timestamp() > deadline THEN RAISE 'no worker came'; END IF;
+        PERFORM pg_sleep(0.01);    -- sleep: between two looks
+    END LOOP;
+END $$;
+SET lock_timeout = '200ms';
+SELECT left(fails($$SELECT evtstore.alter_rule('slow', '{"filter": {}}')$$), 5), left(fails($$SELECT evtstore.drop_rule('slow')$$), 5);
+RESET lock_timeout;
+SELECT pg_advisory_unlock(17);
+SELECT evtstore.alter_rule('slow', '{"transform": {"body": 1}}');
+CALL evtstore.wait_for('slow', 23);
+SELECT evtstore.drop_rule('slow');
+
+--
 -- tenants: of each event its own
 --
 CREATE OR REPLACE FUNCTION note(d evtstore.delivery) RETURNS void LANGUAGE sql AS $$ INSERT INTO public.done (stream, tenant) VALUES (d.stream, current_setting('evtstore.tenant')) $$;
@@ -194,8 +219,8 @@ SET evtstore.tenant = 'bolt';
 SELECT version FROM evtstore.append('do-5', 'Do', '1');
 SELECT name FROM evtstore.rule_status WHERE name = 'tenants';
 RESET evtstore.tenant;
-CALL evtstore.wait_for('done', 25);
-CALL evtstore.wait_for('tenants', 25);
+CALL evtstore.wait_for('done', 26);
+CALL evtstore.wait_for('tenants', 26);
 SELECT stream, tenant FROM done ORDER BY n;
 SET evtstore.tenant = 'acme';
 SELECT take('tenants');
@@ -206,16 +231,16 @@ SELECT unnest(take('tenants')) ORDER BY 1;
 UPDATE evtstore_internal.definition SET spec = spec || '{"target": "endpoint:there"}' WHERE kind = 'rule' AND name = 'tenants';
 SELECT evtstore.alter_rule('done', '{}');
 SELECT version FROM evtstore.append('do-5', 'Do', '1');
-CALL evtstore.wait_for('done', 26);
+CALL evtstore.wait_for('done', 27);
 SELECT lag_events > 0 FROM evtstore.rule_status WHERE name = 'tenants';
-CALL evtstore.wait_for('tenants', 26, '50ms');
+CALL evtstore.wait_for('tenants', 27, '50ms');
 
 --
 -- dropped: its place and what failed are forgotten
 --
 CALL once_only('orders');
 SELECT version FROM evtstore.append('order-9', 'A', '{"region": "sun"}');
-CALL evtstore.wait_for('orders', 27);
+CALL evtstore.wait_for('orders', 28);
 BEGIN;
 SELECT evtstore.drop_rule('orders');
 ROLLBACK;
@@ -231,9 +256,9 @@ SELECT evtstore.create_rule('again', '{}', 'queue:tenants', mode => 'async');
 ROLLBACK;
 SELECT count(*) FROM evtstore_internal.checkpoint;
 SELECT evtstore.create_rule('again', '{}', 'queue:tenants', mode => 'async');
-CALL evtstore.wait_for('again', 27);
-SELECT version FROM evtstore.append('last-1', 'T', '"last"');
 CALL evtstore.wait_for('again', 28);
+SELECT version FROM evtstore.append('last-1', 'T', '"last"');
+CALL evtstore.wait_for('again', 29);
 SELECT take('tenants');
 SELECT evtstore.drop_rule('again');
 DROP OWNED BY rule_async_owner;

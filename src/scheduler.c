@@ -6,7 +6,7 @@
  * One dynamic background worker per database with the extension, started by the launcher as the bootstrap superuser.
  * First it looks: where the extension is absent or switched off it reports that and ends.  Then, where this database is
  * the place that delivers (identity.c), it gives back the leases of workers that did not survive the last server, and
- * only then starts delivery workers, as long as there is an async projection or something for a function of the database, a relay, as long
+ * only then starts delivery workers, as long as there is an async projection or rule or something for a function of the database, a relay, as long
  * as there is something to send, and rebuild workers, as long as there is a rebuild.  In a copy it starts none.
  *
  * It sleeps on its latch, evtstore.poll_interval at most, and works at most ten times a second.  The latch is set by
@@ -64,7 +64,7 @@ typedef struct Store
 	bool has_inside;  /* something for delivery workers: functions of the database */
 	bool has_outside; /* something for a relay */
 	bool has_queues;  /* with an endpoint of either kind */
-	bool has_projections; /* async ones */
+	bool has_turns; /* async projections or rules */
 	TimestampTz next_due;	 /* by es_clock_now(); 0: no message waits for time */
 	TimestampTz next_notify; /* the same for what listeners are told of */
 	TimestampTz next_ledger; /* not before then */
@@ -180,7 +180,7 @@ look(Store *store)
 		store->has_queues = es_queue_list_pushed() != NIL;
 		store->has_inside = es_push_has(ES_PUSH_INSIDE);
 		store->has_outside = es_push_has(ES_PUSH_OUTSIDE);
-		store->has_projections = es_projection_has_work() || es_rule_has_work();
+		store->has_turns = es_projection_has_work() || es_rule_has_work();
 		store->rebuild_lanes = es_rebuild_lanes();
 		/* who sleeps until he is told of work does not hear of a new definition */
 		es_watch_rouse();
@@ -254,7 +254,7 @@ start_workers(Store *store)
 	bool		here = store->identity == ES_IDENTITY_HERE;
 
 	store->next_start = 0;
-	if (!here || store->has_inside || store->has_projections)
+	if (!here || store->has_inside || store->has_turns)
 		start(store, &delivery, here ? es_guc_delivery_workers : 0);
 	if (!here || store->has_outside)
 		start(store, &relay, here ? 1 : 0);

@@ -1546,7 +1546,7 @@ return [
 		name   => 'later events of a key that failed are applied',
 		file   => 'subscription_turn.c',
 		change => [ "\t\tif (must_wait(&waiting, event))\n\t\t\tcontinue;\n", '' ],
-		tests  => 'projection_async',
+		tests  => 'rule_async projection_async',
 	},
 	{
 		name   => 'a batch handler gets what others part',

@@ -256,7 +256,7 @@ check_topic(const char *topic, const Kind *kind)
 	if (topic == NULL && kind->topic == TOPIC_ALWAYS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("a %s endpoint needs \"topic\" in options", kind->name),
+				 errmsg("%s endpoints need \"topic\" in options", kind->name),
 				 errhint("Name the topic, subject or routing key, such as \"orders\" or \"orders.${category}\".")));
 	if (topic != NULL && kind->topic == TOPIC_NEVER)
 		ereport(ERROR,

@@ -1988,4 +1988,56 @@ return [
 		change => [ "\t\tcase JS_STORE_FAILED:\t/* the stream is full, too */\n", "", "\t\tcase JS_HEADERS_TOO_LARGE:\n", "\t\tcase JS_HEADERS_TOO_LARGE:\n\t\tcase JS_STORE_FAILED:\n" ],
 		tests  => '088_nats',
 	},
+	# ---- endpoints: secrets, envelopes, CloudEvents ----
+	{
+		name   => 'secret: a url moves it to another host',
+		file   => 'endpoint.c',
+		change => [ "\tif (superuser() ||\n\t\t!es_endpoint_moves_secrets(", "\tif (superuser() || true ||\n\t\t!es_endpoint_moves_secrets(" ],
+		tests  => 'endpoint_secret',
+	},
+	{
+		name   => 'secret: whoever may alter an endpoint sets client and tls',
+		file   => 'endpoint.c',
+		change => [ "\tif (superuser())\n\t\treturn;\n", "\treturn;\n" ],
+		tests  => 'endpoint',
+	},
+	{
+		name   => 'secret: the log has the statement',
+		file   => 'endpoint_secret.c',
+		change => [ 'edata->hide_stmt = true;', ';' ],
+		tests  => '089_formats',
+	},
+	{
+		name   => 'secret: a restored endpoint does not wait for it',
+		file   => 'relay_target.c',
+		change => [ 'if (endpoint->missing_secret != NULL)', 'if (false)' ],
+		tests  => '089_formats',
+	},
+	{
+		name   => 'secret: only the newest signs',
+		file   => 'envelope_sign.c',
+		change => [ 'for (int i = 0; i < endpoint->nsigning; i++)', 'for (int i = 0; i < Min(endpoint->nsigning, 1); i++)' ],
+		tests  => '089_formats',
+	},
+	{
+		name   => 'CloudEvent: the id alone decides the uuid',
+		file   => 'cloudevent_call.c',
+		change => [ "\t\t\tpg_cryptohash_update(context, (const uint8 *) source, strlen(source) + 1) < 0 ||\n", '' ],
+		tests  => 'cloudevent',
+	},
+	{
+		name   => 'CloudEvent: a media type ends its header',
+		file   => 'cloudevent.c',
+		change => [ "if (*c < ' ' || *c >= 0x7f)\n\t\t\t\treturn;", "if (false)\n\t\t\t\treturn;" ],
+		tests  => 'cloudevent',
+	},
+	{
+		name   => 'CloudEvent: percent signs go out as they are',
+		file   => 'envelope.c',
+		change => [
+			"while (*c > ' ' && *c < 0x7f && *c != '\"' && *c != '%')", "while (*c > ' ' && *c < 0x7f && *c != '\"')",
+			"if (*c > ' ' && *c < 0x7f && *c != '\"' && *c != '%')",    "if (*c > ' ' && *c < 0x7f && *c != '\"')"
+		],
+		tests => '089_formats',
+	},
 ];

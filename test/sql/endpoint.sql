@@ -118,8 +118,28 @@ SELECT state, message FROM pg_temp.attempt(format('SELECT evtstore.create_endpoi
 SELECT count(*) AS none_was_made FROM endpoints WHERE name = 'x';
 \x on
 
--- what sql: endpoints have no use for
+-- which format goes over what; what needs a topic
 \x off
+SELECT u.url, string_agg(f.format, ' ' ORDER BY f.n) FILTER (WHERE a.state = 'ok') AS taken,
+    string_agg(DISTINCT a.state, ' ') FILTER (WHERE a.state <> 'ok') AS else_state
+FROM unnest(ARRAY['https://example.com/', 'kafka://example.com:9092', 'nats://example.com:4222', 'amqp://example.com/', 'postgresql://example.com/db',
+    'sql:shop.on_message']) WITH ORDINALITY AS u (url, n)
+CROSS JOIN unnest(ARRAY['binary', 'structured', 'batched', 'debezium', 'plain']) WITH ORDINALITY AS f (format, n)
+CROSS JOIN LATERAL pg_temp.attempt(format('SELECT evtstore.create_endpoint(%L, %L, %L)', 'format ' || u.n || f.format, u.url,
+    jsonb_build_object('format', f.format) || CASE WHEN u.url ~ '^(kafka|nats|amqp)' THEN '{"topic": "orders.${category}"}' ELSE '{}'::jsonb END)) AS a
+GROUP BY u.n, u.url ORDER BY u.n;
+SELECT evtstore.drop_endpoint(name) IS NOT NULL AS dropped FROM endpoints WHERE name LIKE 'format %';
+SELECT u.url, a.*
+FROM unnest(ARRAY['kafka://example.com:9092', 'nats://example.com:4222', 'amqp://example.com/']) WITH ORDINALITY AS u (url, n)
+CROSS JOIN LATERAL pg_temp.attempt(format('SELECT evtstore.create_endpoint(%L, %L)', 'x', u.url)) AS a
+ORDER BY u.n;
+SELECT t.topic, a.*
+FROM unnest(ARRAY['', 'a.${category', '${nothing}', '${data}']) WITH ORDINALITY AS t (topic, n)
+CROSS JOIN LATERAL pg_temp.attempt(format('SELECT evtstore.create_endpoint(%L, %L, %L)', 'x', 'kafka://example.com:9092',
+    jsonb_build_object('topic', t.topic))) AS a
+ORDER BY t.n;
+
+-- what sql: endpoints have no use for
 SELECT o.options, a.state, a.message, a.hint
 FROM unnest(ARRAY['{"format": "plain"}', '{"topic": "x"}', '{"tls": {}}', '{"client": {}}']) WITH ORDINALITY AS o (options, n)
 CROSS JOIN LATERAL pg_temp.attempt(format('SELECT evtstore.create_endpoint(%L, %L, %L)', 'x', 'sql:shop.on_message', o.options)) AS a

@@ -137,7 +137,11 @@ evtstore_alter_rule(PG_FUNCTION_ARGS)
 				 errdetail("It has no place in the feed that deliveries to an endpoint could go on from."),
 				 errhint("Drop it and create it again.")));
 	if (rule.is_async)
+	{
+		/* it has as many as it was created with */
+		spec = es_options_merge(spec, es_options_of_int("lanes", es_options_int(definition->spec, "lanes", 1)));
 		wait_for_worker(definition->id);
+	}
 	es_definition_alter("rule", name, spec);
 	PG_RETURN_VOID();
 }

@@ -4,13 +4,16 @@
  *
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
  *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS]
- *			[--rate N] [--progress N] [--gap MS] [--quiet] [--abrupt]
+ *			[--rate N] [--progress N] [--gap MS] [--topics N] [--quiet] [--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
  * {"n": i}; for another evtstore an event of the stream k<i mod keys>, with data i.  Like a relay it keeps the order of a key, repeats
  * what is to be repeated, after a moment, and gives up at the deadline.  Prints a line for each message that is not DELIVERED at its first try (with --quiet: none), "at M" each time that N more
  * are DELIVERED (--progress N), and at the end
  * "delivered=N repeated=N rejected=N unavailable=N left=N per_second=N".  Exit 0 when none is left.
+ *
+ * With --topics N message i goes to the topic T<i mod N>.  A message that is DELIVERED before an earlier one of its key is done is
+ * counted in a line "disordered=N" before the last.
  *
  * With --rate no more than N messages a second are begun.  With --abrupt it ends at the deadline as a process does that had no time
  * to close: neither close nor shutdown.
@@ -34,6 +37,8 @@ typedef struct Message
 	char		key[16];
 	char		number[24];
 	char		body[256];
+	char		topic[64];
+	struct Message *before;		/* the one before it of its key */
 	struct Message *behind;		/* the next one of its key */
 	bool		in_front;
 	bool		is_out;
@@ -77,6 +82,8 @@ main(int argc, char **argv)
 	int			nkeys = 10;
 	int			from = 1;
 	const char *topic = NULL;
+	int			ntopics = 0;
+	long		disordered = 0;
 	const char *body = NULL;
 	long long	deadline = 30000;
 	long		rate = 0;
@@ -128,6 +135,8 @@ main(int argc, char **argv)
 			gap = atol(argv[i]);
 		else if (strcmp(name, "--topic") == 0)
 			topic = argv[i];
+		else if (strcmp(name, "--topics") == 0)
+			ntopics = atoi(argv[i]);
 		else if (strcmp(name, "--body") == 0)
 			body = argv[i];
 		else if (strcmp(name, "--allow") == 0)
@@ -141,7 +150,7 @@ main(int argc, char **argv)
 		else
 			return 2;
 	}
-	if (argc < 3 || count < 1 || nkeys < 1)
+	if (argc < 3 || count < 1 || nkeys < 1 || (ntopics > 0 && topic == NULL))
 		return 2;
 	config.url = argv[2];
 	library = dlopen(argv[1], RTLD_NOW);
@@ -177,13 +186,16 @@ main(int argc, char **argv)
 					 "\"source\": \"driver\", \"position\": \"%d\"}", message->id, message->key, from + i, from + i);
 		else
 			snprintf(message->body, sizeof(message->body), "{\"n\": %d}", from + i);
+		if (ntopics > 0)
+			snprintf(message->topic, sizeof(message->topic), "%s%d", topic, (from + i) % ntopics);
 		message->headers[0] = (EsHeader) {"Content-Type", "application/json"};
 		message->headers[1] = (EsHeader) {"ce-id", message->id};
 		message->headers[2] = (EsHeader) {"ce-type", "Driven"};
 		message->headers[3] = (EsHeader) {"ce-sequence", message->number};
-		message->out = (EsOutgoing) {.id = message->id, .topic = topic, .key = message->key, .headers = message->headers, .nheaders = 4,
+		message->out = (EsOutgoing) {.id = message->id, .topic = ntopics > 0 ? message->topic : topic, .key = message->key, .headers = message->headers, .nheaders = 4,
 			.body = body != NULL ? body : message->body, .body_len = strlen(body != NULL ? body : message->body),
 			.timeout_ms = config.timeout_ms};
+		message->before = last[k];
 		message->in_front = last[k] == NULL || transport->keeps_order;
 		if (last[k] != NULL)
 			last[k]->behind = message;
@@ -231,6 +243,8 @@ main(int argc, char **argv)
 			moved = true;
 			message->is_out = false;
 			counts[done->outcome]++;
+			if (done->outcome == ES_OUTCOME_DELIVERED && message->before != NULL && !message->before->is_over)
+				disordered++;
 			if (done->outcome == ES_OUTCOME_DELIVERED && progress > 0 && counts[ES_OUTCOME_DELIVERED] % progress == 0)
 			{
 				printf("at %ld\n", counts[ES_OUTCOME_DELIVERED]);
@@ -262,6 +276,8 @@ main(int argc, char **argv)
 		transport->close(link);
 		transport->shutdown();
 	}
+	if (disordered > 0)
+		printf("disordered=%ld\n", disordered);
 	printf("delivered=%ld repeated=%ld rejected=%ld unavailable=%ld left=%d per_second=%.0f\n", counts[ES_OUTCOME_DELIVERED],
 		   counts[ES_OUTCOME_RETRY], counts[ES_OUTCOME_REJECT], counts[ES_OUTCOME_UNAVAILABLE] + counts[ES_OUTCOME_GONE], left,
 		   (count - left) * 1000.0 / Max(now_ms() - start, 1));

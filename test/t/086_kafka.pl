@@ -170,16 +170,16 @@ subtest 'too large' => sub {
 
 subtest 'topics that are not there' => sub {
 	my $first = sub {
-		my (undef, $out) = drive($library, $kafka->{url}, '--timeout', 2000, '--deadline', 3500, @_);
+		my (undef, $out) = drive($library, $kafka->{url}, '--timeout', 3000, '--deadline', 5000, @_);
 		return $out;
 	};
 	$kafka->order("refuse gone $UNKNOWN_TOPIC");
-	like($first->('--topic', 'gone'), qr/^1 outcome=1 status=[03] .*[Uu]nknown topic/, 'unknown');
+	like($first->('--topic', 'gone'), qr/^1 outcome=1 status=[03] .*[Uu]nknown topic/m, 'unknown');
 	$kafka->order("refuse odd $INVALID_TOPIC");
-	like($first->('--topic', 'odd'), qr/^1 outcome=1 status=(?:0|$INVALID_TOPIC) .*topic/, 'invalid for the broker');
+	like($first->('--topic', 'odd'), qr/^1 outcome=1 status=(?:0|$INVALID_TOPIC) .*topic/m, 'invalid for the broker');
 	topic('denied', 1);
 	$kafka->order("errors $PRODUCE 1 $FORBIDDEN");
-	like($first->('--topic', 'denied'), qr/^1 outcome=1 status=$FORBIDDEN .*authorization failed: denied\n.*left=0/s, 'not for us, and then it is');
+	like($first->('--topic', 'denied'), qr/^1 outcome=1 status=$FORBIDDEN .*authorization failed: denied\n.*left=0/ms, 'not for us, and then it is');
 };
 
 subtest 'brokers that go and come' => sub {

@@ -2040,4 +2040,36 @@ return [
 		],
 		tests => '089_formats',
 	},
+
+	# ---- another database ----
+	{
+		name   => 'database: what is behind a message that failed goes on',
+		file   => 'transport/libs/postgresql.c',
+		change => [ 'if (job->key != NULL && (uint64) (uintptr_t) job->outcome.data < *failure_of(worker, job))', 'if (false)' ],
+		tests  => '089_postgresql_endpoint',
+	},
+	{
+		name   => 'database: what was lost together is charged together',
+		file   => 'transport/libs/postgresql.c',
+		change => [ 'n > 1 ? ES_OUTCOME_UNAVAILABLE : ES_OUTCOME_RETRY', 'ES_OUTCOME_RETRY' ],
+		tests  => '089_postgresql_endpoint',
+	},
+	{
+		name   => 'database: what the inbox knows is sent once more',
+		file   => 'accept.c',
+		change => [ "		if (!incoming[i].is_first)\n			continue;\n		nmessages++;\n", "		nmessages++;\n" ],
+		tests  => 'accept_events 089_postgresql_endpoint',
+	},
+	{
+		name   => 'database: the inbox forgets that an event was here',
+		file   => 'accept.c',
+		change => [ "		/* it was here, and is deleted */\n		if (!incoming[i].is_first)\n			continue;\n", '' ],
+		tests  => 'accept_events',
+	},
+	{
+		name   => 'database: the environment says the password',
+		file   => 'transport/libs/postgresql.c',
+		change => [ "	es_pg_forget_environment();\n", '' ],
+		tests  => '089_postgresql_endpoint',
+	},
 ];

@@ -173,10 +173,8 @@ my $port   = $silent->sockport;
 sql(qq{SELECT evtstore.create_endpoint('silent', 'http://127.0.0.1:$port/', '{"timeout": "5min"}')});
 sql(q{SELECT evtstore.create_queue('calls', '{"endpoint": "silent"}'); SELECT evtstore.send('calls', '{"n": 12}')});
 my $connection = accept_call();
-my $busy = poll_until('the worker in I/O', sub {
-	return sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'evtstore delivery worker'
-		AND query LIKE 'delivering%silent%' AND state = 'active'});
-});
+my $busy = worker_pid($node, 'relay');
+is(sql(q{SELECT in_flight FROM evtstore.endpoint_status WHERE name = 'silent'}), 1, 'a relay worker has the request out');
 is(sql("SELECT xact_start IS NULL AND backend_xmin IS NULL AND backend_xid IS NULL FROM pg_stat_activity WHERE pid = $busy"),
 	't', 'no transaction is open during I/O');
 is(sql(q{SELECT in_flight FROM evtstore.queue_status WHERE name = 'calls'}), 1, 'only a lease is held');
@@ -186,7 +184,7 @@ $node->poll_query_until('postgres', 'SELECT true') or die 'the server did not co
 close $connection;
 # the lease lasts longer than five minutes: it went with shared memory
 $connection = accept_call();
-ok(1, 'kill -9 of a delivery worker: its lease is given back at once when the server is up again');
+ok(1, 'kill -9 of a relay worker: its lease is given back at once when the server is up again');
 is(sql(q{SELECT in_flight FROM evtstore.queue_status WHERE name = 'calls'}), 1, 'and one holds it again');
 
 kill9(worker_pid($node, 'scheduler'));

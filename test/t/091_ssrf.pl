@@ -62,9 +62,10 @@ sub try_url
 	my ($url, %option) = @_;
 	my $options = $option{options} // '{}';
 
-	sql("SELECT evtstore.create_endpoint('tried', '$url', '$options')");
-	my @answers = split /\n/, sql(join ';', ("SELECT evtstore.test_endpoint('tried')") x ($option{times} // 1));
-	sql(q{SELECT evtstore.drop_endpoint('tried')});
+	# nothing of it stays
+	my $all     = sql("BEGIN; SELECT evtstore.create_endpoint('tried', '$url', '$options'); "
+		  . join(' ', ("SELECT evtstore.test_endpoint('tried');") x ($option{times} // 1)) . ' ROLLBACK');
+	my @answers = $all =~ /^(\{.+)$/mg;
 	return decode_json($answers[-1]);
 }
 

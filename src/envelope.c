@@ -24,6 +24,8 @@
  */
 #include "postgres.h"
 
+#include <time.h>
+
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
@@ -43,6 +45,8 @@
 /* beside the attributes: Idempotency-Key, evtstore-attempt, evtstore-replay, three of a signature; debezium's two are instead of them */
 #define OTHER_HEADERS 8
 
+#define TIMESTAMP_HEADER "webhook-timestamp"
+#define SIGNATURE_HEADER "webhook-signature"
 #define JSON_CONTENT "application/json"
 #define STRUCTURED_CONTENT "application/cloudevents+json; charset=utf-8"
 #define BATCHED_CONTENT "application/cloudevents-batch+json; charset=utf-8"
@@ -457,8 +461,31 @@ sign(const EsEndpoint *endpoint, EsOutgoing *out)
 	char	   *signature = es_envelope_sign(endpoint, out->id, out->body, out->body_len, timestamp);
 
 	add_header(out, "webhook-id", out->id);
-	add_header(out, "webhook-timestamp", timestamp);
-	add_header(out, "webhook-signature", signature);
+	add_header(out, TIMESTAMP_HEADER, timestamp);
+	add_header(out, SIGNATURE_HEADER, signature);
+}
+
+void
+es_envelope_sign_again(const EsEndpoint *endpoint, EsOutgoing *out)
+{
+	char		timestamp[ES_ENVELOPE_TIMESTAMP_BYTES];
+	char	   *signature = NULL;
+
+	for (int i = 0; i < out->nheaders; i++)
+	{
+		EsHeader   *header = unconstify(EsHeader *, &out->headers[i]);
+
+		if (strcmp(header->name, TIMESTAMP_HEADER) == 0)
+		{
+			snprintf(timestamp, sizeof(timestamp), "%lld", (long long) time(NULL));
+			if (strcmp(header->value, timestamp) == 0)
+				return;
+			signature = es_envelope_sign(endpoint, out->id, out->body, out->body_len, timestamp);
+			header->value = pstrdup(timestamp);
+		}
+		else if (signature != NULL && strcmp(header->name, SIGNATURE_HEADER) == 0)
+			header->value = signature;
+	}
 }
 
 static void

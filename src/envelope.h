@@ -11,8 +11,7 @@
 
 /*
  * Fills id, topic, key, headers, body and timeout_ms of the message; all of it is palloc'd in the current context, or points into the
- * delivery or the endpoint.  source_name: the queue or subscription.  The message is signed as of now, so one is made for each
- * attempt.  Raises an error for what cannot be put into a message.  Needs a transaction where the database is not UTF-8, and where
+ * delivery or the endpoint.  source_name: the queue or subscription.  The message is signed as of now.  Raises an error for what cannot be put into a message.  Needs a transaction where the database is not UTF-8, and where
  * jsonb is toasted.
  */
 extern void es_envelope_make(const EsDelivery *delivery, const char *source_name, bool is_replay, const EsEndpoint *endpoint,
@@ -20,6 +19,9 @@ extern void es_envelope_make(const EsDelivery *delivery, const char *source_name
 /* the same for format batched, several in one message.  Which of them an error is about, who makes each alone finds out */
 extern void es_envelope_make_batch(const EsDelivery *const *deliveries, int n, const char *source_name, bool is_replay,
 								   const EsEndpoint *endpoint, const EsTransport *transport, EsOutgoing *out);
+
+/* before an attempt: a signature is as old as its attempt and no older.  What is new is palloc'd */
+extern void es_envelope_sign_again(const EsEndpoint *endpoint, EsOutgoing *out);
 
 /*
  * Between envelope.c and envelope_sign.c only

@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "definition.h"
+#include "envelope.h"
 #include "guc.h"
 #include "relay_route.h"
 #include "relay_target.h"
@@ -226,6 +227,13 @@ es_target_submit(EsTarget *target, TimestampTz now)
 			break;
 		if (target->endpoint->rate > 0 && es_rate_room(&target->rate, target->endpoint->rate, now) < 1)
 			break;
+		if (target->endpoint->nsigning > 0)
+		{
+			MemoryContext old = MemoryContextSwitchTo(parcel->batch->context);
+
+			es_envelope_sign_again(target->endpoint, &parcel->out);
+			MemoryContextSwitchTo(old);
+		}
 		if (!target->transport->submit(target->link, &parcel->out))
 			break;
 		submit_one(target, parcel, now);

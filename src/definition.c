@@ -76,6 +76,12 @@ static EsPlan state_plan = {
 	.args = {INT4OID, TEXTOID},
 };
 
+static EsPlan name_plan = {
+	.sql = "SELECT kind, name FROM evtstore_internal.definition WHERE id = $1",
+	.nargs = 1,
+	.args = {INT4OID},
+};
+
 static EsPlan grants_plan = {
 	.sql = "UPDATE evtstore_internal.definition SET grants = $2 WHERE id = $1",
 	.nargs = 2,
@@ -169,6 +175,27 @@ es_definition_set_state(const char *kind, const char *name, const char *state)
 	existing = es_definition_get(kind, name);
 	if (strcmp(existing->state, state) != 0)
 		update(&state_plan, existing, CStringGetTextDatum(state));
+}
+
+bool
+es_definition_quarantine(int32 id, char **kind, char **name)
+{
+	Datum		values[1] = {Int32GetDatum(id)};
+	MemoryContext context = CurrentMemoryContext;
+	EsSpiState	state;
+	bool		found;
+
+	es_spi_begin(&state);
+	found = es_spi_run_latest(&name_plan, values, NULL) > 0;
+	if (found)
+	{
+		*kind = MemoryContextStrdup(context, es_spi_text(0, 0));
+		*name = MemoryContextStrdup(context, es_spi_text(0, 1));
+	}
+	es_spi_end(&state);
+	if (found)
+		es_definition_set_state(*kind, *name, strcmp(*kind, "rebuild") == 0 ? ES_DEFINITION_FAILED : ES_DEFINITION_QUARANTINED);
+	return found;
 }
 
 void

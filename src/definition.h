@@ -34,11 +34,15 @@ extern void es_definition_replace(const EsDefinition *existing, const char *owne
 #define ES_DEFINITION_ACTIVE "active"
 #define ES_DEFINITION_PAUSED "paused"
 #define ES_DEFINITION_REBUILDING "rebuilding"
+/* its handlers took the server down, again and again: as paused, until somebody resumes it */
+#define ES_DEFINITION_QUARANTINED "quarantined"
 /* of a rebuild: it cannot go on */
 #define ES_DEFINITION_FAILED "failed"
 
 /* sets the state; ST008 when unknown */
 extern void es_definition_set_state(const char *kind, const char *name, const char *state);
+/* the one with that id, of whatever kind, is quarantined; a rebuild has failed.  False: there is none.  *kind and *name are palloc'd */
+extern bool es_definition_quarantine(int32 id, char **kind, char **name);
 /* replaces the spec; ST008 when unknown */
 extern void es_definition_alter(const char *kind, const char *name, Jsonb *spec);
 /* replaces the grants.  Locks: the name's, held */

@@ -252,7 +252,7 @@ fill_queue(void *entry, const EsDefinition *definition)
 	EsQueue    *queue = entry;
 
 	queue->endpoint = es_options_string(definition->spec, "endpoint", NULL);
-	queue->is_paused = strcmp(definition->state, ES_DEFINITION_PAUSED) == 0;
+	queue->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	queue->max_in_flight = es_options_int(definition->spec, "max_in_flight", 0);
 	queue->rate = es_options_number(definition->spec, "rate", 0);
 	queue->dedup_window = es_options_interval_ms(definition->spec, "dedup_window", DEFAULT_DEDUP_WINDOW_MS);

@@ -27,6 +27,7 @@
 #include "catalog.h"
 #include "cause.h"
 #include "compat.h"
+#include "crash_mark.h"
 #include "error.h"
 #include "feed.h"
 #include "guc.h"
@@ -88,6 +89,7 @@ es_rebuilder_main(Datum arg)
 
 	es_process_begin(ES_WORKER_REBUILD);
 	es_process_keep_memory();
+	es_crash_mark_begin();
 	es_cause_set_replay();
 	es_redirect_init();
 	es_rebuild_end_init();
@@ -182,6 +184,7 @@ take_turn(Rebuilder *rebuilder, Turn *turn)
 	PG_TRY();
 	{
 		es_process_show(turn->rebuild->name);
+		es_crash_mark_set(turn->id);
 		worked = work(turn);
 		pgstat_report_stat(false);
 		turn->failures = 0;
@@ -191,6 +194,7 @@ take_turn(Rebuilder *rebuilder, Turn *turn)
 		failed(rebuilder, turn);
 	}
 	PG_END_TRY();
+	es_crash_mark_set(0);
 	es_redirect_pause();
 	MemoryContextSwitchTo(rebuilder->iteration);
 	MemoryContextReset(rebuilder->iteration);

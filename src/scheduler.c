@@ -25,12 +25,15 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "crash_mark.h"
+#include "definition.h"
 #include "feed.h"
 #include "guc.h"
 #include "identity.h"
@@ -83,6 +86,7 @@ typedef struct Start
 
 static void pass(Store *store, MemoryContext context);
 static void look(Store *store);
+static void quarantine(void);
 static void say_copy(const char *detail);
 static bool in_use(const Store *store);
 static void look_at_time(Store *store);
@@ -177,6 +181,8 @@ look(Store *store)
 		if (first)
 			es_identity_follow_promotion();
 		store->identity = es_identity_check(&detail);
+		if (first && store->identity == ES_IDENTITY_HERE)
+			quarantine();
 		store->has_queues = es_queue_list_pushed() != NIL;
 		store->has_inside = es_push_has(ES_PUSH_INSIDE);
 		store->has_outside = es_push_has(ES_PUSH_OUTSIDE);
@@ -194,6 +200,25 @@ look(Store *store)
 	if (!es_guc_enabled)
 		leave(ES_DATABASE_DISABLED);
 	es_registry_report(ES_DATABASE_RUNNING);
+}
+
+/* whoever took the server down three times is not run again before somebody has looked at it */
+static void
+quarantine(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, es_crash_marks_take())
+	{
+		char	   *kind;
+		char	   *name;
+
+		if (es_definition_quarantine(lfirst_int(lc), &kind, &name))
+			ereport(WARNING,
+					(errcode(ERRCODE_CRASH_SHUTDOWN),
+					 errmsg("%s \"%s\" is quarantined: its handlers made a worker crash %d times", kind, name, ES_CRASH_MARK_LIMIT),
+					 errhint("Once they are mended: SELECT evtstore.resume(%s);", quote_literal_cstr(name))));
+	}
 }
 
 static void

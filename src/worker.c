@@ -30,6 +30,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "crash_mark.h"
 #include "deliver.h"
 #include "guc.h"
 #include "identity.h"
@@ -104,6 +105,7 @@ es_worker_main(Datum arg)
 	es_process_begin(ES_WORKER_DELIVERY);
 	es_wakeup_attach();
 	es_process_keep_memory();
+	es_crash_mark_begin();
 	worker.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore delivery", ALLOCSET_DEFAULT_SIZES);
 	/* what may have changed since the scheduler asked for this worker */
 	worker.done = !es_guc_enabled;
@@ -292,6 +294,7 @@ take_turn(Worker *worker, Turn *turn)
 	{
 		SetCurrentStatementStartTimestamp();
 		es_process_show(turn->name);
+		es_crash_mark_set(turn->id);
 		handled = turn->push == NULL ? project(turn) : es_deliver(turn->push, es_registry_slot(), &es_process_stop, &turn->due);
 		pgstat_report_stat(false);
 		turn->failures = 0;
@@ -301,6 +304,7 @@ take_turn(Worker *worker, Turn *turn)
 		failed(worker, turn);
 	}
 	PG_END_TRY();
+	es_crash_mark_set(0);
 	MemoryContextSwitchTo(worker->iteration);
 	MemoryContextReset(worker->iteration);
 	return handled;

@@ -12,12 +12,12 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
     FROM evtstore.dead_letters l
     GROUP BY l.kind, l.name, l.cause
     UNION ALL
-    SELECT d.kind, d.name, NULL, NULL, 'paused', NULL, format('SELECT evtstore.resume(%L)', CASE d.kind WHEN 'rule' THEN 'rule:' ELSE '' END || d.name)
+    SELECT d.kind, d.name, NULL, NULL, CASE d.state WHEN 'paused' THEN 'paused' ELSE 'quarantined: its handlers made workers crash' END, NULL, format('SELECT evtstore.resume(%L)', CASE d.kind WHEN 'rule' THEN 'rule:' ELSE '' END || d.name)
     FROM evtstore_internal.definition d
-    WHERE d.kind IN ('queue', 'subscription', 'projection', 'rule') AND d.state = 'paused'
+    WHERE d.kind IN ('queue', 'subscription', 'projection', 'rule') AND d.state IN ('paused', 'quarantined')
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
-    SELECT 'projection', d.name, NULL, NULL, d.spec->'rebuild'->>'error', NULL,
+    SELECT 'projection', d.name, NULL, NULL, coalesce(d.spec->'rebuild'->>'error', 'quarantined: its handlers made workers crash'), NULL,
            CASE WHEN (d.spec->'rebuild'->>'in_place')::boolean
                 THEN format('SELECT evtstore.rebuild_projection(%L, ''{"in_place": true}'')', d.name)
                 ELSE format('SELECT evtstore.cancel_rebuild(%L)', d.name) END

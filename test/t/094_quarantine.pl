@@ -18,9 +18,11 @@ system('cc', '-O0', '-fPIC', '-shared', "-I$include", '-o', $library, 'test/tran
 sub ask
 {
 	my ($query) = @_;
-	my $out;
+	my ($out, $err) = ('', '');
+	# a psql that cannot connect may be gone before it is given the query, and IPC::Run dies of that
+	my $status = eval { $node->psql('postgres', $query, stdout => \$out, stderr => \$err) };
 
-	return $node->psql('postgres', $query, stdout => \$out, stderr => \my $err) == 0 ? $out : undef;
+	return defined $status && $status == 0 ? $out : undef;
 }
 
 sub wait_until
@@ -28,7 +30,9 @@ sub wait_until
 	my ($query, $wanted, $what) = @_;
 	my $found;
 
-	poll_until(sub { $found = ask($query); defined $found && $found eq $wanted }, 120);
+	eval {
+		poll_until($what, sub { $found = ask($query); return defined $found && $found eq $wanted; }, 120);
+	};
 	return is($found, $wanted, $what);
 }
 
@@ -44,13 +48,13 @@ $node->safe_psql('postgres', q{
 	SELECT evtstore.create_projection('bad', '{"Made": "SELECT crash()"}');
 	SELECT evtstore.append('a-1', 'Made', '1')});
 wait_until(q{SELECT state FROM evtstore.projection_status WHERE name = 'bad'}, 'quarantined', 'a projection that crashes is quarantined');
-my $crashes = () = slurp_file($node->logfile) =~ /was terminated by signal 11/g;
+my $crashes = () = PostgreSQL::Test::Utils::slurp_file($node->logfile) =~ /was terminated by signal 11/g;
 is($crashes, 3, 'after three crashes');
 wait_until('SELECT count(*) FROM seen', 1, 'the one beside it goes on');
 is(ask(q{SELECT state FROM evtstore.projection_status WHERE name = 'good'}), 'active', 'and is not blamed');
 is(ask(q{SELECT cause || ': ' || fix FROM evtstore.stuck WHERE name = 'bad'}),
 	q{quarantined: its handlers made workers crash: SELECT evtstore.resume('bad')}, 'stuck says what to do');
-like(slurp_file($node->logfile), qr/projection "bad" is quarantined: its handlers made a worker crash 3 times/, 'so does the log');
+like(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/projection "bad" is quarantined: its handlers made a worker crash 3 times/, 'so does the log');
 
 # --- mended, it goes on ---
 $node->safe_psql('postgres', q{CREATE OR REPLACE FUNCTION crash() RETURNS void LANGUAGE sql AS 'INSERT INTO seen VALUES (100)';
@@ -74,15 +78,16 @@ for my $i (1 .. 4)
 	my $pid;
 
 	poll_until(
+		'a worker in the handler',
 		sub {
 			$pid = ask(q{SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type LIKE 'evtstore delivery%' LIMIT 1});
 			# the event may be through: another one
-			ask(q{SELECT evtstore.append('s-1', 'Slow', '1')}) if !$pid;
+			ask(q{SELECT evtstore.append('s-1', 'Slow', '1') FROM evtstore.projection_status WHERE name = 'slow' AND lag_events = 0}) if !$pid;
 			return $pid;
 		},
 		60);
 	kill 'KILL', $pid or die 'no worker to kill';
-	poll_until(sub { defined ask('SELECT 1') }, 60);
+	poll_until('the server', sub { return defined ask('SELECT 1'); }, 60);
 }
 wait_until(q{SELECT lag_events FROM evtstore.projection_status WHERE name = 'slow'}, '0', 'a worker that was killed four times goes on');
 is(ask(q{SELECT state FROM evtstore.projection_status WHERE name = 'slow'}), 'active', 'and nobody is blamed');

@@ -201,7 +201,9 @@ deliver_events(const EsPush *push, EsEndpoint *endpoint, volatile sig_atomic_t *
 			delivered += !action.is_stale;
 		else
 		{
+			/* what the acknowledgement left there was undone with it */
 			polled->receipts[i].stale = NULL;
+			polled->receipts[i].is_done = false;
 			es_subscription_settle(&polled->receipts[i], 1, ES_SETTLE_NACK, error, -1);
 			failed++;
 		}

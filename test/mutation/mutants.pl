@@ -2072,4 +2072,108 @@ return [
 		change => [ "	es_pg_forget_environment();\n", '' ],
 		tests  => '089_postgresql_endpoint',
 	},
+
+	# ---- delivery to the outside: relay*.c, deliver.c, transport/ ----
+	{
+		name   => 'an event that fails again is not given back',
+		file   => 'deliver.c',
+		change => [ "\t\t\tpolled->receipts[i].is_done = false;\n", "" ],
+		tests  => '093_outbox_sql',
+	},
+	{
+		name   => 'the breaker never opens',
+		file   => 'relay_target.c',
+		change => [ "\ttarget->breaker = ES_BREAKER_OPEN;\n\ttarget->not_before", "\ttarget->not_before" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'a half open breaker lets all through',
+		file   => 'relay_target.c',
+		change => [ "(target->breaker == ES_BREAKER_HALF_OPEN ? 1 : target->endpoint->max_in_flight)", "target->endpoint->max_in_flight" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'probes cost attempts',
+		file   => 'relay_target.c',
+		change => [ "if (target->breaker == ES_BREAKER_CLOSED)\n\t\t\t\tgive_up", "if (true)\n\t\t\t\tgive_up" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'an endpoint that is not there costs attempts',
+		file   => 'relay_target.c',
+		change => [ "case ES_OUTCOME_UNAVAILABLE:\n\t\t\tkeep(parcel);", "case ES_OUTCOME_UNAVAILABLE:\n\t\t\tgive_up(parcel, ES_PARCEL_FAILED);" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'Retry-After is ignored',
+		file   => 'relay_target.c',
+		change => [ "if (out->outcome != ES_OUTCOME_DELIVERED && out->retry_after_ms > 0)", "if (false)" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'the rate of an endpoint is ignored',
+		file   => 'relay_target.c',
+		change => [ "&& es_rate_room(&target->rate, target->endpoint->rate, now) < 1)\n\t\t\tbreak;", "&& false)\n\t\t\tbreak;" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'a restart forgets that an endpoint is gone',
+		file   => 'relay.c',
+		change => [ "es_definition_set_state(\"endpoint\", target->endpoint->name, ES_DEFINITION_PAUSED);", ";" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'other networks leave connections open',
+		file   => 'relay.c',
+		change => [ "if (networks_changed)\n\t\t\tfor", "if (false)\n\t\t\tfor" ],
+		tests  => '091_ssrf',
+	},
+	{
+		name   => 'a relay that has to go waits for receivers',
+		file   => 'relay.c',
+		change => [ "#define LEAVE_TIME (2 * USECS_PER_SEC)", "#define LEAVE_TIME (60 * USECS_PER_SEC)" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'what a rule sends to who is down holds up the others',
+		file   => 'relay.c',
+		change => [ "if (route->is_rule && route->ready > 0)", "if (false)" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'events of a key go out at the same time',
+		file   => 'relay_claim.c',
+		change => [ "(is_first || keeps_order))", "(true || is_first || keeps_order))" ],
+		tests  => '090_outbox_http',
+	},
+	{
+		name   => 'what is behind an event that blocks goes on',
+		file   => 'relay_route.c',
+		change => [ "if (fates[i].key_waits)\n\t\t\tfinish_behind(parcel);", "if (false)\n\t\t\tfinish_behind(parcel);" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'no address is refused',
+		file   => 'transport/libs/http.c',
+		change => [ "!host->address_allowed(&address->addr, link->networks, link->plain_text)", "false" ],
+		tests  => '091_ssrf',
+	},
+	{
+		name   => 'a proxy of the environment is used',
+		file   => 'transport/libs/http.c',
+		change => [ "SET(CURLOPT_PROXY, link->proxy != NULL ? link->proxy : \"\");", "if (link->proxy != NULL)\n\t\tSET(CURLOPT_PROXY, link->proxy);" ],
+		tests  => '091_ssrf',
+	},
+	{
+		name   => 'a certificate may be anybody\'s',
+		file   => 'transport/libs/http.c',
+		change => [ "link->verify ? 2L : 0L", "0L" ],
+		tests  => '091_ssrf',
+	},
+	{
+		name   => 'NAT64 goes around the list',
+		file   => 'transport/address.c',
+		change => [ "(memcmp(address->bytes, mapped, 12) != 0 && memcmp(address->bytes, nat64, 12) != 0)", "memcmp(address->bytes, mapped, 12) != 0" ],
+		tests  => '091_ssrf',
+	},
 ];

@@ -4,8 +4,8 @@
  *
  *		paced_append CONNINFO RATE SECONDS PREFIX
  *
- * PREFIX, 8 hexadecimal digits, begins the ids, so that each run has its own.  Prints "ID NS" for each event: the time of
- * CLOCK_MONOTONIC, which all processes of a machine share, just after the client was told of the commit.
+ * PREFIX, 8 hexadecimal digits, begins the ids, so that each run has its own.  Prints "ID NS NS" for each event: the times of
+ * CLOCK_MONOTONIC, which all processes of a machine share, before the append was sent, and just after the client was told of the commit.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,14 +57,16 @@ main(int argc, char **argv)
 	{
 		char		stream[32], id[37];
 		const char *values[] = {stream, id};
-		long long	due = started + i * 1000000000LL / rate;
+		long long	called,
+					due = started + i * 1000000000LL / rate;
 		struct timespec until = {due / 1000000000LL, due % 1000000000LL};
 
 		snprintf(stream, sizeof(stream), "order-%ld", i % 1000);
 		snprintf(id, sizeof(id), "%.8s-0000-4000-8000-%012lx", argv[4], i);
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+		called = now();
 		must(db, PQexecPrepared(db, "append", 2, values, NULL, NULL, 0), PGRES_TUPLES_OK);
-		printf("%s %lld\n", id, now());
+		printf("%s %lld %lld\n", id, called, now());
 	}
 	PQfinish(db);
 	return 0;

@@ -19,6 +19,8 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "definition.h"
+#include "endpoint_state.h"
 #include "evtstore.h"
 #include "feed.h"
 #include "guc.h"
@@ -38,6 +40,8 @@ static void check_worker_slots(ReturnSetInfo *rsinfo);
 static int count_background_workers(void);
 static void check_enabled(ReturnSetInfo *rsinfo);
 static void check_delivery(ReturnSetInfo *rsinfo);
+static void check_endpoints(ReturnSetInfo *rsinfo);
+static const char *what_ails(const EsDefinition *endpoint, EsEndpointView *view);
 static void check_appender(ReturnSetInfo *rsinfo);
 
 /* evtstore.health() */
@@ -58,7 +62,10 @@ evtstore_health(PG_FUNCTION_ARGS)
 	}
 	check_delivery(rsinfo);
 	if (!RecoveryInProgress())
+	{
+		check_endpoints(rsinfo);
 		check_appender(rsinfo);
+	}
 	return (Datum) 0;
 }
 
@@ -189,7 +196,7 @@ check_worker_slots(ReturnSetInfo *rsinfo)
 			  psprintf("%d of %d worker processes of the server are in use", used, max_worker_processes),
 			  ok ? NULL : psprintf("Raise max_worker_processes: evtstore takes 1, and %d for each database with it; "
 								   "parallel queries and other extensions share the rest.",
-								   1 + es_guc_delivery_workers));
+								   2 + es_guc_delivery_workers + es_guc_rebuild_workers));
 }
 
 static int
@@ -240,6 +247,42 @@ check_delivery(ReturnSetInfo *rsinfo)
 					  "If this is the one to deliver now: SELECT evtstore.resume_delivery();");
 			break;
 	}
+}
+
+static void
+check_endpoints(ReturnSetInfo *rsinfo)
+{
+	List	   *endpoints = es_definition_list("endpoint");
+	EsEndpointView *view = palloc(sizeof(EsEndpointView));
+	StringInfoData names;
+	int			n = 0;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, endpoints)
+	{
+		EsDefinition *endpoint = lfirst(lc);
+		const char *ailment = what_ails(endpoint, view);
+
+		if (ailment != NULL)
+			appendStringInfo(&names, "%s%s (%s)", n++ > 0 ? ", " : "", endpoint->name, ailment);
+	}
+	if (n == 0)
+		add_check(rsinfo, "endpoints", true, psprintf("%d are defined, and none is known to fail", list_length(endpoints)), NULL);
+	else
+		add_check(rsinfo, "endpoints", false, psprintf("%d of %d take nothing: %s", n, list_length(endpoints), names.data),
+				  "SELECT * FROM evtstore.endpoint_status;");
+}
+
+/* NULL: nothing, as far as the relay knows */
+static const char *
+what_ails(const EsDefinition *endpoint, EsEndpointView *view)
+{
+	if (strcmp(endpoint->state, ES_DEFINITION_ACTIVE) != 0)
+		return "disabled";
+	if (!es_endpoint_state_look(endpoint->id, view))
+		return NULL;
+	return view->fault[0] != '\0' ? "fault" : view->breaker != ES_BREAKER_CLOSED ? "breaker open" : NULL;
 }
 
 static void

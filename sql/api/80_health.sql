@@ -2,7 +2,7 @@ CREATE OR REPLACE FUNCTION evtstore.health()
 RETURNS TABLE (check_name text, ok boolean, detail text, hint text)
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_health';
 COMMENT ON FUNCTION evtstore.health IS
-'One row per check: workers running, worker slots left, this place is the one that delivers, no old appender holds the head.';
+'One row per check: workers running, worker slots left, this place is the one that delivers, no endpoint fails, no old appender holds the head.';
 
 CREATE OR REPLACE FUNCTION evtstore_internal.worker_slots()
 RETURNS TABLE (pid int, kind text, database_oid oid, state text, started_at timestamptz, deliveries bigint, failures bigint)

@@ -2095,7 +2095,7 @@ return [
 	{
 		name   => 'probes cost attempts',
 		file   => 'relay_target.c',
-		change => [ "if (target->breaker == ES_BREAKER_CLOSED)\n\t\t\t\tgive_up", "if (true)\n\t\t\t\tgive_up" ],
+		change => [ "if (target->breaker == ES_BREAKER_CLOSED || (out->status", "if (true || (out->status" ],
 		tests  => '092_delivery_policy',
 	},
 	{
@@ -2125,7 +2125,7 @@ return [
 	{
 		name   => 'other networks leave connections open',
 		file   => 'relay.c',
-		change => [ "if (networks_changed)\n\t\t\tfor", "if (false)\n\t\t\tfor" ],
+		change => [ "if (networks_changed)\n\t{\n\t\tfor (EsTarget *target = es_target_first(); target != NULL; target = target->next)\n\t\t\ttarget->is_leaving = true;", "if (networks_changed)\n\t{" ],
 		tests  => '091_ssrf',
 	},
 	{
@@ -2155,7 +2155,7 @@ return [
 	{
 		name   => 'no address is refused',
 		file   => 'transport/libs/http.c',
-		change => [ "!host->address_allowed(&address->addr, link->networks, link->plain_text)", "false" ],
+		change => [ "!host->address_allowed(&address->addr, link->pool->networks, link->plain_text)", "false" ],
 		tests  => '091_ssrf',
 	},
 	{

@@ -103,7 +103,7 @@ sub unique
 
 subtest 'the breaker' => sub {
 	make_outbox('broken', options => '"max_in_flight": 8, "breaker": {"failures": 3, "open_for": "0.2s", "max_open_for": "0.2s"}');
-	$receiver->set('/broken', status => 500);
+	$receiver->set('/broken', status => 500, delay_ms => 20);
 	append('broken', 50, 1);
 	wait_status('broken', 'breaker', 'open');
 	is(failed_events('broken'), 3, 'opens after three failures in a row, which cost an attempt');

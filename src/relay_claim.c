@@ -60,11 +60,13 @@ typedef struct Claim
 } Claim;
 
 static bool put_event(EsReader *reader, const EsPolled *event, void *arg);
+static void end_former(EsRoute *route);
 static int	poll_events(Claim *claim);
 static void end_replay(EsRoute *route);
 static int	claim_messages(Claim *claim);
 static EsParcel *add_parcel(Claim *claim, EsDelivery *delivery);
 static void make_envelopes(Claim *claim);
+static void refuse_no_lock(const char *error);
 static void make_rest(void *arg);
 static void make_one(Claim *claim, int i);
 static void chain_keys(EsBatch *batch, bool keeps_order);
@@ -94,6 +96,8 @@ es_route_claim(EsRoute *route)
 	PG_TRY();
 	{
 		es_process_start_transaction("claiming");
+		if (!route->has_begun)
+			end_former(route);
 		n = route->is_queue ? claim_messages(&claim) : poll_events(&claim);
 		make_envelopes(&claim);
 		make_table(batch);
@@ -106,6 +110,7 @@ es_route_claim(EsRoute *route)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
+	route->has_begun = true;
 	if (n == 0)
 		MemoryContextDelete(context);
 	else
@@ -115,6 +120,16 @@ es_route_claim(EsRoute *route)
 		start_parcels(&claim);
 	}
 	return n;
+}
+
+/* it may have ended without a word.  Here, so that a lock that is not to be had keeps back this route alone */
+static void
+end_former(EsRoute *route)
+{
+	if (route->is_queue)
+		es_queue_end_worker(route->id, ES_RELAY_CONSUMER);
+	else if (es_subscription_lock(route->id, AccessShareLock) != NULL)
+		(void) es_subscription_end_consumer(route->id, ES_RELAY_CONSUMER);
 }
 
 static int
@@ -279,9 +294,17 @@ make_envelopes(Claim *claim)
 
 	if (!route->is_rule && route->target->endpoint->format == ES_FORMAT_BATCHED && route->singles == 0)
 	{
-		claim->is_grouped = es_attempt(make_groups, claim) == NULL;
+		char	   *error = es_attempt(make_groups, claim);
+
+		claim->is_grouped = error == NULL;
 		if (claim->is_grouped)
 			return;
+		refuse_no_lock(error);
+		for (int i = 0; i < batch->n; i++)
+		{
+			batch->parcels[i].rider = batch->parcels[i].leader = NULL;
+			batch->parcels[i].state = ES_PARCEL_BEHIND;
+		}
 	}
 	else if (route->singles > 0 && batch->n > 0)
 		route->singles--;
@@ -292,10 +315,21 @@ make_envelopes(Claim *claim)
 
 		if (error == NULL)
 			break;
+		refuse_no_lock(error);
 		parcel->state = ES_PARCEL_REJECTED;
 		parcel->reason = psprintf("could not be put into an envelope: %s", error);
 		claim->made++;
 	}
+}
+
+/* somebody has a lock that we do not wait for: that says nothing of the event */
+static void
+refuse_no_lock(const char *error)
+{
+	if (strncmp(error, "55P03:", 6) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg_internal("%s", error)));
 }
 
 static void
@@ -325,6 +359,7 @@ make_groups(void *arg)
 			bytes += VARSIZE(claim->deliveries[first + n]->body);
 		for (int i = first; i < first + n; i++)
 		{
+			batch->parcels[i].leader = &batch->parcels[first];
 			batch->parcels[i].rider = i + 1 < first + n ? &batch->parcels[i + 1] : NULL;
 			batch->parcels[i].state = i == first ? ES_PARCEL_BEHIND : ES_PARCEL_RIDING;
 		}
@@ -385,7 +420,6 @@ shape(Claim *claim, int i)
 static void
 start_parcels(Claim *claim)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	EsRoute    *route = claim->route;
 	EsBatch    *batch = claim->batch;
 
@@ -399,9 +433,6 @@ start_parcels(Claim *claim)
 	batch->is_grouped = claim->is_grouped;
 	es_route_withdraw_older(batch);
 	es_route_start_batch(batch);
-	for (int i = 0; i < batch->n; i++)
-		if (es_route_is_to_settle(&batch->parcels[i]))
-			es_route_came_back(&batch->parcels[i], now);
 }
 
 /* twice as many places as parcels, and a power of two */
@@ -428,6 +459,9 @@ es_route_start_batch(EsBatch *batch)
 	else
 		/* those of a key may go to several targets */
 		chain_keys(batch, !route->is_rule && route->target->transport->keeps_order);
+	for (int i = 0; i < batch->n; i++)
+		if (es_route_is_to_settle(&batch->parcels[i]))
+			es_route_came_back(&batch->parcels[i], GetCurrentTimestamp());
 }
 
 /* one after the other: a key may be in several */
@@ -462,6 +496,9 @@ chain_keys(EsBatch *batch, bool keeps_order)
 		EsParcel   *parcel = &batch->parcels[i];
 		bool		is_first = true;
 
+		/* withdrawn while it waited */
+		if (parcel->state == ES_PARCEL_SETTLED)
+			continue;
 		if (parcel->key != NULL)
 		{
 			uint32		at = es_subscription_hash(parcel->tenant, parcel->key, 0) & (batch->nkeys - 1);

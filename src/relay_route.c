@@ -63,7 +63,9 @@ static int	settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fa
 static void finish(EsParcel *parcel);
 static bool is_done(const EsParcel *parcel);
 static bool is_free(EsParcel *parcel);
-static void came_back_withdrawn(EsParcel *parcel);
+static void came_back(EsParcel *parcel, TimestampTz now);
+static void riders_arrived(EsParcel *leader, TimestampTz now);
+static void came_back_withdrawn(EsParcel *parcel, TimestampTz now);
 static void withdraw(EsParcel *parcel);
 static void hold_back(EsParcel *parcel);
 static void go_on(EsParcel *parcel);
@@ -88,11 +90,6 @@ es_route_begin(const EsPush *push, EsTarget *target)
 	route->due = DT_NOEND;
 	if (target != NULL)
 		target->nroutes++;
-	/* a former relay may have ended without a word */
-	if (push->is_queue)
-		es_queue_end_worker(push->id, ES_RELAY_CONSUMER);
-	else if (es_subscription_lock(push->id, AccessShareLock) != NULL)
-		(void) es_subscription_end_consumer(push->id, ES_RELAY_CONSUMER);
 	return route;
 }
 
@@ -173,24 +170,39 @@ void
 es_route_came_back(EsParcel *parcel, TimestampTz now)
 {
 	EsRoute    *route = parcel->route;
+	bool		was_awaited = parcel->is_awaited;
+	bool		was_withdrawn = parcel->is_withdrawn;
 
-	if (parcel->is_withdrawn)
+	parcel->is_awaited = false;
+	if (was_withdrawn)
+		came_back_withdrawn(parcel, now);
+	else
+		came_back(parcel, now);
+	/* what was claimed meanwhile may go when all of these have come back */
+	if (was_awaited && --route->withdrawn == 0)
+		for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
+			if (batch->is_waiting)
+				es_route_start_batch(batch);
+	if (was_withdrawn)
+		free_empty_batches(route);
+}
+
+static void
+came_back(EsParcel *parcel, TimestampTz now)
+{
+	EsRoute    *route = parcel->route;
+
+	if ((parcel->rider != NULL && (parcel->state == ES_PARCEL_FAILED || parcel->state == ES_PARCEL_REJECTED)) ||
+		(parcel->batch->is_dissolved && parcel->state == ES_PARCEL_READY))
 	{
-		came_back_withdrawn(parcel);
-		return;
-	}
-	if (parcel->rider != NULL && (parcel->state == ES_PARCEL_FAILED || parcel->state == ES_PARCEL_REJECTED))
-	{
+		if (parcel->state != ES_PARCEL_READY)
+			parcel->state = ES_PARCEL_HELD;
 		dissolve(parcel->batch);
 		return;
 	}
 	if (parcel->state == ES_PARCEL_DELIVERED)
 	{
-		for (EsParcel *rider = parcel->rider; rider != NULL; rider = rider->rider)
-		{
-			rider->state = ES_PARCEL_DELIVERED;
-			route->done++;
-		}
+		riders_arrived(parcel, now);
 		go_on(parcel);
 	}
 	else
@@ -206,6 +218,19 @@ es_route_came_back(EsParcel *parcel, TimestampTz now)
 		route->done_since = now;
 }
 
+/* those that are still ours */
+static void
+riders_arrived(EsParcel *leader, TimestampTz now)
+{
+	for (EsParcel *rider = leader->rider; rider != NULL; rider = rider->rider)
+		if (rider->state == ES_PARCEL_RIDING || rider->state == ES_PARCEL_HELD)
+		{
+			rider->state = ES_PARCEL_DELIVERED;
+			if (rider->route->done++ == 0)
+				rider->route->done_since = now;
+		}
+}
+
 /*
  * A group is refused, and nobody knows for whose sake.  All that was claimed with it is given back, and the next claim is sent one by
  * one: what is refused then is refused by itself.
@@ -214,8 +239,14 @@ static void
 dissolve(EsBatch *batch)
 {
 	for (int i = 0; i < batch->n; i++)
-		if (batch->parcels[i].state != ES_PARCEL_SETTLED && batch->parcels[i].state != ES_PARCEL_DELIVERED)
-			batch->parcels[i].state = ES_PARCEL_HELD;
+	{
+		EsParcel   *parcel = &batch->parcels[i];
+
+		if (parcel->state == ES_PARCEL_READY)
+			es_target_take_back(parcel);
+		else if (parcel->state == ES_PARCEL_BEHIND || (parcel->state == ES_PARCEL_RIDING && parcel->leader->state != ES_PARCEL_OUT))
+			parcel->state = ES_PARCEL_HELD;
+	}
 	batch->is_dissolved = true;
 	batch->route->singles = 1;
 	batch->route->dissolved++;
@@ -281,39 +312,47 @@ is_free(EsParcel *parcel)
 	return parcel->ahead == NULL;
 }
 
-/* what was claimed meanwhile may go when all of these have come back */
+/* riders of other lanes may still be ours */
 static void
-came_back_withdrawn(EsParcel *parcel)
+came_back_withdrawn(EsParcel *parcel, TimestampTz now)
 {
-	EsRoute    *route = parcel->route;
+	EsBatch    *batch = parcel->batch;
+	bool		was_delivered = parcel->state == ES_PARCEL_DELIVERED;
 
 	if (parcel->state == ES_PARCEL_READY)
 		es_target_take_back(parcel);
+	if (was_delivered)
+		riders_arrived(parcel, now);
 	finish(parcel);
-	free_empty_batches(route);
-	if (--route->withdrawn > 0)
-		return;
-	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
-		if (batch->is_waiting)
-			es_route_start_batch(batch);
+	if (batch->is_grouped)
+		dissolve(batch);
 }
 
+/* of a group the rest is given back: its message has what is not ours */
 static void
 withdraw(EsParcel *parcel)
 {
-	if (parcel->state == ES_PARCEL_READY)
-		es_target_take_back(parcel);
-	if (parcel->state == ES_PARCEL_OUT && !parcel->is_withdrawn)
+	EsParcel   *leader = parcel->leader != NULL ? parcel->leader : parcel;
+
+	if (parcel->state == ES_PARCEL_SETTLED)
+		return;
+	if (leader->state == ES_PARCEL_OUT && !leader->is_awaited)
 	{
-		parcel->is_withdrawn = true;
+		leader->is_awaited = true;
 		parcel->route->withdrawn++;
 	}
-	else if (parcel->state != ES_PARCEL_SETTLED && parcel->state != ES_PARCEL_OUT)
+	if (parcel->state == ES_PARCEL_READY)
+		es_target_take_back(parcel);
+	if (parcel->state == ES_PARCEL_OUT)
+		parcel->is_withdrawn = true;
+	else
 	{
-		if (es_route_is_to_settle(parcel))
+		if (es_route_is_to_settle(parcel) && !parcel->batch->is_waiting)
 			parcel->route->done--;
 		finish(parcel);
 	}
+	if (parcel->batch->is_grouped)
+		dissolve(parcel->batch);
 }
 
 /*
@@ -405,7 +444,7 @@ settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 	int			n = 0;
 
 	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
-		for (int i = 0; i < batch->n; i++)
+		for (int i = 0; i < batch->n && !batch->is_waiting; i++)
 			if (batch->parcels[i].state == state)
 			{
 				fates[n].parcel = &batch->parcels[i];
@@ -441,7 +480,7 @@ settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 	int			n = 0;
 
 	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
-		for (int i = 0; i < batch->n; i++)
+		for (int i = 0; i < batch->n && !batch->is_waiting; i++)
 		{
 			EsParcel   *parcel = &batch->parcels[i];
 

@@ -45,18 +45,19 @@ typedef struct EsRoute
 	TimestampTz done_since; /* the oldest of them */
 	int singles;   /* so many claims are not put into groups */
 	int dissolved; /* batches */
+	bool has_begun; /* what a former relay held is ended */
 	bool may_have; /* something to claim */
 	TimestampTz due; /* by es_clock_now(): then it may have something; DT_NOEND: not by time */
 	TimestampTz renewed_at;
 	bool is_leaving;
 	bool is_released; /* all that it held, lanes too */
-	int withdrawn;	  /* parcels that are out and not ours any more */
+	int withdrawn;	  /* parcels that are out and awaited: something in them is not ours any more */
 	int failures; /* of transactions, in a row */
 	TimestampTz not_before;
 	struct EsRoute *next;
 } EsRoute;
 
-/* for a push whose target there is; ends what a former relay held.  In a transaction */
+/* for a push whose target there is.  Takes no lock */
 extern EsRoute *es_route_begin(const EsPush *push, EsTarget *target);
 /* nothing is submitted of it any more */
 extern void es_route_leave(EsRoute *route);

@@ -65,6 +65,7 @@ typedef struct EsParcel
 	dlist_node node; /* READY: in the target's list */
 	EsParcelState state;
 	bool is_withdrawn; /* OUT, and not ours any more: the engine took it back */
+	bool is_awaited;   /* OUT, with an event that was taken back: its own, or a rider's */
 	bool must_wait;	   /* OUT, and one of its key that was in front came back undelivered */
 	EsEventReceipt event; /* of a subscription */
 	const char *receipt;  /* of a queue */
@@ -81,6 +82,7 @@ typedef struct EsParcel
 	struct EsParcel *ahead;	 /* the one that has it behind */
 	struct EsParcel *behind; /* the next one of its key, in the same batch; of who leads a group: the leader of the next one */
 	struct EsParcel *rider;	 /* the next one of its group */
+	struct EsParcel *leader; /* of its group; NULL: it is in none */
 } EsParcel;
 
 /* the target of that endpoint, made where it is new, in a transaction; NULL: there is none, or it is disabled, a function, or leaves */

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -53,6 +54,7 @@ PG_FUNCTION_INFO_V1(evtstore_replay);
 static EsEndpoint *get_endpoint(const char *name);
 static void refuse_copy(const char *what);
 static void send_test(EsEndpoint *endpoint, EsOutgoing *out);
+static void end_transports(int code, Datum arg);
 static void wait_for_answer(const EsTransport *transport, EsOutgoing *out, long ms);
 static EsDelivery *test_delivery(void);
 static Jsonb *describe(const EsOutgoing *out, double ms);
@@ -136,7 +138,13 @@ send_test(EsEndpoint *endpoint, EsOutgoing *out)
 	EsLinkConfig config;
 	char		fault[256] = "no transport takes its url";
 	EsLink	   *volatile link = NULL;
+	static bool ends_transports = false;
 
+	if (!ends_transports)
+	{
+		on_proc_exit(end_transports, (Datum) 0);
+		ends_transports = true;
+	}
 	es_endpoint_link_config(endpoint, &config);
 	if (transport != NULL && transport->startup(fault, sizeof(fault)))
 		link = transport->open(&config, fault, sizeof(fault));
@@ -158,6 +166,16 @@ send_test(EsEndpoint *endpoint, EsOutgoing *out)
 		transport->close(link);
 	}
 	PG_END_TRY();
+}
+
+/* a link that was closed may have a thread yet: exit() takes down what that still uses, and a crash is everybody's */
+static void
+end_transports(int code, Datum arg)
+{
+	const EsTransport *transport;
+
+	for (int i = 0; (transport = es_transport_loaded(i)) != NULL; i++)
+		transport->shutdown();
 }
 
 static void

@@ -44,9 +44,10 @@
 /* what is out when it has to go is waited for no longer; the server's patience is a second more (process.c) */
 #define LEAVE_TIME (2 * USECS_PER_SEC)
 /* locks are waited for no longer */
-#define LOCK_TIMEOUT "200ms"
-/* after a lock that was not to be had */
+#define LOCK_TIMEOUT "50ms"
+/* after a lock that was not to be had; of a route doubled each time: all others wait while it is tried */
 #define LOCK_BACKOFF (100 * 1000) /* us */
+#define MAX_LOCK_DOUBLINGS 5
 /* a route that nobody tells anything of is looked at after so many poll intervals */
 #define IDLE_POLLS 5
 /* latch, postmaster, and one for each transport */
@@ -501,7 +502,7 @@ for_route(EsRoute *route, void (*run) (EsRoute *route))
 	PG_TRY();
 	{
 		run(route);
-		route->failures = 0;
+		route->failures = route->lock_failures = 0;
 	}
 	PG_CATCH();
 	{
@@ -524,7 +525,8 @@ failed(EsRoute *route)
 	/* who has the lock gives it back some time */
 	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 	{
-		route->not_before = GetCurrentTimestamp() + LOCK_BACKOFF;
+		route->not_before = GetCurrentTimestamp() + (LOCK_BACKOFF << route->lock_failures);
+		route->lock_failures = Min(route->lock_failures + 1, MAX_LOCK_DOUBLINGS);
 		return;
 	}
 	route->failures++;

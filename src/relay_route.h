@@ -53,6 +53,7 @@ typedef struct EsRoute
 	bool is_released; /* all that it held, lanes too */
 	int withdrawn;	  /* parcels that are out and awaited: something in them is not ours any more */
 	int failures; /* of transactions, in a row */
+	int lock_failures; /* the same, of those that did not get a lock */
 	TimestampTz not_before;
 	struct EsRoute *next;
 } EsRoute;

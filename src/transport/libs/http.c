@@ -44,6 +44,8 @@ PG_MODULE_MAGIC;
 #define MAX_POOLS 16
 /* sockets, whatever the limit of descriptors */
 #define MIN_SOCKETS 16
+/* requests that a link may have out when sockets are scarce */
+#define LITTLE 2
 
 typedef struct HttpLink HttpLink;
 
@@ -284,7 +286,9 @@ submit(EsLink *opaque, EsOutgoing *message)
 	HttpLink   *link = (HttpLink *) opaque;
 	Transfer   *transfer;
 
-	if (link->in_flight >= link->max_in_flight || in_flight >= max_sockets)
+	/* the last quarter is for links that have little out: others may hang to the end of their time-out */
+	if (link->in_flight >= link->max_in_flight || in_flight >= max_sockets ||
+		(link->in_flight >= LITTLE && in_flight >= max_sockets - max_sockets / 4))
 		return false;
 	message->status = 0;
 	message->retry_after_ms = -1;

@@ -255,6 +255,8 @@ open_look(EsReader *reader, void *arg)
 	int64		from;
 
 	look->head = es_reader_begin_feed(reader, es_subscription_categories(look->subscription));
+	if (look->subscription->replay_to != 0)
+		look->head = Min(look->head, look->subscription->replay_to);
 	es_reader_set_tenant(reader, look->subscription->tenant);
 	from = open_lanes(look, es_reader_snapshot(reader));
 	look_at_failed(look, es_reader_snapshot(reader));

@@ -405,8 +405,10 @@ shape(Claim *claim, int i)
 	delivery->body = DatumGetJsonbP(body);
 	delivery->headers = DatumGetJsonbP(headers);
 	parcel->target = es_target_get(endpoint);
-	if (parcel->target != NULL)
+	if (parcel->target != NULL && parcel->target->transport != NULL)
 		return;
+	/* one with a fault is waited for */
+	parcel->target = NULL;
 	parcel->state = ES_PARCEL_POSTPONED;
 	parcel->out.retry_after_ms = POSTPONE_MS;
 	if (es_definition_find("endpoint", endpoint) != NULL)

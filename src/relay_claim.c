@@ -317,7 +317,8 @@ make_envelopes(Claim *claim)
 			break;
 		refuse_no_lock(error);
 		parcel->state = ES_PARCEL_REJECTED;
-		parcel->reason = psprintf("could not be put into an envelope: %s", error);
+		/* until it is settled, in another transaction */
+		parcel->reason = MemoryContextStrdup(batch->context, psprintf("could not be put into an envelope: %s", error));
 		claim->made++;
 	}
 }

@@ -157,7 +157,9 @@ es_route_postpone(EsRoute *route, TimestampTz now)
 			EsParcel   *parcel = &batch->parcels[i];
 			EsTarget   *target = parcel->target;
 
-			if (parcel->state != ES_PARCEL_READY || !(target->is_leaving || target->is_gone || target->not_before > now + SOON))
+			/* nor while a probe is out */
+			if (parcel->state != ES_PARCEL_READY || !(target->is_leaving || target->is_gone || target->not_before > now + SOON ||
+													  (target->breaker == ES_BREAKER_HALF_OPEN && target->in_flight > 0)))
 				continue;
 			es_target_take_back(parcel);
 			parcel->state = ES_PARCEL_POSTPONED;

@@ -130,6 +130,8 @@ static const EsTransport transport = {
 static const EsTransportHost *host = NULL;
 static bool started = false;
 static int	epoll = -1;
+static bool *is_waited = NULL;	/* by descriptor: libcurl waits for it */
+static int	nwaited = 0;		/* how many has it */
 static Pool *pools[MAX_POOLS];	/* by place; NULL: free */
 static int	max_sockets = 0;
 static int	in_flight = 0;		/* of all links */
@@ -238,9 +240,13 @@ startup(char *fault, size_t size)
 	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > 65536)
 		limit.rlim_cur = 65536;
 	max_sockets = (int) limit.rlim_cur / 2 > MIN_SOCKETS ? (int) limit.rlim_cur / 2 : MIN_SOCKETS;
-	epoll = epoll_create1(EPOLL_CLOEXEC);
+	nwaited = (int) limit.rlim_cur;
+	is_waited = calloc(nwaited, sizeof(bool));
+	epoll = is_waited == NULL ? -1 : epoll_create1(EPOLL_CLOEXEC);
 	if (epoll < 0)
 	{
+		free(is_waited);
+		is_waited = NULL;
 		curl_global_cleanup();
 		snprintf(fault, size, "could not make a descriptor to wait on: errno %d", errno);
 		return false;
@@ -331,17 +337,24 @@ pump(void)
 		for (int i = 0; i < n; i++)
 		{
 			Pool	   *pool = pools[events[i].data.u64 >> 32];
+			int			fd = (int) (events[i].data.u64 & 0xffffffff);
 			int			what = 0;
 
 			if (pool == NULL)
 				continue;
+			if (fd < nwaited && !is_waited[fd])
+			{
+				/* libcurl finds out by itself when it wants to use it again */
+				(void) epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+				continue;
+			}
 			if (events[i].events & (EPOLLIN | EPOLLHUP))
 				what |= CURL_CSELECT_IN;
 			if (events[i].events & EPOLLOUT)
 				what |= CURL_CSELECT_OUT;
 			if (events[i].events & EPOLLERR)
 				what |= CURL_CSELECT_ERR;
-			act(pool, (curl_socket_t) (events[i].data.u64 & 0xffffffff), what);
+			act(pool, fd, what);
 		}
 	} while (n == EVENTS_AT_ONCE);
 	for (int i = 0; i < MAX_POOLS; i++)
@@ -418,6 +431,8 @@ shutdown_curl(void)
 	curl_global_cleanup();
 	close(epoll);
 	epoll = -1;
+	free(is_waited);
+	is_waited = NULL;
 	started = false;
 }
 
@@ -530,16 +545,22 @@ act(Pool *pool, curl_socket_t fd, int what)
 	collect_finished(pool);
 }
 
-/* libcurl: wait for this socket, or do not any more */
+/*
+ * libcurl: wait for this socket, or do not any more.  It says so at the end of each request and the contrary with the next one.  So what
+ * it has let go of stays in the epoll, until it is closed, which takes it out, or something happens to it (pump).
+ */
 static int
 want_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 {
 	Pool	   *pool = arg;
 	struct epoll_event event = {.data.u64 = ((uint64) pool->place << 32) | (uint32) fd};
 
+	if (fd < nwaited)
+		is_waited[fd] = what != CURL_POLL_REMOVE;
 	if (what == CURL_POLL_REMOVE)
 	{
-		(void) epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+		if (fd >= nwaited)
+			(void) epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
 		return 0;
 	}
 	if (what & CURL_POLL_IN)

@@ -69,8 +69,8 @@ wait_until(q{SELECT state FROM evtstore.subscription_status WHERE name = 'deep'}
 
 # --- killed from outside ---
 $node->safe_psql('postgres', q{
-	-- sleep: long enough to be found and killed in
 	CREATE TABLE slowly (n int);
+	-- sleep: long enough to be found and killed in
 	CREATE FUNCTION slow() RETURNS void LANGUAGE sql AS 'INSERT INTO slowly VALUES (1); SELECT pg_sleep(0.5)';
 	SELECT evtstore.create_projection('slow', '{"Slow": "SELECT slow()"}');
 	SELECT evtstore.append('s-1', 'Slow', '1')});

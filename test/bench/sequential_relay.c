@@ -1,8 +1,10 @@
 /*
  * sequential_relay.c
- *		The relay that people write themselves: polls a subscription, posts event by event on one kept connection, acknowledges a batch.
+ *		The relay that people write themselves: polls a subscription, posts event by event on one kept connection, acknowledges.
  *
- *		sequential_relay CONNINFO SUBSCRIPTION URL COUNT
+ *		sequential_relay CONNINFO SUBSCRIPTION URL COUNT BATCH
+ *
+ * BATCH events are polled and acknowledged together.  With 1 a crash repeats one event, as with most relays of that kind.
  *
  * With the same library as the relay of evtstore, libcurl, through its easy interface, and with the same headers.  Ends when COUNT
  * events are delivered and acknowledged, with an error when one is not taken.  Prints the seconds that it took, from the first poll on.
@@ -14,8 +16,6 @@
 
 #include <curl/curl.h>
 #include <libpq-fe.h>
-
-#define BATCH "500"
 
 static double
 now(void)
@@ -109,7 +109,9 @@ main(int argc, char **argv)
 	long		left;
 	double		started;
 
-	if (argc != 5)
+	char		poll[1024];
+
+	if (argc != 6)
 		return 2;
 	left = atol(argv[4]);
 	db = PQconnectdb(argv[1]);
@@ -120,9 +122,10 @@ main(int argc, char **argv)
 		return 1;
 	}
 	curl_easy_setopt(http, CURLOPT_URL, argv[3]);
-	prepare(db, "poll", "SELECT receipt, event_id AS id, type, '/evtstore/' || current_database() AS source, stream AS subject, "
+	snprintf(poll, sizeof(poll), "SELECT receipt, event_id AS id, type, '/evtstore/' || current_database() AS source, stream AS subject, "
 			"to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS time, lpad(position::text, 19, '0') AS sequence, "
-			"version AS streamversion, stream AS partitionkey, body FROM evtstore.poll($1, 'sequential', " BATCH ")");
+			"version AS streamversion, stream AS partitionkey, body FROM evtstore.poll($1, 'sequential', %d)", atoi(argv[5]));
+	prepare(db, "poll", poll);
 	prepare(db, "ack", "SELECT evtstore.ack($1::text[])");
 	started = now();
 	while (left > 0)

@@ -59,8 +59,6 @@ PG_CFLAGS   = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing
 SHLIB_LINK  = -lcjson
 
 # Each transport is a library of its own, built where its client library has headers: NAME, header, what it links.
-TRANSPORTS ?= $(strip $(foreach name,http kafka amqp nats postgresql,$(if $(wildcard src/transport/libs/$(name).c), \
-	$(if $(shell echo '\#include <$(TRANSPORT_HEADER_$(name))>' | $(CC) $(TRANSPORT_CPPFLAGS_$(name)) -E - >/dev/null 2>&1 && echo yes),$(name)))))
 TRANSPORT_HEADER_http = curl/curl.h
 TRANSPORT_LIBS_http = -lcurl
 TRANSPORT_HEADER_kafka = librdkafka/rdkafka.h
@@ -73,6 +71,12 @@ TRANSPORT_LIBS_nats = -lssl -lcrypto
 TRANSPORT_HEADER_postgresql = libpq-fe.h
 TRANSPORT_CPPFLAGS_postgresql = -I$(shell $(PG_CONFIG) --includedir)
 TRANSPORT_LIBS_postgresql = -L$(shell $(PG_CONFIG) --libdir) -lpq
+# within a function make reads the sign itself in one way or another
+HASH := \#
+ifeq ($(origin TRANSPORTS),undefined)
+TRANSPORTS := $(strip $(foreach name,http kafka amqp nats postgresql,$(if $(wildcard src/transport/libs/$(name).c), \
+	$(if $(shell echo '$(HASH)include <$(TRANSPORT_HEADER_$(name))>' | $(CC) $(TRANSPORT_CPPFLAGS_$(name)) -E - >/dev/null 2>&1 && echo yes),$(name)))))
+endif
 TRANSPORT_LIBRARIES = $(TRANSPORTS:%=evtstore_%$(DLSUFFIX))
 
 # Every released step, oldest first: 0.1.0--0.2.0 0.2.0--0.3.0; sql/update has a file of that name for each.

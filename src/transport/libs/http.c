@@ -156,7 +156,7 @@ static void collect_finished(Pool *pool);
 static void end_transfer(Transfer *transfer);
 static void put_done(EsOutgoing *message);
 static void judge(Transfer *transfer, CURLcode code);
-static bool was_connected(Transfer *transfer);
+static bool was_sent(Transfer *transfer, CURLcode code);
 static void judge_status(Transfer *transfer, long status);
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address);
 static size_t take_header(char *bytes, size_t size, size_t count, void *arg);
@@ -786,19 +786,29 @@ judge(Transfer *transfer, CURLcode code)
 					   ? "http:// goes only to addresses of evtstore.allowed_networks, and the host has none of them"
 					   : "the host has a loopback, private or special address that evtstore.allowed_networks does not have", NULL);
 	else if (code != CURLE_OK)
-		es_outcome_say(message, was_connected(transfer) ? ES_OUTCOME_RETRY : ES_OUTCOME_UNAVAILABLE, "no answer",
+		es_outcome_say(message, was_sent(transfer, code) ? ES_OUTCOME_RETRY : ES_OUTCOME_UNAVAILABLE, "no answer",
 					   transfer->detail[0] ? transfer->detail : curl_easy_strerror(code));
 	else
 		judge_status(transfer, status);
 }
 
-/* was anything sent?  If not, the message is not to blame */
+/* was anything sent?  If not, the message is not to blame.  Times of phases that were never reached differ between libcurls */
 static bool
-was_connected(Transfer *transfer)
+was_sent(Transfer *transfer, CURLcode code)
 {
-	curl_off_t	us = 0;
+	long		bytes = 0;
 
-	return curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &us) == CURLE_OK && us > 0;
+	switch (code)
+	{
+		case CURLE_COULDNT_RESOLVE_HOST:
+		case CURLE_COULDNT_RESOLVE_PROXY:
+		case CURLE_COULDNT_CONNECT:
+		case CURLE_SSL_CONNECT_ERROR:
+		case CURLE_PEER_FAILED_VERIFICATION:
+			return false;
+		default:
+			return curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE, &bytes) == CURLE_OK && bytes > 0;
+	}
 }
 
 /*

@@ -199,7 +199,8 @@ subtest 'a broker that is low on memory' => sub {
 	# what the socket does not take as a whole
 	($result, @lines) = drive($url, '--count', 400, '--keys', 400, '--topic', '/direct', '--body', 'x' x 49000, '--in-flight', 400,
 		'--timeout', 1500, '--deadline', 2500);
-	is($result->{delivered} + $result->{repeated} + $result->{rejected}, 0, 'nor do many that are large');
+	# of what was on its way when the broker said so nobody knows
+	is($result->{delivered} + $result->{rejected}, 0, 'nor are many that are large taken or refused');
 
 	my $run = drive_in_background($url, '--count', 50, '--keys', 50, '--topic', '/direct');
 	$rabbit->ctl('set_vm_memory_high_watermark', '0.4');

@@ -459,7 +459,6 @@ subtest 'the end of the process' => sub {
 	}
 };
 
-# The whole way: appended, sent by the relay, kept by JetStream, while each of them is killed.
 # whoever reads the file has the old text or the new one
 sub rename_over
 {
@@ -470,6 +469,7 @@ sub rename_over
 	return;
 }
 
+# The whole way: appended, sent by the relay, kept by JetStream, while each of them is killed.
 subtest 'below a store' => sub {
 	my $node   = new_node('store', conf => "restart_after_crash = on\n");
 	my $events = 20000;

@@ -1897,6 +1897,30 @@ return [
 		tests  => '087_rabbitmq',
 	},
 	{
+		name   => 'amqp: what was queued when the broker was blocked is sent',
+		file   => 'transport/libs/amqp_worker.c',
+		change => [ "\t\t\ttake_back(worker);\n", '' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: what was queued when the broker was blocked is sent, and once more',
+		file   => 'transport/libs/amqp_encode.c',
+		change => [ 'connection->out_last -= Min(connection->queued - from, connection->out_last - connection->out_first);', ';' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: tags count what was taken back',
+		file   => 'transport/libs/amqp_worker.c',
+		change => [ 'worker->next_tag = flight(unsent.first)->tag;', ';' ],
+		tests  => '087_rabbitmq',
+	},
+	{
+		name   => 'amqp: a connection that is blocked is given up',
+		file   => 'transport/libs/amqp_worker.c',
+		change => [ 'if (!worker->blocked && now >= job->deadline &&', 'if (now >= job->deadline &&' ],
+		tests  => '087_rabbitmq',
+	},
+	{
 		name   => 'amqp: no heartbeats',
 		file   => 'transport/libs/amqp_wire.c',
 		change => [ 'now >= connection->last_sent + connection->heartbeat / 2 &&', 'false &&' ],

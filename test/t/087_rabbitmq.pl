@@ -5,58 +5,55 @@ use warnings;
 
 use EvtRabbit;
 use EvtTest;
+use EvtTransport qw(transport_library start_drive finish_drive);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 plan skip_all => 'RabbitMQ is not installed' unless EvtRabbit::available();
+my $library = transport_library('amqp');
+plan skip_all => 'evtstore_amqp is not built' unless $library;
 
 my $node   = new_node('main', conf => "restart_after_crash = on\nlog_statement = none\n");
 my $rabbit = EvtRabbit->new(
 	vhosts    => ['shop'],
 	exchanges => { orders => 'topic' },
-	queues    => { all => [ orders => 'order.#' ], wide => [ 'amq.topic' => 'wide.#' ], direct => [] },
-	users     => { shop => 'its:password', idle => 'idle' },
+	queues    => { all => [ orders => 'order.#' ], wide => [ 'amq.topic' => 'wide.#' ], direct => [], idle => [] },
+	users     => { shop => 'its:password', idle => 'idle', plain => 'plain', secure => 'secure' },
 	conf      => "max_message_size = 50000\n",
 	tls       => 1);
-my $url     = $rabbit->url;
-my $library = $node->config_data('--pkglibdir') . '/evtstore_amqp.so';
-my $driver  = build_driver();
+my $url = $rabbit->url;
+# a user of its own, whose lines in the log are its own; it takes its five seconds while others do something
+my $idle = start_drive($library, $url, '--count', 2, '--keys', 1, '--topic', '/idle', '--client', 'heartbeat=1', '--gap', 5000, '--secret', 'sasl=idle:idle');
 
 sub sql { return $node->safe_psql('postgres', shift) }
 
-sub build_driver
+# What the driver printed in the end: the last line as a hash, and the lines for messages.
+sub result_of
 {
-	my $program = PostgreSQL::Test::Utils::tempdir('driver') . '/driver';
-	my $tree    = test_tree();
-	my ($port)  = grep { -e } map { $node->config_data($_) . '/libpgport.a' } qw(--libdir --pkglibdir);
+	my $run    = shift;
+	my $status = finish_drive($run);
+	my @lines  = split /\n/, slurp_file($run->{out});
+	my $last   = pop @lines // '';
 
-	system_or_bail(
-		$ENV{CC} // 'cc', '-rdynamic', '-D_GNU_SOURCE', '-I' . $node->config_data('--includedir-server'),
-		"$tree/test/transport/driver.c", "$tree/src/transport/address.c", '-o', $program,
-		map({ "-Wl,-u,pg_$_" } qw(snprintf vsnprintf strerror strerror_r)), $port, qw(-ldl -lm -lpthread));
-	return $program;
-}
-
-# What the driver prints: lines for messages, and the last one as a hash.
-sub drive
-{
-	my ($to, @options) = @_;
-	my ($out, $err) = run_command([ $driver, $library, $to, @options ]);
-	my @lines = split /\n/, $out;
-	my $last  = @lines ? pop @lines : '';
-
-	diag $err if $err ne '';
+	diag("the driver was ended by a signal: $status") if $status > 255;
 	return ($last =~ /^delivered=/ ? { $last =~ /(\w+)=(\d+)/g } : { said => $last }, @lines);
 }
 
-# In the background; its output is in a file.
-sub drive_in_background
-{
-	my ($to, @options) = @_;
-	my $file = PostgreSQL::Test::Utils::tempdir('driven') . '/out';
-	my $run  = IPC::Run::start([ $driver, $library, $to, @options ], '<', \undef, '>', $file, '2>&1');
+sub drive { return result_of(start_drive($library, @_)) }
 
-	return { run => $run, file => $file };
+# All of { what => [ where, options ] } side by side, since most of them wait: { what => what is said of the first message }.
+sub drive_all
+{
+	my %to  = @_;
+	my %run = map { $_ => start_drive($library, @{ $to{$_} }) } sort keys %to;
+	my %said;
+
+	foreach my $what (sort keys %run)
+	{
+		my ($result, @lines) = result_of($run{$what});
+		$said{$what} = $lines[0] // $result->{said} // "delivered=$result->{delivered}";
+	}
+	return %said;
 }
 
 # The number of a message in what the driver sent.
@@ -112,11 +109,11 @@ subtest 'what arrives' => sub {
 };
 
 subtest 'what the broker does not take' => sub {
-	my ($result, @lines) = drive($url, '--count', 30, '--keys', 30, '--topic', 'orders/nowhere', '--deadline', 90);
+	my ($result, @lines) = drive($url, '--count', 30, '--keys', 30, '--topic', 'orders/nowhere', '--once');
 	is($result->{repeated}, 30, 'unroutable: to be tried again');
 	like($lines[0], qr/^\d+ outcome=1 status=312 .*312 NO_ROUTE/, 'with the broker\'s reason');
 
-	($result, @lines) = drive($url, '--count', 30, '--keys', 30, '--topic', 'missing/x', '--deadline', 90);
+	($result, @lines) = drive($url, '--count', 30, '--keys', 30, '--topic', 'missing/x', '--once');
 	is($result->{unavailable}, 30, 'no such exchange: no fault of the messages');
 	like($lines[29], qr/status=404 .*NOT_FOUND - no exchange 'missing'/, 'with the reason');
 
@@ -128,22 +125,25 @@ subtest 'what the broker does not take' => sub {
 	($result, @lines) = drive($url, '--topic', 'orders/' . 'x' x 256);
 	is($result->{rejected}, 1, 'a routing key that is too long');
 	like($lines[0], qr/routing key is longer than 255 bytes/, 'with the reason');
-	($result, @lines) = drive($url, '--deadline', 50);
+	($result, @lines) = drive($url, '--once');
 	like($lines[0], qr/outcome=3 .*no "topic"/, 'no topic');
 	$rabbit->drain('direct');
 };
 
 subtest 'who is not let in, or does not go there' => sub {
-	my ($result, @lines) = drive($url, '--topic', '/direct', '--secret', 'sasl=guest:wrong', '--deadline', 90);
-	like($lines[0], qr/outcome=3 status=403 .*ACCESS_REFUSED/, 'a wrong password, before the deadline');
-	($result, @lines) = drive("$url/nowhere", '--topic', '/direct', '--deadline', 90);
-	like($lines[0], qr/outcome=3 status=530 .*vhost nowhere not found/, 'no such virtual host');
-	($result, @lines) = drive($url, '--topic', '/direct', '--allow', '10.0.0.0/8', '--timeout', 100, '--deadline', 250);
-	like($lines[0], qr/outcome=3 .*only addresses of evtstore.allowed_networks/, 'an address that is not listed');
-	($result, @lines) = drive('amqp://localhost:1', '--topic', '/direct', '--timeout', 300, '--deadline', 450);
-	like($lines[0], qr/outcome=3 .*not connected: could not connect: connection refused/, 'nobody listens');
-	($result, @lines) = drive('amqp://nowhere.invalid', '--topic', '/direct', '--timeout', 100, '--deadline', 3000);
-	like($lines[0], qr/outcome=3 .*the host has no address/, 'no such host');
+	my %to = (
+		password => [ $url, '--secret', 'sasl=guest:wrong' ],
+		vhost    => ["$url/nowhere"],
+		network  => [ $url, '--allow', '10.0.0.0/8', '--timeout', 100 ],
+		nobody   => [ 'amqp://localhost:1', '--timeout', 300 ],
+		host     => [ 'amqp://nowhere.invalid', '--timeout', 100 ]);
+	my %said = drive_all(map { $_ => [ @{ $to{$_} }, '--topic', '/direct', '--once' ] } keys %to);
+
+	like($said{password}, qr/outcome=3 status=403 .*ACCESS_REFUSED/, 'a wrong password');
+	like($said{vhost}, qr/outcome=3 status=530 .*vhost nowhere not found/, 'no such virtual host');
+	like($said{network}, qr/outcome=3 .*only addresses of evtstore.allowed_networks/, 'an address that is not listed');
+	like($said{nobody}, qr/outcome=3 .*not connected: could not connect: connection refused/, 'nobody listens');
+	like($said{host}, qr/outcome=3 .*the host has no address/, 'no such host');
 
 	my %refused = (
 		'amqp://u:p@localhost'  => qr/user or a password/,
@@ -168,81 +168,135 @@ subtest 'who is not let in, or does not go there' => sub {
 };
 
 subtest 'TLS' => sub {
-	my $dir = $rabbit->{dir};
-	my @to  = ($rabbit->tls_url, '--topic', '/direct', '--timeout', 2000, '--deadline', 2500);
-	my ($result, @lines) = drive(@to, '--count', 2000, '--keys', 100, '--tls-ca', $rabbit->ca_file, '--deadline', 30000);
+	my $dir  = $rabbit->{dir};
+	my $to   = $rabbit->tls_url;
+	my @ca   = ('--tls-ca', $rabbit->ca_file);
+	my $many = start_drive($library, $to, '--topic', '/direct', @ca, '--count', 2000, '--keys', 100);
+	my %to   = (
+		unknown  => [$to],
+		other    => [ $to, '--tls-ca', "$dir/other.pem" ],
+		name     => [ $rabbit->tls_url('127.0.0.1'), @ca ],
+		anybody  => [ $rabbit->tls_url('127.0.0.1'), @ca, '--no-verify' ],
+		loopback => [ $to, @ca, '--allow', '10.0.0.0/8' ],
+		own      => [ $to, @ca, '--secret', 'tls=' . slurp_file("$dir/client.pem") . slurp_file("$dir/client.key") ]);
+	my %said = drive_all(map { $_ => [ @{ $to{$_} }, '--topic', 'wide.x', '--timeout', 2000, '--once' ] } keys %to);
 
-	is($result->{delivered}, 2000, 'with the authority that signed it');
-	check_all('TLS', 2000, 100, 0, $rabbit->drain('direct'));
+	is((result_of($many))[0]{delivered}, 2000, 'with the authority that signed it');
 	# the system's do not know it either
-	(undef, @lines) = drive(@to);
-	like($lines[0], qr/outcome=3 .*the certificate is not accepted: /, 'without it');
-	(undef, @lines) = drive(@to, '--tls-ca', "$dir/other.pem");
-	like($lines[0], qr/outcome=3 .*the certificate is not accepted: /, 'with another');
-	$to[0] = $rabbit->tls_url('127.0.0.1');
-	(undef, @lines) = drive(@to, '--tls-ca', $rabbit->ca_file);
-	like($lines[0], qr/outcome=3 .*the certificate is not accepted: IP address mismatch/, 'of another name');
-	is((drive(@to, '--no-verify'))[0]{delivered}, 1, 'unless nobody looks');
-	$to[0] = $rabbit->tls_url;
-	(undef, @lines) = drive(@to, '--tls-ca', $rabbit->ca_file, '--allow', '10.0.0.0/8');
-	like($lines[0], qr/outcome=3 .*loopback, private or special/, 'loopback that is not listed');
-	is((drive(@to, '--tls-ca', $rabbit->ca_file, '--secret', 'tls=' . slurp_file("$dir/client.pem") . slurp_file("$dir/client.key")))[0]{delivered}, 1, 'a certificate of one\'s own');
-	$rabbit->drain('direct');
+	like($said{unknown}, qr/outcome=3 .*the certificate is not accepted: /, 'without it');
+	like($said{other}, qr/outcome=3 .*the certificate is not accepted: /, 'with another');
+	like($said{name}, qr/outcome=3 .*the certificate is not accepted: IP address mismatch/, 'of another name');
+	is($said{anybody}, 'delivered=1', 'unless nobody looks');
+	like($said{loopback}, qr/outcome=3 .*loopback, private or special/, 'loopback that is not listed');
+	is($said{own}, 'delivered=1', 'a certificate of one\'s own');
+	check_all('TLS', 2000, 100, 0, $rabbit->drain('direct'));
+	is(scalar(my @wide = $rabbit->drain('wide')), 2, 'these two are there, too');
 };
 
-subtest 'a broker that is low on memory' => sub {
-	$rabbit->ctl('set_vm_memory_high_watermark', '0');
-	my ($result, @lines) = drive($url, '--count', 3, '--keys', 3, '--topic', '/direct', '--timeout', 1500, '--deadline', 2000);
-	is($result->{delivered} + $result->{repeated} + $result->{rejected}, 0, 'costs no message an attempt');
-	is($result->{unavailable}, 3, 'all come back');
-	like($lines[0], qr/takes no messages now: low on memory/, 'with the reason');
-	# what the socket does not take as a whole
-	($result, @lines) = drive($url, '--count', 400, '--keys', 400, '--topic', '/direct', '--body', 'x' x 49000, '--in-flight', 400,
-		'--timeout', 1500, '--deadline', 2500);
-	# of what was on its way when the broker said so nobody knows
-	is($result->{delivered} + $result->{rejected}, 0, 'nor are many that are large taken or refused');
+# Bytes on their way to a port: those that the one side has not written out, and those that the other has not read.
+sub on_its_way
+{
+	my $port  = sprintf '%04X', shift;
+	my $bytes = 0;
 
-	my $run = drive_in_background($url, '--count', 50, '--keys', 50, '--topic', '/direct');
+	foreach (split /\n/, slurp_file('/proc/net/tcp'))
+	{
+		my ($from, $to, $state, $unsent, $unread) = /^\s*\d+: \w{8}:(\w{4}) \w{8}:(\w{4}) (\w\w) (\w{8}):(\w{8}) / or next;
+
+		next unless $state eq '01';
+		$bytes += hex $unread if $from eq $port;
+		$bytes += hex $unsent if $to eq $port;
+	}
+	return $bytes;
+}
+
+#
+# A broker with an alarm reads a connection up to its next message, says connection.blocked and reads no more.  What was begun by then
+# lies in its socket, and is published when the alarm is over, though nobody waits for it any more: nobody can know when, so that is
+# in doubt, and it is published once more.  Nothing else is: not what the link had queued, nor what it was given later.  And it is
+# one connection all the time, since each further one would have some of the messages, too.
+#
+# So that there is much of each kind, the broker is stopped while the sockets are filled.
+#
+subtest 'a broker that is low on memory' => sub {
+	my $size = 49000;
+	my $gate = PostgreSQL::Test::Utils::tempdir('alarm') . '/gate';
+	my @many = ('--count', 401, '--keys', 401, '--in-flight', 401, '--topic', '/direct', '--body', 'x' x $size, '--timeout', 4000,
+		'--deadline', 60000, '--progress', 1, '--gate', $gate);
+	my %run = (
+		plain  => start_drive($library, $url, @many, '--secret', 'sasl=plain:plain'),
+		secure => start_drive($library, $rabbit->tls_url, @many, '--secret', 'sasl=secure:secure', '--tls-ca', $rabbit->ca_file, '--from', 1001));
+
+	poll_until("the first one, $_", sub { slurp_file($run{$_}{out}) =~ /^at 1$/m }) foreach sort keys %run;
+	$rabbit->ctl('set_vm_memory_high_watermark', '0');
+	$rabbit->signal('STOP');
+	append_to_file($gate, 'open');
+	my ($begun, @ways) = (0);
+	poll_until(
+		'the sockets to be full',
+		sub {
+			push @ways, join ' ', map { on_its_way($rabbit->{$_}) } qw(port tls_port);
+			($begun, my $secure) = split / /, $ways[-1];
+			# a driver may have to wait for its turn between two looks
+			return $begun > 1_000_000 && $secure > 1_000_000 && @ways > 5 && 5 == grep { $_ eq $ways[-1] } @ways[ -5 .. -1 ];
+		});
+	$rabbit->signal('CONT');
+	my ($small, @small) = drive($url, '--count', 3, '--keys', 3, '--topic', 'wide.x', '--timeout', 1500, '--once');
+	is($small->{unavailable}, 3, 'of a new connection all come back');
+	is(scalar(grep { /takes no messages now: low on memory/ } @small), 3, 'with the reason');
+	poll_until('an outcome of each', sub { 800 == grep { /outcome=/ } map { split /\n/, slurp_file($_->{out}) } values %run });
 	$rabbit->ctl('set_vm_memory_high_watermark', '0.4');
-	$run->{run}->finish;
-	like(slurp_file($run->{file}), qr/delivered=50 .*left=0/, 'they go when there is memory');
-	$rabbit->drain('direct');
+
+	my (%expected, %doubtful);
+	foreach my $name (sort keys %run)
+	{
+		my ($result, @lines) = result_of($run{$name});
+
+		is("@$result{qw(delivered repeated rejected left)}", '401 0 0 0', "$name: it costs no message an attempt, and all go when there is memory");
+		is(scalar(grep { /outcome=/ && !/takes no messages now: low on memory/ } @lines), 0, "$name: they waited for that");
+		my @doubtful = map { /^(\d+) .*the broker did not confirm/ ? $1 : () } @lines;
+		$doubtful{$name} = @doubtful;
+		$expected{$_}++ foreach @doubtful, map { $_ + ($name eq 'secure' ? 1000 : 0) } 1 .. 401;
+		ok(@doubtful && @doubtful < 400, "$name: of " . @doubtful . ' it is not known');
+		is($rabbit->count_in_log("user '$name' authenticated"), 1, "$name: one connection");
+	}
+	cmp_ok($doubtful{plain}, '<=', int($begun / $size) + 1, 'plain: those that were begun, and none of those behind them');
+	my %came;
+	$came{ hex substr $_->{id}, -12 }++ foreach $rabbit->drain('direct');
+	is_deeply(\%came, \%expected, 'nothing is lost, and twice are those of which it is not known');
 };
 
 subtest 'a broker that is silent, and one that nobody talks to' => sub {
-	my $run = drive_in_background($url, '--count', 2000, '--keys', 100, '--topic', '/direct', '--client', 'heartbeat=1', '--timeout',
+	my $run = start_drive($library, $url, '--count', 2000, '--keys', 100, '--topic', '/direct', '--client', 'heartbeat=1', '--timeout',
 		20000, '--progress', 500, '--gap', 100);
 
-	poll_until('some of it to be delivered', sub { slurp_file($run->{file}) =~ /^at 500$/m });
+	poll_until('some of it to be delivered', sub { slurp_file($run->{out}) =~ /^at 500$/m });
 	$rabbit->signal('STOP');
-	poll_until('the connection to be given up', sub { slurp_file($run->{file}) =~ /outcome=1 .*lost before.*no heartbeat/ }, 15);
+	poll_until('the connection to be given up', sub { slurp_file($run->{out}) =~ /outcome=1 .*lost before.*no heartbeat/ }, 15);
 	$rabbit->signal('CONT');
-	$run->{run}->finish;
-	like(slurp_file($run->{file}), qr/^delivered=2000 .*rejected=0 .*left=0/m, 'heartbeats show that it is silent');
+	finish_drive($run);
+	like(slurp_file($run->{out}), qr/^delivered=2000 .*rejected=0 .*left=0/m, 'heartbeats show that it is silent');
 	check_all('silent', 2000, 100, 100, $rabbit->drain('direct'));
 
-	# a user of its own, whose lines in the log are its own
-	is((drive($url, '--count', 2, '--keys', 1, '--topic', '/direct', '--client', 'heartbeat=1', '--gap', 5000, '--secret',
-			'sasl=idle:idle'))[0]{delivered}, 2, 'five idle seconds');
+	is((result_of($idle))[0]{delivered}, 2, 'five idle seconds');
 	is($rabbit->count_in_log("user 'idle' authenticated"), 1, 'one connection');
 	is($rabbit->count_in_log('missed heartbeats from client'), 0, 'heartbeats kept it');
-	$rabbit->drain('direct');
 };
 
 subtest 'a broker that is killed and started again, twice' => sub {
-	my $run = drive_in_background($url, '--count', 20000, '--keys', 100, '--topic', 'orders/order.x', '--deadline', 120000,
+	my $run = start_drive($library, $url, '--count', 12000, '--keys', 100, '--topic', 'orders/order.x', '--deadline', 120000,
 		'--timeout', 20000, '--progress', 1000);
 
-	foreach my $at (3000, 9000)
+	foreach my $at (2000, 6000)
 	{
-		poll_until('some of it to be delivered', sub { slurp_file($run->{file}) =~ /^at $at$/m });
+		poll_until('some of it to be delivered', sub { slurp_file($run->{out}) =~ /^at $at$/m });
 		$rabbit->kill9;
 		$rabbit->start;
 	}
-	$run->{run}->finish;
-	my ($last) = slurp_file($run->{file}) =~ /^(delivered=.*)$/m;
-	like($last, qr/delivered=20000 .*rejected=0 .*left=0/, $last);
-	check_all('killed', 20000, 100, 2 * 64, $rabbit->drain('all'));
+	finish_drive($run);
+	my ($last) = slurp_file($run->{out}) =~ /^(delivered=.*)$/m;
+	like($last, qr/delivered=12000 .*rejected=0 .*left=0/, $last);
+	check_all('killed', 12000, 100, 2 * 64, $rabbit->drain('all'));
 };
 
 subtest 'the relay, while broker, relay and server are killed' => sub {

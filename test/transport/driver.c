@@ -4,7 +4,8 @@
  *
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
  *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS]
- *			[--rate N] [--progress N] [--gap MS] [--topics N] [--quiet] [--abrupt]
+ *			[--rate N] [--progress N] [--gap MS] [--topics N] [--quiet] [--once] [--gate FILE]
+ *			[--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
  * {"n": i}; for another evtstore an event of the stream k<i mod keys>, with data i.  Like a relay it keeps the order of a key, repeats
@@ -15,6 +16,10 @@
  * With --topics N message i goes to the topic T<i mod N>.  A message that is DELIVERED before an earlier one of its key is done is
  * counted in a line "disordered=N" before the last.
  *
+ * With --once nothing is repeated: what is not DELIVERED at its first try is left, and the end need not be waited for.
+ *
+ * With --gate nothing but the first message is begun before there is that file: so that a link is there, and then much at once.
+ *
  * With --rate no more than N messages a second are begun.  With --abrupt it ends at the deadline as a process does that had no time
  * to close: neither close nor shutdown.
  */
@@ -23,6 +28,7 @@
 #include <dlfcn.h>
 #include <poll.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../../src/transport/transport.h"
 
@@ -89,6 +95,8 @@ main(int argc, char **argv)
 	long		rate = 0;
 	bool		quiet = false;
 	long		progress = 0;
+	bool		once = false;
+	const char *gate = NULL;
 	bool		abrupt = false;
 	long		gap = 0;			/* between a message and the next one of its key */
 	void	   *library;
@@ -101,6 +109,7 @@ main(int argc, char **argv)
 	long		counts[5] = {0};
 	long long	start;
 	int			left;
+	int			given_up = 0;
 	int			first = 0;
 
 	for (int i = 3; i < argc; i++)
@@ -111,6 +120,8 @@ main(int argc, char **argv)
 			config.tls_verify = false;
 		else if (strcmp(name, "--quiet") == 0)
 			quiet = true;
+		else if (strcmp(name, "--once") == 0)
+			once = true;
 		else if (strcmp(name, "--abrupt") == 0)
 			abrupt = true;
 		else if (++i >= argc)
@@ -131,6 +142,8 @@ main(int argc, char **argv)
 			progress = atol(argv[i]);
 		else if (strcmp(name, "--rate") == 0)
 			rate = atol(argv[i]);
+		else if (strcmp(name, "--gate") == 0)
+			gate = argv[i];
 		else if (strcmp(name, "--gap") == 0)
 			gap = atol(argv[i]);
 		else if (strcmp(name, "--topic") == 0)
@@ -153,6 +166,8 @@ main(int argc, char **argv)
 	if (argc < 3 || count < 1 || nkeys < 1 || (ntopics > 0 && topic == NULL))
 		return 2;
 	config.url = argv[2];
+	/* who reads it from a file waits for lines */
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	library = dlopen(argv[1], RTLD_NOW);
 	if (library == NULL || (entry = (EsTransportEntry) dlsym(library, ES_TRANSPORT_ENTRY)) == NULL || (transport = entry(&host)) == NULL)
 	{
@@ -204,7 +219,7 @@ main(int argc, char **argv)
 
 	start = now_ms();
 	left = count;
-	while (left > 0 && now_ms() - start < deadline)
+	while (left > given_up && now_ms() - start < deadline)
 	{
 		EsOutgoing *done;
 		struct pollfd wait = {.fd = transport->wait_fd(), .events = POLLIN};
@@ -213,13 +228,15 @@ main(int argc, char **argv)
 		bool		moved = false;
 		int			window = 0;
 
+		if (gate != NULL && access(gate, F_OK) == 0)
+			gate = NULL;
 		while (first < count && messages[first].is_over)
 			first++;
 		for (int i = first; i < count && !full && window < 4096; i++, window++)
 		{
 			Message    *message = &messages[i];
 
-			if (rate > 0 && i >= (now_ms() - start) * rate / 1000)
+			if ((rate > 0 && i >= (now_ms() - start) * rate / 1000) || (gate != NULL && i > 0))
 				break;
 			if (message->is_over || message->is_out || !message->in_front || message->again > now_ms())
 			{
@@ -253,10 +270,13 @@ main(int argc, char **argv)
 			if (done->outcome != ES_OUTCOME_DELIVERED && !quiet)
 				printf("%s outcome=%d status=%d retry_after=%ld %s\n", message->number, done->outcome, done->status, done->retry_after_ms,
 					   done->error);
-			if (done->outcome == ES_OUTCOME_DELIVERED || done->outcome == ES_OUTCOME_REJECT)
+			if (done->outcome == ES_OUTCOME_DELIVERED || done->outcome == ES_OUTCOME_REJECT || once)
 			{
 				message->is_over = true;
-				left--;
+				if (done->outcome == ES_OUTCOME_DELIVERED || done->outcome == ES_OUTCOME_REJECT)
+					left--;
+				else
+					given_up++;
 				if (message->behind != NULL)
 				{
 					message->behind->in_front = true;

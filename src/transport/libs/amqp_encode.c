@@ -24,7 +24,7 @@ static void frame(EsAmqpConnection *connection, int type, int channel, size_t pa
 static char *room(EsAmqpConnection *connection, size_t len);
 
 bool
-es_amqp_publish(EsAmqpConnection *connection, const EsAmqpMessage *message, uint64_t *end, const char **fault)
+es_amqp_publish(EsAmqpConnection *connection, const EsAmqpMessage *message, EsAmqpSpan *span, const char **fault)
 {
 	size_t		before = connection->out_last - connection->out_first;
 	uint64_t	queued = connection->queued;
@@ -41,12 +41,20 @@ es_amqp_publish(EsAmqpConnection *connection, const EsAmqpMessage *message, uint
 	if (es_amqp_put_method(connection, ES_AMQP_CHANNEL, AMQP_BASIC_PUBLISH_METHOD, &publish) && put_properties(connection, message, fault) &&
 		put_body(connection, message))
 	{
-		*end = connection->queued;
+		*span = (EsAmqpSpan) {queued, connection->queued};
 		return true;
 	}
 	connection->out_last = connection->out_first + before;
 	connection->queued = queued;
 	return false;
+}
+
+/* where writing failed the buffer is empty already */
+void
+es_amqp_take_back(EsAmqpConnection *connection, uint64_t from)
+{
+	connection->out_last -= Min(connection->queued - from, connection->out_last - connection->out_first);
+	connection->queued = from;
 }
 
 bool

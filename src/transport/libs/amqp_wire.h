@@ -60,6 +60,13 @@ typedef struct EsAmqpMessage
 	size_t		body_len;
 } EsAmqpMessage;
 
+/* bytes [begin, end) */
+typedef struct EsAmqpSpan
+{
+	uint64_t	begin;
+	uint64_t	end;
+} EsAmqpSpan;
+
 /* on a connected socket, which is its own from now on; tls NULL: plain.  The texts of login stay.  NULL: no memory, all is closed */
 extern EsAmqpConnection *es_amqp_begin(int fd, EsTls *tls, const EsAmqpLogin *login);
 /* reads what there is, without a wait; false: nothing more */
@@ -78,8 +85,10 @@ extern short es_amqp_events(const EsAmqpConnection *connection);
 extern long long es_amqp_due(const EsAmqpConnection *connection);
 /* bytes that wait for the socket */
 extern size_t es_amqp_backlog(const EsAmqpConnection *connection);
-/* when READY: queues it.  end is where it ends in all that is sent.  false and why not: it never can be; nothing is queued */
-extern bool es_amqp_publish(EsAmqpConnection *connection, const EsAmqpMessage *message, uint64_t *end, const char **fault);
+/* when READY: queues it.  span is where it lies in all that is sent.  false and why not: it never can be; nothing is queued */
+extern bool es_amqp_publish(EsAmqpConnection *connection, const EsAmqpMessage *message, EsAmqpSpan *span, const char **fault);
+/* what was queued from there on, where a message begins that is not given yet, is not sent */
+extern void es_amqp_take_back(EsAmqpConnection *connection, uint64_t from);
 /* all up to there may be at the broker; a message that ends behind it is not */
 extern uint64_t es_amqp_given(const EsAmqpConnection *connection);
 /* politely: says it is closing and waits for ms at most.  Frees */

@@ -8,6 +8,9 @@
  * A message is DELIVERED when the broker confirmed it: then it is on disk, where its queues are durable.  Where connection or channel
  * break, what the broker cannot have as a whole goes on to the next one, and what else was not confirmed is in doubt: RETRY.
  * So a crash of anybody costs repetitions, never messages.
+ *
+ * A broker that is low on something reads nothing more until that is over.  What was begun when it said so is in doubt as well, but that is
+ * no fault of the messages: UNAVAILABLE; nothing further is begun, over the same connection.
  */
 #include "postgres.h"
 
@@ -37,7 +40,7 @@
 typedef struct Flight
 {
 	uint64_t	tag;
-	uint64_t	end;			/* where it ends in all that was sent */
+	EsAmqpSpan	span;			/* in all that was sent */
 	int			returned;		/* the broker's code; 0: not */
 	char		text[64];
 } Flight;
@@ -79,6 +82,7 @@ static void take_event(Worker *worker, const EsAmqpEvent *event);
 static void take_confirm(Worker *worker, const EsAmqpEvent *event);
 static void take_return(Worker *worker, const EsAmqpEvent *event);
 static void take_channel_close(Worker *worker, const EsAmqpEvent *event);
+static void take_back(Worker *worker);
 static EsJob *find_culprit(Worker *worker, const EsAmqpEvent *event, EsOutcome *outcome);
 static bool is_named(const EsJob *job, const char *text);
 static bool is_quoted(const char *text, const char *what, const char *name, size_t len);
@@ -189,7 +193,10 @@ expire(Worker *worker)
 	}
 }
 
-/* true: one is past its deadline that the socket did not take as a whole */
+/*
+ * true: one is past its deadline that the socket did not take as a whole.  While the broker is blocked that is no reason to disconnect: it
+ * reads what the socket has all the same when it goes on, and each further connection would have some of it, too.
+ */
 static bool
 expire_sent(Worker *worker, long long now)
 {
@@ -197,7 +204,7 @@ expire_sent(Worker *worker, long long now)
 	EsJob	   *job;
 
 	for (job = all.first; job != NULL; job = job->next)
-		if (now >= job->deadline && flight(job)->end > es_amqp_given(worker->connection))
+		if (!worker->blocked && now >= job->deadline && flight(job)->span.end > es_amqp_given(worker->connection))
 			return true;
 	worker->sent = (JobList) {NULL, NULL};
 	while ((job = take_first(&all)) != NULL)
@@ -208,7 +215,7 @@ expire_sent(Worker *worker, long long now)
 			append(&worker->sent, job);
 		}
 		else if (worker->blocked)
-			finish(worker, job, ES_OUTCOME_UNAVAILABLE, 0, "the broker takes no messages now", worker->reason);
+			finish(worker, job, ES_OUTCOME_UNAVAILABLE, 0, "the broker did not confirm, and takes no messages now", worker->reason);
 		else
 			finish(worker, job, ES_OUTCOME_RETRY, 0, "the broker did not confirm in time", NULL);
 	}
@@ -295,7 +302,7 @@ publish_one(Worker *worker, EsJob *job)
 		return true;
 	}
 	split_topic(job->topic, &message.exchange, &message.exchange_len, &message.routing_key);
-	done = es_amqp_publish(worker->connection, &message, &flight(job)->end, &fault);
+	done = es_amqp_publish(worker->connection, &message, &flight(job)->span, &fault);
 	if (es_amqp_is_over(worker->connection))
 		return false;
 	(void) take_first(&worker->waiting);
@@ -352,6 +359,7 @@ take_event(Worker *worker, const EsAmqpEvent *event)
 		case ES_AMQP_BLOCKED:
 			worker->blocked = true;
 			memcpy(worker->reason, event->text, sizeof(worker->reason));
+			take_back(worker);
 			break;
 		case ES_AMQP_UNBLOCKED:
 			worker->blocked = false;
@@ -434,6 +442,28 @@ take_channel_close(Worker *worker, const EsAmqpEvent *event)
 }
 
 /*
+ * It reads nothing now.  What was begun it has, or will have when it goes on, maybe after its deadline; what was not begun waits with the others:
+ * so that is all that can come twice.
+ */
+static void
+take_back(Worker *worker)
+{
+	uint64_t	given = es_amqp_given(worker->connection);
+	JobList		all = worker->sent;
+	JobList		unsent = {NULL, NULL};
+	EsJob	   *job;
+
+	worker->sent = (JobList) {NULL, NULL};
+	while ((job = take_first(&all)) != NULL)
+		append(flight(job)->span.begin < given ? &worker->sent : &unsent, job);
+	if (unsent.first == NULL)
+		return;
+	es_amqp_take_back(worker->connection, flight(unsent.first)->span.begin);
+	worker->next_tag = flight(unsent.first)->tag;
+	prepend(&worker->waiting, &unsent);
+}
+
+/*
  * The broker looks at messages in their order, and names the exchange or the size that it did not like: it was the first such one
  * of which we have no confirm.  NULL: nobody knows
  */
@@ -444,7 +474,7 @@ find_culprit(Worker *worker, const EsAmqpEvent *event, EsOutcome *outcome)
 
 	for (EsJob *job = worker->sent.first; job != NULL; job = job->next)
 	{
-		if (flight(job)->end > es_amqp_given(worker->connection))
+		if (flight(job)->span.end > es_amqp_given(worker->connection))
 			return NULL;
 		if ((event->code == REPLY_ACCESS_REFUSED || event->code == REPLY_NOT_FOUND) && is_named(job, event->text))
 		{
@@ -509,7 +539,7 @@ sort_out(Worker *worker, EsJob *culprit, const char *text, const char *detail)
 	while ((job = take_first(&worker->sent)) != NULL)
 	{
 		behind = behind || job == culprit;
-		if (behind || flight(job)->end > given)
+		if (behind || flight(job)->span.end > given)
 			append(&unsent, job);
 		else
 			finish(worker, job, ES_OUTCOME_RETRY, 0, text, detail);

@@ -284,7 +284,7 @@ sub make_certificates
 {
 	my $self = shift;
 	my $dir  = $self->{dir};
-	my @new  = qw(openssl req -newkey rsa:2048 -nodes -batch);
+	my @new  = qw(openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -batch);
 
 	foreach my $name (qw(ca other))
 	{

@@ -96,7 +96,9 @@ sub start_drive
 	my @arguments = @_;
 	my $out       = built('drive_' . ++$runs . '.out');
 	my $program   = driver();
-	my $pid       = start_process([ $out, 1 ], $program, @arguments);
+	# there before the driver is, for who looks at once
+	append_to_file($out, '');
+	my $pid = start_process([ $out, 1 ], $program, @arguments);
 
 	return { pid => $pid, out => $out };
 }

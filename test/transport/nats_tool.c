@@ -70,20 +70,42 @@ last_sequence(jsCtx *js, const char *stream, uint64_t *count)
 	return last;
 }
 
+/* to whom all of a stream is sent, in its order; one that loses some begins anew behind what it had */
+static natsSubscription *
+read_all(jsCtx *js, const char *stream)
+{
+	natsSubscription *subscription = NULL;
+	jsSubOptions options;
+	jsErrCode	code = 0;
+
+	must(jsSubOptions_Init(&options), 0, "options");
+	options.Stream = stream;
+	options.Ordered = true;
+	must(js_SubscribeSync(&subscription, js, ">", NULL, &options, &code), code, "subscribe");
+	return subscription;
+}
+
 static void
 dump(jsCtx *js, const char *stream)
 {
 	uint64_t	count;
 	uint64_t	last = last_sequence(js, stream, &count);
+	natsSubscription *subscription = last > 0 ? read_all(js, stream) : NULL;
 
 	for (uint64_t sequence = 1; sequence <= last; sequence++)
 	{
 		natsMsg    *message = NULL;
-		jsErrCode	code = 0;
+		jsMsgMetaData *about = NULL;
 		const char **names = NULL;
 		int			nnames = 0;
 
-		must(js_GetMsg(&message, js, stream, sequence, NULL, &code), code, "message");
+		must(natsSubscription_NextMsg(&message, subscription, 30000), 0, "message");
+		must(natsMsg_GetMetaData(&about, message), 0, "sequence");
+		if (about->Sequence.Stream != sequence)
+		{
+			fprintf(stderr, "message %" PRIu64 " where %" PRIu64 " should be\n", about->Sequence.Stream, sequence);
+			exit(1);
+		}
 		printf("%" PRIu64 "\t%s\t%.*s", sequence, natsMsg_GetSubject(message), natsMsg_GetDataLength(message),
 			   natsMsg_GetData(message) != NULL ? natsMsg_GetData(message) : "");
 		if (natsMsgHeader_Keys(message, &names, &nnames) == NATS_OK)
@@ -96,8 +118,10 @@ dump(jsCtx *js, const char *stream)
 			}
 		printf("\n");
 		free(names);
+		jsMsgMetaData_Destroy(about);
 		natsMsg_Destroy(message);
 	}
+	natsSubscription_Destroy(subscription);
 }
 
 static void

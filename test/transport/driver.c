@@ -5,7 +5,7 @@
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
  *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS]
  *			[--rate N] [--progress N] [--gap MS] [--topics N] [--quiet] [--once] [--gate FILE]
- *			[--abrupt]
+ *			[--next-timeout MS] [--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
  * {"n": i}; for another evtstore an event of the stream k<i mod keys>, with data i.  Like a relay it keeps the order of a key, repeats
@@ -19,6 +19,8 @@
  * With --once nothing is repeated: what is not DELIVERED at its first try is left, and the end need not be waited for.
  *
  * With --gate nothing but the first message is begun before there is that file: so that a link is there, and then much at once.
+ *
+ * With --next-timeout messages that are repeated have that time, and --timeout is that of the first try.
  *
  * With --rate no more than N messages a second are begun.  With --abrupt it ends at the deadline as a process does that had no time
  * to close: neither close nor shutdown.
@@ -97,6 +99,7 @@ main(int argc, char **argv)
 	long		progress = 0;
 	bool		once = false;
 	const char *gate = NULL;
+	long		next_timeout = 0;
 	bool		abrupt = false;
 	long		gap = 0;			/* between a message and the next one of its key */
 	void	   *library;
@@ -142,6 +145,8 @@ main(int argc, char **argv)
 			progress = atol(argv[i]);
 		else if (strcmp(name, "--rate") == 0)
 			rate = atol(argv[i]);
+		else if (strcmp(name, "--next-timeout") == 0)
+			next_timeout = atol(argv[i]);
 		else if (strcmp(name, "--gate") == 0)
 			gate = argv[i];
 		else if (strcmp(name, "--gap") == 0)
@@ -284,7 +289,11 @@ main(int argc, char **argv)
 				}
 			}
 			else
+			{
 				message->again = now_ms() + REPEAT_MS;
+				if (next_timeout > 0)
+					message->out.timeout_ms = next_timeout;
+			}
 		}
 		ms = transport->wait_ms();
 		if (ms < 0 || ms > 50)

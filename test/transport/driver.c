@@ -5,7 +5,7 @@
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
  *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS]
  *			[--rate N] [--progress N] [--gap MS] [--topics N] [--quiet] [--once] [--gate FILE]
- *			[--next-timeout MS] [--abrupt]
+ *			[--rest-size N] [--next-timeout MS] [--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
  * {"n": i}; for another evtstore an event of the stream k<i mod keys>, with data i.  Like a relay it keeps the order of a key, repeats
@@ -19,6 +19,8 @@
  * With --once nothing is repeated: what is not DELIVERED at its first try is left, and the end need not be waited for.
  *
  * With --gate nothing but the first message is begun before there is that file: so that a link is there, and then much at once.
+ *
+ * With --rest-size all but the first have a body of that many bytes.
  *
  * With --next-timeout messages that are repeated have that time, and --timeout is that of the first try.
  *
@@ -99,6 +101,8 @@ main(int argc, char **argv)
 	long		progress = 0;
 	bool		once = false;
 	const char *gate = NULL;
+	long		rest_size = 0;
+	char	   *rest = NULL;
 	long		next_timeout = 0;
 	bool		abrupt = false;
 	long		gap = 0;			/* between a message and the next one of its key */
@@ -145,6 +149,8 @@ main(int argc, char **argv)
 			progress = atol(argv[i]);
 		else if (strcmp(name, "--rate") == 0)
 			rate = atol(argv[i]);
+		else if (strcmp(name, "--rest-size") == 0)
+			rest_size = atol(argv[i]);
 		else if (strcmp(name, "--next-timeout") == 0)
 			next_timeout = atol(argv[i]);
 		else if (strcmp(name, "--gate") == 0)
@@ -191,6 +197,11 @@ main(int argc, char **argv)
 		return 1;
 	}
 
+	if (rest_size > 0)
+	{
+		rest = malloc(rest_size);
+		memset(rest, 'x', rest_size);
+	}
 	messages = calloc(count, sizeof(Message));
 	last = calloc(nkeys, sizeof(Message *));
 	for (int i = 0; i < count; i++)
@@ -215,6 +226,11 @@ main(int argc, char **argv)
 		message->out = (EsOutgoing) {.id = message->id, .topic = ntopics > 0 ? message->topic : topic, .key = message->key, .headers = message->headers, .nheaders = 4,
 			.body = body != NULL ? body : message->body, .body_len = strlen(body != NULL ? body : message->body),
 			.timeout_ms = config.timeout_ms};
+		if (rest != NULL && i > 0)
+		{
+			message->out.body = rest;
+			message->out.body_len = rest_size;
+		}
 		message->before = last[k];
 		message->in_front = last[k] == NULL || transport->keeps_order;
 		if (last[k] != NULL)

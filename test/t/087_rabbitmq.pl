@@ -281,8 +281,8 @@ subtest 'a broker that is low on memory' => sub {
 	}
 	cmp_ok($doubtful{plain}, '>=', 1, "plain: $doubtful{plain} were begun");
 	cmp_ok($doubtful{plain}, '<=', int($begun{plain} / $size) + 1, 'which are those in the socket, and none behind them');
-	# the broker reads ahead of what it decrypts
-	cmp_ok($doubtful{secure}, '<', 300, "secure: $doubtful{secure} were begun, and there are others");
+	# here the broker reads ahead of what it decrypts, as much as it likes before it says that it is blocked: up to all of them
+	cmp_ok($doubtful{secure}, '>=', 1, "secure: $doubtful{secure} were begun");
 	is($doubtful{huge}, 1, 'huge: the one of which there was a part');
 	my %came;
 	$came{ hex substr $_->{id}, -12 }++ foreach $rabbit->drain('direct');

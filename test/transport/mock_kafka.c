@@ -11,13 +11,15 @@
  *		rtt N MS					a broker's answers come later
  *		errors API COUNT CODE		the next COUNT requests of that kind (0: Produce, 3: Metadata) are answered so, and not done
  *		forget API					no more of these
+ *		late API N MS				the next request of that kind to broker N is done, and answered so much later
  *		refuse TOPIC CODE			metadata of the topic has this error; 0: none
  *		leader TOPIC PARTITION N	moves a partition
- *		dump TOPIC PARTITIONS		all that it has, a line for each: "PARTITION OFFSET KEY VALUE NAME=VALUE ..."
+ *		dump TOPIC PARTITIONS		all that it has, a line for each: "PARTITION OFFSET KEY VALUE NAME=VALUE ...", in the order of each
+ *									partition; a fault when something that it was sent is not there any more
  *		hexdump TOPIC PARTITIONS	the same, with keys and values in hexadecimal
  *
- * Ends at the end of input.  The mock keeps what it is sent in memory, and does not mind the numbers of idempotent producers: what is
- * sent to it twice, it has twice.
+ * Ends at the end of input.  The mock keeps what it is sent in memory, 5 MB for each partition, and does not mind the numbers of
+ * idempotent producers: what is sent to it twice, it has twice, and it takes what comes behind a gap.  kafka_numbers.c does.
  */
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
@@ -27,6 +29,7 @@
 #include <string.h>
 
 #define MAX_ERRORS 1000
+#define MAX_PARTITIONS 1000
 #define READ_MS 10000
 
 static rd_kafka_mock_cluster_t *cluster;
@@ -80,43 +83,80 @@ print_message(const rd_kafka_message_t *message, bool is_hex)
 	printf("\n");
 }
 
+/* where its partitions end, which is how many records there are; NULL, or what is wrong */
+static const char *
+find_ends(rd_kafka_t *client, const char *topic, int partitions, int64_t *ends, int64_t *count)
+{
+	*count = 0;
+	for (int i = 0; i < partitions; i++)
+	{
+		int64_t		low = 0;
+		rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(client, topic, i, &low, &ends[i], READ_MS);
+
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return rd_kafka_err2str(code);
+		if (low != 0)
+			return "the mock has thrown away what it was sent first";
+		*count += ends[i];
+	}
+	return NULL;
+}
+
+/* all partitions at the same time: each takes a while until the first record comes */
+static const char *
+dump_records(rd_kafka_queue_t *queue, int partitions, const int64_t *ends, int64_t count, bool is_hex)
+{
+	int64_t		next[MAX_PARTITIONS] = {0};
+	const char *fault = NULL;
+
+	while (count > 0 && fault == NULL)
+	{
+		rd_kafka_message_t *message = rd_kafka_consume_queue(queue, READ_MS);
+
+		if (message == NULL)
+			return "nothing more to read";
+		if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+			;
+		else if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+			fault = rd_kafka_err2str(message->err);
+		else if (message->offset != next[message->partition]++)
+			fault = "offsets with a gap";
+		else if (message->offset < ends[message->partition])
+		{
+			print_message(message, is_hex);
+			count--;
+		}
+		rd_kafka_message_destroy(message);
+	}
+	return fault;
+}
+
 /* up to what is there now */
 static const char *
 dump(const char *topic, int partitions, bool is_hex)
 {
-	rd_kafka_t *client = new_client(RD_KAFKA_CONSUMER, servers);
-	rd_kafka_topic_t *handle = rd_kafka_topic_new(client, topic, NULL);
-	const char *fault = NULL;
+	rd_kafka_t *client;
+	rd_kafka_topic_t *handle;
+	rd_kafka_queue_t *queue;
+	int64_t		ends[MAX_PARTITIONS];
+	int64_t		count;
+	const char *fault;
 
-	for (int partition = 0; partition < partitions && fault == NULL; partition++)
+	if (partitions < 1 || partitions > MAX_PARTITIONS)
+		return "too many";
+	client = new_client(RD_KAFKA_CONSUMER, servers);
+	handle = rd_kafka_topic_new(client, topic, NULL);
+	queue = rd_kafka_queue_new(client);
+	fault = find_ends(client, topic, partitions, ends, &count);
+	if (fault == NULL)
 	{
-		int64_t		low = 0;
-		int64_t		high = 0;
-		rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(client, topic, partition, &low, &high, READ_MS);
-
-		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-			fault = rd_kafka_err2str(code);
-		else if (low < high)
-			rd_kafka_consume_start(handle, partition, RD_KAFKA_OFFSET_BEGINNING);
-		for (int64_t next = low; next < high && fault == NULL;)
-		{
-			rd_kafka_message_t *message = rd_kafka_consume(handle, partition, READ_MS);
-
-			if (message == NULL)
-				fault = "nothing more to read";
-			else if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
-			{
-				print_message(message, is_hex);
-				next = message->offset + 1;
-			}
-			else if (message->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
-				fault = rd_kafka_err2str(message->err);
-			if (message != NULL)
-				rd_kafka_message_destroy(message);
-		}
-		if (low < high)
-			rd_kafka_consume_stop(handle, partition);
+		for (int i = 0; i < partitions; i++)
+			rd_kafka_consume_start_queue(handle, i, RD_KAFKA_OFFSET_BEGINNING, queue);
+		fault = dump_records(queue, partitions, ends, count, is_hex);
+		for (int i = 0; i < partitions; i++)
+			rd_kafka_consume_stop(handle, i);
 	}
+	rd_kafka_queue_destroy(queue);
 	rd_kafka_topic_destroy(handle);
 	rd_kafka_destroy(client);
 	return fault;
@@ -157,6 +197,8 @@ obey(const char *line)
 		return push_errors(a, b, c);
 	else if (sscanf(line, "forget %d", &a) == 1)
 		rd_kafka_mock_clear_request_errors(cluster, a);
+	else if (sscanf(line, "late %d %d %d", &a, &b, &c) == 3)
+		code = rd_kafka_mock_broker_push_request_error_rtts(cluster, b, a, 1, RD_KAFKA_RESP_ERR_NO_ERROR, c);
 	else if (sscanf(line, "refuse %255s %d", name, &a) == 2)
 		rd_kafka_mock_topic_set_error(cluster, name, a);
 	else if (sscanf(line, "leader %255s %d %d", name, &a, &b) == 3)

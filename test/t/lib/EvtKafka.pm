@@ -1,7 +1,8 @@
 
 =head1 NAME
 
-EvtKafka - a Kafka cluster for tests: librdkafka's mock (test/transport/mock_kafka.c) in a process of its own
+EvtKafka - a Kafka cluster for tests: librdkafka's mock (test/transport/mock_kafka.c), and before it what it lacks
+(test/transport/kafka_numbers.c), each in a process of its own
 
 =head1 SYNOPSIS
 
@@ -12,10 +13,12 @@ EvtKafka - a Kafka cluster for tests: librdkafka's mock (test/transport/mock_kaf
 	drive($library, $kafka->{url}, '--topic', 'orders');
 	$kafka->order('down 1');
 	my @messages = $kafka->read('orders', 12);    # {partition, offset, key, value, headers => {...}}, in the order of each partition
-	my ($faults, $twice) = faults([ map { n_of($_) } @messages ], 1, 20000, 100);
+	my ($faults, @twice) = faults([ map { n_of($_) } @messages ], 1, 20000, 100);
+	my $n        = $kafka->decided('gap');        # batches that were refused because something was missing before them
 
-The mock does not mind the numbers of idempotent producers: what is sent again after a connection has broken, it has twice.  A real
-broker has it once.  And it keeps 5 MB for each partition.
+The url leads through kafka_numbers, which minds the numbers of idempotent producers as real brokers do; $kafka->{servers} are its ports.
+The mock itself takes what comes behind a gap, and has twice what is sent twice.  It keeps 5 MB for each partition; a topic of which
+something is gone cannot be read.
 
 =cut
 
@@ -24,9 +27,11 @@ package EvtKafka;
 use strict;
 use warnings;
 
+use EvtTest;
 use EvtTransport;
 use Exporter qw(import);
 use IPC::Open2 qw(open2);
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(start_kafka faults);
@@ -39,13 +44,18 @@ sub start_kafka
 {
 	my $brokers = shift;
 	my $program = build_tool('mock_kafka', '-lrdkafka') or return;
-	my $self    = bless { brokers => $brokers }, __PACKAGE__;
+	my $front   = build_tool('kafka_numbers', '-lpthread') or return;
+	my $self    = bless { brokers => $brokers, log => "$PostgreSQL::Test::Utils::log_path/kafka_numbers_" . @all . '.log' }, __PACKAGE__;
 
 	$self->{pid} = open2($self->{from}, $self->{to}, $program, $brokers);
 	$self->{to}->autoflush(1);
 	my $line = readline $self->{from};
-	($self->{servers}) = $line =~ /^brokers (\S+)$/ or die "mock_kafka: $line";
-	$self->{url} = "kafka://$self->{servers}";
+	my ($mock) = $line =~ /^brokers (\S+)$/ or die "mock_kafka: $line";
+	unlink $self->{log};
+	start_process([ $self->{log} ], $front, $mock);
+	$self->{servers} = poll_until('the ports of kafka_numbers',
+		sub { -e $self->{log} && slurp_file($self->{log}) =~ /^brokers (\S+)\n/ ? $1 : undef });
+	$self->{url}     = "kafka://$self->{servers}";
 	push @all, $self;
 	return $self;
 }
@@ -91,19 +101,27 @@ sub read
 	return @messages;
 }
 
+# how many batches kafka_numbers has decided upon so: gap, again, old
+sub decided
+{
+	my ($self, $how) = @_;
+
+	return scalar(() = slurp_file($self->{log}) =~ /^$how /mg);
+}
+
 # what it has of a topic is to be each of the numbers from one on, in the order of each key (number modulo nkeys) when that comes for the
-# first time; and how many it has more than once
+# first time; and what it has more than once
 sub faults
 {
 	my ($numbers, $from, $count, $nkeys) = @_;
 	my (%seen, %last, @faults);
-	my $twice = 0;
+	my @twice;
 
 	foreach my $n (@$numbers)
 	{
 		if ($seen{$n}++)
 		{
-			$twice++;
+			push @twice, $n;
 			next;
 		}
 		push @faults, "$n after " . $last{ $n % $nkeys } if ($last{ $n % $nkeys } // 0) > $n;
@@ -112,7 +130,7 @@ sub faults
 	push @faults, "$_ lost" foreach grep { !$seen{$_} } $from .. $from + $count - 1;
 	push @faults, 'strangers' if keys %seen > $count;
 	@faults = (@faults[ 0 .. 4 ], scalar(@faults) . ' in all') if @faults > 5;
-	return (join(', ', @faults), $twice);
+	return (join(', ', @faults), @twice);
 }
 
 END

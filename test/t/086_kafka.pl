@@ -336,6 +336,23 @@ subtest 'leaders that change' => sub {
 	note($kafka->decided('gap') - $gaps . ' requests were refused because they came behind a gap');
 };
 
+# Brokers take any number of a producer that they know nothing of in a partition: behind a first request that was refused they would take
+# the second one, were it on its way.
+subtest 'leaders that change when a producer is new' => sub {
+	foreach my $i (1 .. 3)
+	{
+		my @new = topic("new$i", 12);
+		$kafka->each('rtt', 100);
+		$kafka->order("errors $PRODUCE 12 $_") foreach $NOT_LEADER, $NOT_ENOUGH_REPLICAS;
+		my ($status) = drive($library, $kafka->{url}, @new, '--count', 300, '--keys', 100, '--in-flight', 500, '--rate', 200, '--deadline', 40000);
+		is($status, 0, "$i: the end is reached");
+		$kafka->each('rtt', 0);
+		my ($faults, @twice) = faults([ numbers("new$i", 12) ], 1, 300, 100);
+		is($faults,  '', "$i: nothing lost, the order of each key");
+		is("@twice", '', "$i: nothing twice");
+	}
+};
+
 subtest 'requests that are refused' => sub {
 	my ($out) = disturbed('for now', 'busy', 15000, sub { $kafka->order("errors $PRODUCE 3 $NOT_LEADER"); $kafka->order("errors $PRODUCE 2 $TIMED_OUT") });
 	unlike($out, qr/outcome=/, 'for now: nobody hears of it');

@@ -14,6 +14,9 @@
  *   message.timeout.ms is without end, retries are, and enable.gapless.guarantee makes of every refusal by a broker the end of the
  *   producer, after which it sends nothing more; requests that are on their way behind the refused one have numbers after a gap, and
  *   are refused, too.
+ * - But brokers take any number of a producer that they know nothing of in a partition: behind a first request that is refused, the second
+ *   one would be accepted, and librdkafka, which takes it for the proof that the first one arrived, would report both.  So one request
+ *   at a time is on its way to a broker (max.in.flight of kafka_settings.c).
  * - Time is kept here.  When a message's is over, or the producer has come to its end, the link goes back: it takes nothing new, has
  *   librdkafka forget what is not sent, waits a moment for reports of what is on its way, has that forgotten, too, and makes
  *   another producer.  The messages whose time is over come back, as UNAVAILABLE when they were not sent and as RETRY when

@@ -49,6 +49,11 @@ static const char *const defaults[][2] = {
 	/* a key is in the same partition as with Kafka's own clients */
 	{"partitioner", "murmur2_random"},
 	{"enable.idempotence", "true"},
+	/*
+	 * One request to a broker at a time.  Brokers take any number of a producer that they do not know yet in a partition: where its first
+	 * request were refused and the second one, on its way already, accepted, librdkafka would take the first one for delivered, too.
+	 */
+	{"max.in.flight", "1"},
 };
 
 static bool set_client(rd_kafka_conf_t *conf, const EsSetting *client, char *fault, size_t size);

@@ -1945,6 +1945,38 @@ return [
 		tests  => '087_rabbitmq',
 	},
 
+	# ---- transport/libs/kafka*.c ----
+	{
+		name   => 'kafka: several requests on their way to a broker',
+		file   => 'transport/libs/kafka_settings.c',
+		change => [ qq(\t{"max.in.flight", "1"},\n), '' ],
+		tests  => '086_kafka',
+	},
+	{
+		name   => 'kafka: librdkafka goes on behind what it has given up',
+		file   => 'transport/libs/kafka_producer.c',
+		change => [ '"enable.gapless.guarantee", "true"', '"enable.gapless.guarantee", "false"' ],
+		tests  => '086_kafka',
+	},
+	{
+		name   => 'kafka: the producer is not idempotent',
+		file   => 'transport/libs/kafka_settings.c',
+		change => [ '{"enable.idempotence", "true"}', '{"enable.idempotence", "false"}' ],
+		tests  => '086_kafka',
+	},
+	{
+		name   => 'kafka: what is refused passes for delivered',
+		file   => 'transport/libs/kafka.c',
+		change => [ 'finish(flight, ES_OUTCOME_RETRY, rd_kafka_err2str(code), flight->message->topic);', 'finish(flight, ES_OUTCOME_DELIVERED, "", NULL);' ],
+		tests  => '086_kafka',
+	},
+	{
+		name   => 'kafka: what was sent passes for not sent',
+		file   => 'transport/libs/kafka.c',
+		change => [ "\tif (!was_not_sent)\n", "\tif (false)\n" ],
+		tests  => '086_kafka',
+	},
+
 	# ---- transport/libs/nats*.c ----
 	{
 		name   => 'nats: messages go out without their id',

@@ -54,21 +54,29 @@ sub delivered_so_far
 	return $n // 0;
 }
 
-# A run while something is done to the brokers, again and again each time that some more is delivered.  What may be there twice is what
-# has come back as something of which nobody knows whether it arrived.
+# A run while something is done to the brokers, again and again each time that some more is delivered, and before the last ones are begun.
+# What may be there twice is what has come back as something of which nobody knows whether it arrived.
 sub disturbed
 {
 	my ($what, $topic, $count, $disturb, @arguments) = @_;
+	my $until = "$scratch/$topic.until";
+	my $allow = sub {
+		append_to_file("$until.new", shift);
+		rename "$until.new", $until or die "$until: $!";
+	};
+	$allow->(3000);
 	my $run = start_drive($library, $kafka->{url}, topic($topic, 12), '--count', $count, '--keys', 100, '--in-flight', 500, '--progress', 500,
-		'--rate', 8000, '--deadline', 90000, @arguments);
+		'--rate', 8000, '--deadline', 90000, '--until', $until, @arguments);
 	my $times = 0;
 	my $seen  = 0;
 
 	while ($seen + 3000 < $count)
 	{
 		$seen = poll_until("$what: more than $seen", sub { my $n = delivered_so_far($run); $n >= $seen + 1500 ? $n : 0 }, 60);
+		$allow->($seen + 3000);
 		$disturb->($run, $times++);
 	}
+	$allow->($count);
 	is(finish_drive($run), 0, "$what: the end is reached") or diag(slurp_file($run->{out}) =~ /(.*)\z/s);
 	cmp_ok($times, '>=', 3, "$what: three times or more");
 	my $out = slurp_file($run->{out});

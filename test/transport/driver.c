@@ -4,7 +4,7 @@
  *
  *		driver LIBRARY URL [--count N] [--keys N] [--in-flight N] [--timeout MS] [--topic T] [--body TEXT] [--from N]
  *			[--allow NETWORKS] [--client NAME=VALUE] [--secret KIND=VALUE] [--tls-ca FILE] [--no-verify] [--deadline MS]
- *			[--rate N] [--progress N] [--gap MS] [--topics N] [--quiet] [--once] [--gate FILE]
+ *			[--rate N] [--until FILE] [--progress N] [--gap MS] [--topics N] [--quiet] [--once] [--gate FILE]
  *			[--rest-size N] [--next-timeout MS] [--abrupt]
  *
  * Message i (from --from on) has the id 00000000-0000-4000-8000-<i as 12 hex digits>, key k<i mod keys>, and the body TEXT, or
@@ -24,7 +24,8 @@
  *
  * With --next-timeout messages that are repeated have that time, and --timeout is that of the first try.
  *
- * With --rate no more than N messages a second are begun.  With --abrupt it ends at the deadline as a process does that had no time
+ * With --rate no more than N messages a second are begun, with --until none behind that whose number, counted from 1, FILE has now, so that
+ * who disturbs cannot be outrun.  With --abrupt it ends at the deadline as a process does that had no time
  * to close: neither close nor shutdown.
  */
 #include "postgres.h"
@@ -38,6 +39,7 @@
 
 #define MAX_SETTINGS 32
 #define REPEAT_MS 100
+#define LOOK_MS 10
 
 typedef struct Message
 {
@@ -80,6 +82,26 @@ add_setting(EsSetting *settings, int *n, char *text)
 	settings[(*n)++].value = equals + 1;
 }
 
+/* how many may be begun; looks again after a while */
+static int
+look_at_limit(const char *path, int before)
+{
+	static long long looked = 0;
+	long long	now = now_ms();
+	int			limit = before;
+	FILE	   *file;
+
+	if (now - looked < LOOK_MS)
+		return before;
+	looked = now;
+	file = fopen(path, "r");
+	if (file == NULL || fscanf(file, "%d", &limit) != 1)
+		limit = before;
+	if (file != NULL)
+		fclose(file);
+	return limit;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -97,6 +119,8 @@ main(int argc, char **argv)
 	const char *body = NULL;
 	long long	deadline = 30000;
 	long		rate = 0;
+	const char *until = NULL;
+	int			limit = 0;
 	bool		quiet = false;
 	long		progress = 0;
 	bool		once = false;
@@ -155,6 +179,8 @@ main(int argc, char **argv)
 			next_timeout = atol(argv[i]);
 		else if (strcmp(name, "--gate") == 0)
 			gate = argv[i];
+		else if (strcmp(name, "--until") == 0)
+			until = argv[i];
 		else if (strcmp(name, "--gap") == 0)
 			gap = atol(argv[i]);
 		else if (strcmp(name, "--topic") == 0)
@@ -253,11 +279,13 @@ main(int argc, char **argv)
 			gate = NULL;
 		while (first < count && messages[first].is_over)
 			first++;
+		if (until != NULL)
+			limit = look_at_limit(until, limit);
 		for (int i = first; i < count && !full && window < 4096; i++, window++)
 		{
 			Message    *message = &messages[i];
 
-			if ((rate > 0 && i >= (now_ms() - start) * rate / 1000) || (gate != NULL && i > 0))
+			if ((rate > 0 && i >= (now_ms() - start) * rate / 1000) || (gate != NULL && i > 0) || (until != NULL && i >= limit))
 				break;
 			if (message->is_over || message->is_out || !message->in_front || message->again > now_ms())
 			{

@@ -143,6 +143,8 @@ main(int argc, char **argv)
 	int			given_up = 0;
 	int			first = 0;
 
+	/* who waits for a line is to see it */
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (int i = 3; i < argc; i++)
 	{
 		char	   *name = argv[i];
@@ -312,10 +314,7 @@ main(int argc, char **argv)
 			if (done->outcome == ES_OUTCOME_DELIVERED && message->before != NULL && !message->before->is_over)
 				disordered++;
 			if (done->outcome == ES_OUTCOME_DELIVERED && progress > 0 && counts[ES_OUTCOME_DELIVERED] % progress == 0)
-			{
 				printf("at %ld\n", counts[ES_OUTCOME_DELIVERED]);
-				fflush(stdout);
-			}
 			if (done->outcome != ES_OUTCOME_DELIVERED && !quiet)
 				printf("%s outcome=%d status=%d retry_after=%ld %s\n", message->number, done->outcome, done->status, done->retry_after_ms,
 					   done->error);

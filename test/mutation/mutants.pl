@@ -1953,12 +1953,6 @@ return [
 		tests  => '086_kafka',
 	},
 	{
-		name   => 'kafka: librdkafka goes on behind what it has given up',
-		file   => 'transport/libs/kafka_producer.c',
-		change => [ '"enable.gapless.guarantee", "true"', '"enable.gapless.guarantee", "false"' ],
-		tests  => '086_kafka',
-	},
-	{
 		name   => 'kafka: the producer is not idempotent',
 		file   => 'transport/libs/kafka_settings.c',
 		change => [ '{"enable.idempotence", "true"}', '{"enable.idempotence", "false"}' ],

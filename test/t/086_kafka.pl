@@ -59,7 +59,7 @@ sub first_outcome
 {
 	my $run = start_drive($library, @_, '--timeout', 3000, '--deadline', 60000);
 
-	poll_until('an outcome', sub { slurp_file($run->{out}) =~ /^(?:1 outcome|delivered)=.*\n/m });
+	poll_until('an outcome', sub { -e $run->{out} && slurp_file($run->{out}) =~ /^(?:1 outcome|delivered)=.*\n/m });
 	end_process($run->{pid});
 	return slurp_file($run->{out});
 }

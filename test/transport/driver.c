@@ -143,8 +143,6 @@ main(int argc, char **argv)
 	int			given_up = 0;
 	int			first = 0;
 
-	/* who waits for a line is to see it */
-	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (int i = 3; i < argc; i++)
 	{
 		char	   *name = argv[i];

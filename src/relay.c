@@ -413,8 +413,10 @@ submit(void)
 	int			n = 0;
 
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
-		if (route->is_rule && route->ready > 0)
+		if (route->is_rule)
 			es_route_postpone(route, now);
+	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
+		es_route_thin_out(target, now);
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
 		n += es_target_submit(target, now);
 	return n > 0;
@@ -579,8 +581,10 @@ rest_ms(void)
 			ms = Min(ms, es_process_ms_until(now, route->not_before));
 			continue;
 		}
-		if (route->done > 0)
+		if (es_route_unsettled(route) > 0)
 			ms = Min(ms, 5);
+		if (route->next_late != DT_NOEND)
+			ms = Min(ms, es_process_ms_until(now, Max(route->next_late, now + 1)));
 		/* what was not so when we looked: a breaker was reset, a link opened */
 		if (es_route_may_claim(route))
 			return 0;

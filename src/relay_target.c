@@ -285,6 +285,7 @@ es_target_judge(EsParcel *parcel, TimestampTz now)
 		.number = parcel->number, .attempt = parcel->attempt, .outcome = out->outcome, .status = out->status};
 
 	target->in_flight--;
+	target->answered_at = now;
 	parcel->route->out--;
 	strlcpy(attempt.error, out->error, sizeof(attempt.error));
 	if (target->state != NULL)
@@ -341,7 +342,7 @@ give_up(EsParcel *parcel, EsParcelState state)
 static void
 keep(EsParcel *parcel)
 {
-	if (parcel->route->is_leaving || (parcel->target->is_leaving && !parcel->route->is_rule))
+	if (parcel->is_away || parcel->route->is_leaving || (parcel->target->is_leaving && !parcel->route->is_rule))
 		parcel->state = ES_PARCEL_HELD;
 	else
 		es_target_put_ready(parcel);
@@ -351,6 +352,8 @@ static void
 succeeded(EsTarget *target)
 {
 	target->failures = 0;
+	/* see relay_away.c */
+	target->put_off = target->breaker == ES_BREAKER_CLOSED ? Max(target->put_off - 2, 0) : 0;
 	target->successes++;
 	target->open_ms = target->endpoint->breaker_open_ms;
 	if (target->breaker != ES_BREAKER_CLOSED)

@@ -2171,6 +2171,30 @@ return [
 		tests  => '092_delivery_policy',
 	},
 	{
+		name   => 'a rule waits for each answer',
+		file   => 'relay_away.c',
+		change => [ "if (parcel->submitted_at + PATIENCE > now)", "if (true)" ],
+		tests  => '096_rule_endpoints',
+	},
+	{
+		name   => 'a long stream keeps its lane of a rule',
+		file   => 'relay_away.c',
+		change => [ "return parcel->route->is_computed && parcel->batch->claimed_at + MAX_HOLD <= now;", "return false;" ],
+		tests  => '096_rule_endpoints',
+	},
+	{
+		name   => 'an answer that comes late is forgotten',
+		file   => 'relay_away.c',
+		change => [ "parcel->is_void || !es_route_is_to_settle(parcel) ?", "true ?" ],
+		tests  => '096_rule_endpoints',
+	},
+	{
+		name   => 'what is out and put off goes out a second time',
+		file   => 'relay_away.c',
+		change => [ "\t\t\t\tunder_way = away;", "\t\t\t\t;" ],
+		tests  => '096_rule_endpoints',
+	},
+	{
 		name   => 'no address is refused',
 		file   => 'transport/libs/http.c',
 		change => [ "!host->address_allowed(&address->addr, link->pool->networks, link->plain_text)", "false" ],

@@ -41,6 +41,8 @@ typedef struct EsTarget
 	EsEndpointState *state; /* NULL: no room in shared memory; then nobody sees it */
 	bool is_leaving;		/* its definition is another by now, or gone: nothing is submitted any more */
 	bool is_gone;			/* the other side wants nothing any more: the definition is to say so */
+	uint64 resets;			/* by operators, that it knows of */
+	TimestampTz reset_at;	/* the last of these */
 	struct EsTarget *next;
 } EsTarget;
 
@@ -102,6 +104,8 @@ typedef struct EsParcel
 extern EsTarget *es_target_get(const char *endpoint);
 /* are definition and secrets what they were?  In a transaction */
 extern bool es_target_is_current(const EsTarget *target);
+/* did an operator reset it, and it does not know of that yet? */
+extern bool es_target_is_reset(const EsTarget *target);
 /* Without parcels */
 extern void es_target_free(EsTarget *target);
 /* the first of all; by next */

@@ -2143,7 +2143,32 @@ return [
 	{
 		name   => 'a restart forgets that an endpoint is gone',
 		file   => 'relay.c',
-		change => [ "es_definition_set_state(\"endpoint\", target->endpoint->name, ES_DEFINITION_PAUSED);", ";" ],
+		change => [ "if (!es_definition_try_state(\"endpoint\", name, ES_DEFINITION_PAUSED))", "if (false)" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'the relay waits for who has an endpoint that is gone',
+		file   => 'relay.c',
+		change => [ "if (!es_definition_try_state(\"endpoint\", name, ES_DEFINITION_PAUSED))",
+			"if (es_definition_set_state(\"endpoint\", name, ES_DEFINITION_PAUSED), false)" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'an endpoint that was gone is not tried again when it could not be disabled',
+		file   => 'relay.c',
+		change => [ "\t\t\trelay.gone_again = GetCurrentTimestamp() + GONE_AGAIN;\n\t\t\tcontinue;\n\t\t}\n\t\tereport", "\t\t\tcontinue;\n\t\t}\n\t\tereport" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'an answer from before reset_breaker() disables the endpoint after it',
+		file   => 'relay_target.c',
+		change => [ "\ttarget->is_gone = false;\n", "" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'a request from before reset_breaker() disables the endpoint after it',
+		file   => 'relay_target.c',
+		change => [ "target->is_gone |= parcel->submitted_at > target->reset_at;", "target->is_gone = true;" ],
 		tests  => '092_delivery_policy',
 	},
 	{

@@ -105,10 +105,12 @@ subtest 'one hangs' => sub {
 };
 
 subtest 'one takes its time' => sub {
-	# longer than a crash may cost: its event is due while it is out
+	# longer than a crash may cost: its event is due while it is out, and another stream of the endpoint goes on
 	$receiver->set('/customer-12', key => 'sale-12-1', delay_ms => 13_000, first => 1);
-	append(12, 12, 1, 2);
+	$receiver->set('/customer-12', key => 'sale-12-2', delay_ms => 200);
+	append(12, 12, 1, 1);
 	poll_until('a request that hangs', sub { ($receiver->stats('/customer-12'))[1] == 1 });
+	append(12, 12, 2, 70);
 
 	# longer than a lane waits
 	$receiver->set('/customer-8', delay_ms => 900);

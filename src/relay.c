@@ -227,7 +227,10 @@ read_definitions(void)
 static void
 disable_gone(void)
 {
-	relay.gone_again = DT_NOEND;
+	bool		again = false;
+
+	/* also after an error */
+	relay.gone_again = GetCurrentTimestamp() + GONE_AGAIN;
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
 	{
 		char	   *name = target->endpoint->name;
@@ -236,7 +239,7 @@ disable_gone(void)
 			continue;
 		if (!es_definition_try_lock("endpoint", name))
 		{
-			relay.gone_again = GetCurrentTimestamp() + GONE_AGAIN;
+			again = true;
 			continue;
 		}
 		/*
@@ -247,13 +250,15 @@ disable_gone(void)
 			continue;
 		if (!es_definition_try_state("endpoint", name, ES_DEFINITION_PAUSED))
 		{
-			relay.gone_again = GetCurrentTimestamp() + GONE_AGAIN;
+			again = true;
 			continue;
 		}
 		ereport(LOG,
 				(errmsg("endpoint \"%s\" is disabled: it answered that it is gone", name),
 				 errhint("evtstore.reset_breaker() enables it again.")));
 	}
+	if (!again)
+		relay.gone_again = DT_NOEND;
 }
 
 static void

@@ -2156,7 +2156,7 @@ return [
 	{
 		name   => 'an endpoint that was gone is not tried again when it could not be disabled',
 		file   => 'relay.c',
-		change => [ "\t\t\trelay.gone_again = GetCurrentTimestamp() + GONE_AGAIN;\n\t\t\tcontinue;\n\t\t}\n\t\tereport", "\t\t\tcontinue;\n\t\t}\n\t\tereport" ],
+		change => [ "\t\t\tagain = true;\n\t\t\tcontinue;\n\t\t}\n\t\tereport", "\t\t\tcontinue;\n\t\t}\n\t\tereport" ],
 		tests  => '092_delivery_policy',
 	},
 	{

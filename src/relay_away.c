@@ -107,9 +107,11 @@ static void
 put_off(EsParcel *parcel, TimestampTz now)
 {
 	EsTarget   *target = parcel->target;
+	bool		blocked = is_blocked(target, now);
 
-	for (EsParcel *it = parcel; it != NULL; it = it->behind)
-		parcel->delay_ms = es_away_pace(&target->put_off, is_blocked(target, now));
+	/* a stream that only gives others their turn is not to wait for its length */
+	for (EsParcel *it = parcel; it == parcel || (blocked && it != NULL); it = it->behind)
+		parcel->delay_ms = es_away_pace(&target->put_off, blocked);
 	parcel->delay_ms = Max(parcel->delay_ms, (target->not_before - now) / 1000);
 	es_target_take_back(parcel);
 	parcel->state = ES_PARCEL_POSTPONED;

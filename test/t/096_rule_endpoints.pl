@@ -104,19 +104,22 @@ subtest 'one hangs' => sub {
 	is(sql('SELECT count(*) FROM evtstore.dead_letters'), 0, 'nothing is left or given up');
 };
 
-subtest 'one takes its time' => sub {
+subtest 'one answers very late' => sub {
 	# longer than a crash may cost: its event is due while it is out, and another stream of the endpoint goes on
 	$receiver->set('/customer-12', key => 'sale-12-1', delay_ms => 13_000, first => 1);
 	$receiver->set('/customer-12', key => 'sale-12-2', delay_ms => 200);
 	append(12, 12, 1, 1);
 	poll_until('a request that hangs', sub { ($receiver->stats('/customer-12'))[1] == 1 });
 	append(12, 12, 2, 70);
+	arrived_once(12, 'what is due while it is out');
+};
 
+subtest 'one takes its time' => sub {
 	# longer than a lane waits
 	$receiver->set('/customer-8', delay_ms => 900);
 	append(8, 8, 20, 3);
 	append(1, $customers, 5, 4);
-	others_get_theirs('while it answers late', 8, 12);
+	others_get_theirs('while it answers late', 8);
 	arrived_once(8, 'one that answers late');
 	$receiver->clear('/customer-8');
 
@@ -125,7 +128,7 @@ subtest 'one takes its time' => sub {
 	set_endpoint(9, '"max_in_flight": 1');
 	append(9, 9, 60, 1);
 	append(1, $customers, 5, 4);
-	others_get_theirs('while it is slower than its events come', 9, 12);
+	others_get_theirs('while it is slower than its events come', 9);
 	arrived_once(9, 'a slow one');
 	$receiver->clear('/customer-9');
 
@@ -133,10 +136,9 @@ subtest 'one takes its time' => sub {
 	$receiver->set('/customer-10', key => 'sale-10-1', delay_ms => 250);
 	append(10, 10, 1, 70);
 	append(1, $customers, 5, 4);
-	others_get_theirs('while one of its streams takes long', 10, 12);
+	others_get_theirs('while one of its streams takes long', 10);
 	arrived_once(10, 'a long stream');
 	$receiver->clear('/customer-10');
-	arrived_once(12, 'one that answers very late');
 };
 
 subtest 'an answer that comes late' => sub {

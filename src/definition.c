@@ -76,6 +76,13 @@ static EsPlan state_plan = {
 	.args = {INT4OID, TEXTOID},
 };
 
+static EsPlan try_state_plan = {
+	.sql = "UPDATE evtstore_internal.definition d SET state = $2"
+	" FROM (SELECT id FROM evtstore_internal.definition WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED) free WHERE d.id = free.id",
+	.nargs = 2,
+	.args = {INT4OID, TEXTOID},
+};
+
 static EsPlan name_plan = {
 	.sql = "SELECT kind, name FROM evtstore_internal.definition WHERE id = $1",
 	.nargs = 1,
@@ -95,6 +102,7 @@ static EsPlan delete_plan = {
 };
 
 static void update(EsPlan *plan, const EsDefinition *existing, Datum value);
+static uint64 name_hash(const char *kind, const char *name);
 static const char *namespace_of(const char *kind);
 static EsDefinition *find_any(const char *kind, const char *name);
 static bool is_unseen(TransactionId xmin);
@@ -175,6 +183,26 @@ es_definition_set_state(const char *kind, const char *name, const char *state)
 	existing = es_definition_get(kind, name);
 	if (strcmp(existing->state, state) != 0)
 		update(&state_plan, existing, CStringGetTextDatum(state));
+}
+
+bool
+es_definition_try_state(const char *kind, const char *name, const char *state)
+{
+	EsDefinition *existing = es_definition_find(kind, name);
+	EsSpiState	spi;
+	Datum		values[2];
+	bool		is_set;
+
+	if (existing == NULL)
+		return false;
+	values[0] = Int32GetDatum(existing->id);
+	values[1] = CStringGetTextDatum(state);
+	es_spi_begin(&spi);
+	is_set = es_spi_run(&try_state_plan, values, NULL, false, 0) == 1;
+	es_spi_end(&spi);
+	if (is_set)
+		es_catalog_definitions_changed();
+	return is_set;
 }
 
 bool
@@ -270,10 +298,22 @@ es_definition_list(const char *kind)
 void
 es_definition_lock(const char *kind, const char *name)
 {
+	es_lock(ES_LOCK_DEFINITION, name_hash(kind, name));
+}
+
+bool
+es_definition_try_lock(const char *kind, const char *name)
+{
+	return es_lock_try(ES_LOCK_DEFINITION, name_hash(kind, name));
+}
+
+static uint64
+name_hash(const char *kind, const char *name)
+{
 	const char *space = namespace_of(kind);
 	uint64		seed = DatumGetUInt64(hash_any_extended((const unsigned char *) space, strlen(space), 0));
 
-	es_lock(ES_LOCK_DEFINITION, DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), seed)));
+	return DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), seed));
 }
 
 /*

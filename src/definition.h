@@ -39,6 +39,9 @@ extern void es_definition_replace(const EsDefinition *existing, const char *owne
 /* of a rebuild: it cannot go on */
 #define ES_DEFINITION_FAILED "failed"
 
+/* the lock of the name, and then the state, without a wait: false where somebody has the name or the row, or there is none of that name */
+extern bool es_definition_try_lock(const char *kind, const char *name);
+extern bool es_definition_try_state(const char *kind, const char *name, const char *state);
 /* sets the state; ST008 when unknown */
 extern void es_definition_set_state(const char *kind, const char *name, const char *state);
 /* the one with that id, of whatever kind, is quarantined; a rebuild has failed.  False: there is none.  *kind and *name are palloc'd */

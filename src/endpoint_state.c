@@ -29,7 +29,7 @@ struct EsEndpointState
 	/* under the area's lock */
 	Oid			database;		/* InvalidOid: free */
 	int32		endpoint;
-	pg_atomic_uint32 reset;		/* 1: an operator wants the breaker closed */
+	pg_atomic_uint64 resets;	/* grows for ever, also from endpoint to endpoint */
 	/* under the mutex */
 	slock_t		mutex;
 	EsEndpointView view;
@@ -38,6 +38,7 @@ struct EsEndpointState
 typedef struct StateArea
 {
 	int			n;				/* immutable */
+	pg_atomic_uint64 other_resets;	/* of endpoints without an entry */
 	EsEndpointState states[FLEXIBLE_ARRAY_MEMBER];
 } StateArea;
 
@@ -77,7 +78,6 @@ es_endpoint_state_open(int32 endpoint)
 		state->database = MyDatabaseId;
 		state->endpoint = endpoint;
 		memset(&state->view, 0, sizeof(EsEndpointView));
-		pg_atomic_write_u32(&state->reset, 0);
 	}
 	LWLockRelease(STATES_LOCK);
 	return state;
@@ -165,15 +165,14 @@ es_endpoint_state_ask_reset(int32 endpoint)
 
 	LWLockAcquire(STATES_LOCK, LW_SHARED);
 	state = find(MyDatabaseId, endpoint);
-	if (state != NULL)
-		pg_atomic_write_u32(&state->reset, 1);
+	pg_atomic_fetch_add_u64(state != NULL ? &state->resets : &area->other_resets, 1);
 	LWLockRelease(STATES_LOCK);
 }
 
-bool
-es_endpoint_state_take_reset(EsEndpointState *state)
+uint64
+es_endpoint_state_resets(EsEndpointState *state)
 {
-	return pg_atomic_read_u32(&state->reset) != 0 && pg_atomic_exchange_u32(&state->reset, 0) != 0;
+	return pg_atomic_read_u64(state != NULL ? &state->resets : &area->other_resets);
 }
 
 const char *
@@ -220,10 +219,11 @@ area_init(void *ptr)
 	StateArea  *a = ptr;
 
 	a->n = es_guc_max_endpoints;
+	pg_atomic_init_u64(&a->other_resets, 0);
 	for (int i = 0; i < a->n; i++)
 	{
 		SpinLockInit(&a->states[i].mutex);
-		pg_atomic_init_u32(&a->states[i].reset, 0);
+		pg_atomic_init_u64(&a->states[i].resets, 0);
 	}
 }
 

@@ -68,9 +68,10 @@ extern bool es_endpoint_state_look(int32 endpoint, EsEndpointView *view);
 /* us within which that share of what was delivered was; -1: nothing was */
 extern double es_endpoint_state_latency(const EsEndpointView *view, double share);
 
-/* an operator wants the breaker closed; the relay takes the wish */
+/* an operator wants the breaker closed */
 extern void es_endpoint_state_ask_reset(int32 endpoint);
-extern bool es_endpoint_state_take_reset(EsEndpointState *state);
+/* how often that was so; NULL: of all endpoints that have no entry */
+extern uint64 es_endpoint_state_resets(EsEndpointState *state);
 /* the name of an EsOutcome */
 extern const char *es_endpoint_state_outcome(int outcome);
 

@@ -99,10 +99,17 @@ static EsPlan give_back_plan = {
 	.args = {INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID},
 };
 
-/* $3 NULL: in whatever hold */
+static EsPlan hasten_plan = {
+	.sql = "UPDATE evtstore_internal.failed_event f SET next_attempt_at = $3 FROM unnest($2) u (position), " ROW_AT
+	" WHERE f.ctid = r.ctid AND f.state = 'retry' AND f.epoch IS NULL AND f.next_attempt_at > $3",
+	.nargs = 3,
+	.args = {INT4OID, INT8ARRAYOID, TIMESTAMPTZOID},
+};
+
+/* $3 NULL: in whatever hold; 0: in none */
 static EsPlan delete_plan = {
 	.sql = "DELETE FROM evtstore_internal.failed_event f USING unnest($2) u (position), " ROW_AT
-	" WHERE f.ctid = r.ctid AND ($3 IS NULL OR f.epoch = $3) RETURNING f.position, CASE WHEN f.state <> 'waiting' THEN f.key END, f.tenant",
+	" WHERE f.ctid = r.ctid AND ($3 IS NULL OR COALESCE(f.epoch, 0) = $3) RETURNING f.position, CASE WHEN f.state <> 'waiting' THEN f.key END, f.tenant",
 	.nargs = 3,
 	.args = {INT4OID, INT8ARRAYOID, INT8OID},
 };
@@ -224,7 +231,7 @@ static void give_up_key(const EsSubscription *subscription, const char *tenant, 
 static int	withdraw(const EsSubscription *subscription, int64 position, uint64 epoch, const char *tenant, const char *key);
 static void put_in_line(const EsSubscription *subscription, int64 position, const char *tenant, const char *key);
 static void let_stand(const EsSubscription *subscription, int64 position, const char *state_name, TimestampTz next_attempt_at);
-static int	remove_rows(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch, TimestampTz now);
+static int	remove_rows(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch, bool in_any_hold, TimestampTz now);
 static void advance(const EsSubscription *subscription, Datum positions, Datum tenants, Datum keys, TimestampTz now);
 static int	compare_positions(const void *a, const void *b);
 static void bind(Datum *values, const EsSubscription *subscription, int64 position);
@@ -369,7 +376,21 @@ es_failed_event_hand_out(const EsSubscription *subscription, EsFailedEvent *cons
 int
 es_failed_event_ack(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch)
 {
-	return remove_rows(subscription, positions, n, epoch, es_clock_now());
+	return remove_rows(subscription, positions, n, epoch, false, es_clock_now());
+}
+
+void
+es_failed_event_hasten(const EsSubscription *subscription, int64 *positions, int n)
+{
+	EsSpiState	state;
+	Datum		values[3];
+
+	values[0] = Int32GetDatum(subscription->definition.id);
+	values[1] = es_queue_id_array(positions, n);
+	values[2] = TimestampTzGetDatum(es_clock_now());
+	es_queue_spi_begin(&state);
+	es_spi_run(&hasten_plan, values, NULL, false, 0);
+	es_spi_end(&state);
 }
 
 int
@@ -455,7 +476,7 @@ es_failed_event_skip(const EsSubscription *subscription, int64 position, const c
 	if (!find(subscription, position, 0, &aside))
 		return;
 	bury(subscription, position, aside.key, aside.attempt, "skipped", reason, now);
-	(void) remove_rows(subscription, &position, 1, 0, now);
+	(void) remove_rows(subscription, &position, 1, 0, true, now);
 }
 
 void
@@ -562,7 +583,7 @@ bury_aside(const EsSubscription *subscription, int64 position, uint64 epoch, con
 	bury(subscription, position, aside->key, aside->attempt, cause, error, now);
 	if (subscription->on_failure == ES_FAILURE_DEAD_LETTER_KEY)
 		n += withdraw(subscription, position, epoch, aside->tenant, aside->key);
-	(void) remove_rows(subscription, &position, 1, 0, now);
+	(void) remove_rows(subscription, &position, 1, 0, true, now);
 	give_up_key(subscription, aside->tenant, aside->key, error, now);
 	return n;
 }
@@ -657,11 +678,11 @@ let_stand(const EsSubscription *subscription, int64 position, const char *state_
 }
 
 /*
- * And lets the next ones of their keys come.  epoch 0: in whatever hold; else those that are not handed out in it stay.  How many
- * went; positions says which
+ * And lets the next ones of their keys come.  Those that are not handed out in that hold stay, unless any will do; 0: those that are handed
+ * out.  How many went; positions says which
  */
 static int
-remove_rows(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch, TimestampTz now)
+remove_rows(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch, bool in_any_hold, TimestampTz now)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ArrayBuildState *fronts[3] = {NULL, NULL, NULL};
@@ -672,7 +693,7 @@ remove_rows(const EsSubscription *subscription, int64 *positions, int n, uint64 
 	values[1] = es_queue_id_array(positions, n);
 	values[2] = Int64GetDatum((int64) epoch);
 	es_queue_spi_begin(&state);
-	n = (int) es_spi_run(&delete_plan, values, epoch == 0 ? "  n" : NULL, false, 0);
+	n = (int) es_spi_run(&delete_plan, values, in_any_hold ? "  n" : NULL, false, 0);
 	for (int i = 0; i < n; i++)
 	{
 		bool		isnull;

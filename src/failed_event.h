@@ -53,7 +53,9 @@ extern void es_failed_event_release(const EsSubscription *subscription, int64 po
 /* handed out again, in the hold with that epoch (0: not any more): their attempts so far, with this one */
 extern void es_failed_event_hand_out(const EsSubscription *subscription, EsFailedEvent *const *events, int n);
 
-/* those that were handed out again, in the hold with that epoch, are done: how many, and into positions which, in order */
+/* those that are put off, and not handed out, are due */
+extern void es_failed_event_hasten(const EsSubscription *subscription, int64 *positions, int n);
+/* those that were handed out again, in the hold with that epoch (0: that are not handed out), are done: how many, and into positions which, in order */
 extern int es_failed_event_ack(const EsSubscription *subscription, int64 *positions, int n, uint64 epoch);
 /* the same for one; 0: it is not handed out, in the hold with that epoch */
 extern int es_failed_event_reject(const EsSubscription *subscription, int64 position, uint64 epoch, const char *error);

@@ -79,7 +79,7 @@ evtstore_reset_breaker(PG_FUNCTION_ARGS)
 		/* the scheduler may have to start a relay again */
 		es_wakeup_at_commit(0);
 	}
-	/* at once, whatever becomes of this transaction: it is tried once more, that is all */
+	/* at once, whatever becomes of this transaction: it is tried once more, that is all.  With the name's lock: see disable_gone() in relay.c */
 	es_endpoint_state_ask_reset(definition->id);
 	es_watch_rouse();
 	PG_RETURN_VOID();

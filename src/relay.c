@@ -49,6 +49,8 @@
 /* after a lock that was not to be had; of a route doubled each time: all others wait while it is tried */
 #define LOCK_BACKOFF (100 * 1000) /* us */
 #define MAX_LOCK_DOUBLINGS 5
+/* an endpoint that is gone, and that somebody has locked: it is tried again after this */
+#define GONE_AGAIN (200 * 1000) /* us */
 /* a route that nobody tells anything of is looked at after so many poll intervals */
 #define IDLE_POLLS 5
 /* latch, postmaster, and one for each transport */
@@ -60,6 +62,7 @@ typedef struct Relay
 	uint64 generation;		  /* of the catalog, when the definitions were read; 0: never */
 	TimestampTz next_look;	  /* at the definitions, though nobody told of a change */
 	TimestampTz not_before;	  /* after a lock that was not to be had */
+	TimestampTz gone_again;	  /* then one that is gone is to be disabled; DT_NOEND: none is */
 	EsRoute *routes;
 	bool done;				  /* nothing is to be done here any more */
 	TimestampTz lonely_since; /* 0: there are routes */
@@ -119,6 +122,7 @@ es_relay_main(Datum arg)
 	AddWaitEventToSet(relay.waited, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	relay.iteration = AllocSetContextCreate(TopMemoryContext, "evtstore relay", ALLOCSET_DEFAULT_SIZES);
 	relay.done = !es_guc_enabled;
+	relay.gone_again = DT_NOEND;
 
 	while (may_go_on())
 	{
@@ -161,7 +165,7 @@ refresh(void)
 	bool		networks_changed = relay.networks == NULL || strcmp(relay.networks, es_guc_allowed_networks) != 0;
 
 	free_left();
-	if (relay.generation == es_catalog_generation() && relay.generation != 0 && now < relay.next_look && !networks_changed)
+	if (relay.generation == es_catalog_generation() && relay.generation != 0 && now < Min(relay.next_look, relay.gone_again) && !networks_changed)
 		return;
 	if (now < relay.not_before)
 		return;
@@ -182,6 +186,8 @@ refresh(void)
 			relay.done = true;
 		else if (relay.generation != es_catalog_generation())
 			read_definitions();
+		else if (now >= relay.gone_again)
+			disable_gone();
 		es_process_commit();
 	}
 	PG_CATCH();
@@ -207,7 +213,6 @@ read_definitions(void)
 		relay.done = true;
 		return;
 	}
-	disable_gone();
 	pushes = es_push_list(ES_PUSH_OUTSIDE);
 	find_leaving(pushes);
 	begin_new(pushes);
@@ -218,29 +223,49 @@ read_definitions(void)
 		relay.lonely_since = GetCurrentTimestamp();
 }
 
-/* what the other side said stays when this process does not */
+/* what the other side said stays when this process does not.  Who has the endpoint just now is not waited for: it takes nothing meanwhile */
 static void
 disable_gone(void)
 {
+	bool		again = false;
+
+	/* also after an error */
+	relay.gone_again = GetCurrentTimestamp() + GONE_AGAIN;
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
-		if (target->is_gone && !target->is_leaving)
+	{
+		char	   *name = target->endpoint->name;
+
+		if (!target->is_gone || target->is_leaving)
+			continue;
+		if (!es_definition_try_lock("endpoint", name))
 		{
-			es_definition_lock("endpoint", target->endpoint->name);
-			if (es_target_is_current(target))
-			{
-				es_definition_set_state("endpoint", target->endpoint->name, ES_DEFINITION_PAUSED);
-				ereport(LOG,
-						(errmsg("endpoint \"%s\" is disabled: it answered that it is gone", target->endpoint->name),
-						 errhint("evtstore.reset_breaker() enables it again.")));
-			}
+			again = true;
+			continue;
 		}
+		/*
+		 * reset_breaker() has that lock when it counts, to the end of its transaction.  So what is not counted here comes after our commit,
+		 * and enables it again; what is, is the last word.
+		 */
+		if (!es_target_is_current(target) || es_target_is_reset(target))
+			continue;
+		if (!es_definition_try_state("endpoint", name, ES_DEFINITION_PAUSED))
+		{
+			again = true;
+			continue;
+		}
+		ereport(LOG,
+				(errmsg("endpoint \"%s\" is disabled: it answered that it is gone", name),
+				 errhint("evtstore.reset_breaker() enables it again.")));
+	}
+	if (!again)
+		relay.gone_again = DT_NOEND;
 }
 
 static void
 find_leaving(List *pushes)
 {
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
-		if (target->is_gone || !es_target_is_current(target))
+		if (!es_target_is_current(target))
 			target->is_leaving = true;
 	/* also what leaves already, and could not go yet */
 	relay.something_leaves = true;
@@ -413,8 +438,10 @@ submit(void)
 	int			n = 0;
 
 	for (EsRoute *route = relay.routes; route != NULL; route = route->next)
-		if (route->is_rule && route->ready > 0)
+		if (route->is_rule)
 			es_route_postpone(route, now);
+	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
+		es_route_thin_out(target, now);
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
 		n += es_target_submit(target, now);
 	return n > 0;
@@ -446,8 +473,8 @@ pump(void)
 	}
 	/* what is gone is written down at the next look */
 	for (EsTarget *target = es_target_first(); moved && target != NULL; target = target->next)
-		if (target->is_gone && !target->is_leaving)
-			relay.generation = 0;
+		if (target->is_gone && !target->is_leaving && relay.gone_again == DT_NOEND)
+			relay.gone_again = 1;
 	return moved;
 }
 
@@ -561,7 +588,7 @@ rest_ms(void)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz clock_now = es_clock_now();
 	const EsTransport *transport;
-	long		ms = es_process_ms_until(now, relay.next_look);
+	long		ms = es_process_ms_until(now, Min(relay.next_look, relay.gone_again));
 
 	for (EsTarget *target = es_target_first(); target != NULL; target = target->next)
 	{
@@ -579,8 +606,10 @@ rest_ms(void)
 			ms = Min(ms, es_process_ms_until(now, route->not_before));
 			continue;
 		}
-		if (route->done > 0)
+		if (es_route_unsettled(route) > 0)
 			ms = Min(ms, 5);
+		if (route->next_late != DT_NOEND)
+			ms = Min(ms, es_process_ms_until(now, Max(route->next_late, now + 1)));
 		/* what was not so when we looked: a breaker was reset, a link opened */
 		if (es_route_may_claim(route))
 			return 0;

@@ -33,8 +33,6 @@
 #include "subscription_look.h"
 #include "subscription_poll.h"
 
-/* of what is put off because its endpoint is just being changed */
-#define POSTPONE_MS 1000
 /* events of one message, and bytes after which no more is added */
 #define MAX_GROUP 100
 #define MAX_GROUP_BYTES (1024 * 1024)
@@ -56,6 +54,7 @@ typedef struct Claim
 	int			size;			/* of the arrays */
 	int			made;			/* envelopes of so many are made, by the first attempt */
 	bool		is_grouped;		/* several in a message */
+	bool		has_put_off;	/* something whose endpoint takes nothing now */
 	const EsRule *rule; /* NULL: it is none */
 } Claim;
 
@@ -144,6 +143,7 @@ poll_events(Claim *claim)
 
 	/* its definition may be another by now: the route leaves at the next look */
 	claim->rule = route->is_rule ? es_rule_with_endpoint(route->id) : NULL;
+	route->is_computed = claim->rule != NULL && es_rule_is_computed(claim->rule);
 	if (subscription != NULL && (route->is_rule ? claim->rule != NULL :
 								 subscription->endpoint != NULL && strcmp(subscription->endpoint, route->target->endpoint->name) == 0))
 		n = es_subscription_poll(route->id, &request);
@@ -411,7 +411,8 @@ shape(Claim *claim, int i)
 	/* one with a fault is waited for */
 	parcel->target = NULL;
 	parcel->state = ES_PARCEL_POSTPONED;
-	parcel->out.retry_after_ms = POSTPONE_MS;
+	parcel->delay_ms = es_away_pace(&claim->route->put_off, true);
+	claim->has_put_off = true;
 	if (es_definition_find("endpoint", endpoint) != NULL)
 		return;
 	parcel->state = ES_PARCEL_FAILED;
@@ -426,7 +427,8 @@ start_parcels(Claim *claim)
 	EsRoute    *route = claim->route;
 	EsBatch    *batch = claim->batch;
 
-	batch->left = batch->n;
+	batch->left = batch->held = batch->n;
+	batch->claimed_at = GetCurrentTimestamp();
 	batch->next = route->batches;
 	route->batches = batch;
 	route->held += batch->n;
@@ -435,6 +437,9 @@ start_parcels(Claim *claim)
 			batch->parcels[i].target->held++;
 	batch->is_grouped = claim->is_grouped;
 	es_route_withdraw_older(batch);
+	es_away_match(batch, batch->claimed_at);
+	if (!claim->has_put_off)
+		route->put_off = 0;
 	es_route_start_batch(batch);
 }
 

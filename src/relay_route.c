@@ -43,9 +43,6 @@
 #define MAX_CLAIM 2000
 /* parcels of a rule that are held, for whatever endpoints */
 #define RULE_WINDOW 1000
-/* of a rule: what can go out no sooner than this is put off, and for no less than the other */
-#define SOON (200 * 1000) /* us */
-#define MIN_POSTPONE_MS 1000
 /* renewed in time, whatever the time-outs of its endpoints */
 #define RULE_TIMEOUT_MS 10000
 
@@ -60,7 +57,7 @@ static void give_back(EsRoute *route, bool only_dissolved);
 static bool is_to_give_back(const EsParcel *parcel, bool only_dissolved);
 static int	settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates);
 static int	settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates);
-static void finish(EsParcel *parcel);
+static bool is_to_settle_so(const EsParcel *parcel, EsParcelState state);
 static bool is_done(const EsParcel *parcel);
 static bool is_free(EsParcel *parcel);
 static void came_back(EsParcel *parcel, TimestampTz now);
@@ -69,7 +66,6 @@ static void came_back_withdrawn(EsParcel *parcel, TimestampTz now);
 static void withdraw(EsParcel *parcel);
 static void hold_back(EsParcel *parcel);
 static void go_on(EsParcel *parcel);
-static void free_empty_batches(EsRoute *route);
 static void dissolve(EsBatch *batch);
 
 EsRoute *
@@ -87,7 +83,8 @@ es_route_begin(const EsPush *push, EsTarget *target)
 	route->replay_to = push->replay_to;
 	route->target = target;
 	route->may_have = true;
-	route->due = DT_NOEND;
+	route->due = route->next_late = DT_NOEND;
+	dlist_init(&route->away);
 	if (target != NULL)
 		target->nroutes++;
 	return route;
@@ -149,33 +146,20 @@ es_route_room(const EsRoute *route)
 }
 
 void
-es_route_postpone(EsRoute *route, TimestampTz now)
-{
-	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
-		for (int i = 0; i < batch->n; i++)
-		{
-			EsParcel   *parcel = &batch->parcels[i];
-			EsTarget   *target = parcel->target;
-
-			/* nor while a probe is out */
-			if (parcel->state != ES_PARCEL_READY || !(target->is_leaving || target->is_gone || target->not_before > now + SOON ||
-													  (target->breaker == ES_BREAKER_HALF_OPEN && target->in_flight > 0)))
-				continue;
-			es_target_take_back(parcel);
-			parcel->state = ES_PARCEL_POSTPONED;
-			parcel->out.retry_after_ms = Max((target->not_before - now) / 1000, MIN_POSTPONE_MS);
-			es_route_came_back(parcel, now);
-		}
-}
-
-void
 es_route_came_back(EsParcel *parcel, TimestampTz now)
 {
 	EsRoute    *route = parcel->route;
 	bool		was_awaited = parcel->is_awaited;
 	bool		was_withdrawn = parcel->is_withdrawn;
 
-	parcel->is_awaited = false;
+	if (parcel->is_away)
+	{
+		es_away_came_back(parcel, now);
+		return;
+	}
+	if (parcel->is_late)
+		route->late--;
+	parcel->is_late = parcel->is_awaited = false;
 	if (was_withdrawn)
 		came_back_withdrawn(parcel, now);
 	else
@@ -186,7 +170,7 @@ es_route_came_back(EsParcel *parcel, TimestampTz now)
 			if (batch->is_waiting)
 				es_route_start_batch(batch);
 	if (was_withdrawn)
-		free_empty_batches(route);
+		es_route_free_empty_batches(route);
 }
 
 static void
@@ -216,7 +200,8 @@ came_back(EsParcel *parcel, TimestampTz now)
 	}
 	if (!es_route_is_to_settle(parcel))
 		return;
-	if (route->done++ == 0 || parcel->rider != NULL)
+	es_route_count(route, &route->done, now);
+	if (parcel->rider != NULL)
 		route->done_since = now;
 }
 
@@ -228,8 +213,7 @@ riders_arrived(EsParcel *leader, TimestampTz now)
 		if (rider->state == ES_PARCEL_RIDING || rider->state == ES_PARCEL_HELD)
 		{
 			rider->state = ES_PARCEL_DELIVERED;
-			if (rider->route->done++ == 0)
-				rider->route->done_since = now;
+			es_route_count(rider->route, &rider->route->done, now);
 		}
 }
 
@@ -325,7 +309,7 @@ came_back_withdrawn(EsParcel *parcel, TimestampTz now)
 		es_target_take_back(parcel);
 	if (was_delivered)
 		riders_arrived(parcel, now);
-	finish(parcel);
+	es_route_finish(parcel);
 	if (batch->is_grouped)
 		dissolve(batch);
 }
@@ -336,8 +320,16 @@ withdraw(EsParcel *parcel)
 {
 	EsParcel   *leader = parcel->leader != NULL ? parcel->leader : parcel;
 
-	if (parcel->state == ES_PARCEL_SETTLED)
+	/* it is not waited for: nothing of its key goes before it is back (es_away_match) */
+	if (parcel->state == ES_PARCEL_AWAY)
+		parcel->is_void = true;
+	if (parcel->state == ES_PARCEL_SETTLED || parcel->state == ES_PARCEL_AWAY)
 		return;
+	if (parcel->is_late)
+	{
+		parcel->is_late = false;
+		parcel->route->late--;
+	}
 	if (leader->state == ES_PARCEL_OUT && !leader->is_awaited)
 	{
 		leader->is_awaited = true;
@@ -351,7 +343,7 @@ withdraw(EsParcel *parcel)
 	{
 		if (es_route_is_to_settle(parcel) && !parcel->batch->is_waiting)
 			parcel->route->done--;
-		finish(parcel);
+		es_route_finish(parcel);
 	}
 	if (parcel->batch->is_grouped)
 		dissolve(parcel->batch);
@@ -381,14 +373,30 @@ es_route_withdraw_older(EsBatch *batch)
 		}
 }
 
+void
+es_route_count(EsRoute *route, int *count, TimestampTz now)
+{
+	if (es_route_unsettled(route) == 0)
+		route->done_since = now;
+	(*count)++;
+}
+
+int
+es_route_unsettled(const EsRoute *route)
+{
+	return route->done + route->late + route->to_write;
+}
+
 bool
 es_route_wants_to_settle(const EsRoute *route, TimestampTz now)
 {
+	int			unsettled = es_route_unsettled(route);
+
 	if (route->dissolved > 0)
 		return true;
-	if (route->done == 0)
+	if (unsettled == 0)
 		return false;
-	return route->done >= SETTLE_BATCH || route->ready + route->out == 0 || now - route->done_since >= SETTLE_AFTER;
+	return unsettled >= SETTLE_BATCH || route->ready + route->out == 0 || now - route->done_since >= SETTLE_AFTER;
 }
 
 int
@@ -402,16 +410,18 @@ es_route_settle(EsRoute *route)
 
 	if (route->dissolved > 0)
 		give_back(route, true);
-	if (route->done == 0)
+	if (es_route_unsettled(route) == 0)
 		return 0;
 	/* they outlive the transaction */
-	fates = palloc(route->done * sizeof(Fate));
+	fates = palloc((route->done + route->late) * sizeof(Fate));
 	es_process_start_transaction("settling");
 	nfates = delivered = settle(route, ES_PARCEL_DELIVERED, ES_SETTLE_ACK, fates);
 	nfates += settle(route, ES_PARCEL_FAILED, ES_SETTLE_NACK, fates + nfates);
 	nfates += settle(route, ES_PARCEL_REJECTED, ES_SETTLE_GIVE_UP, fates + nfates);
 	failed = nfates - delivered;
 	nfates += settle(route, ES_PARCEL_POSTPONED, ES_SETTLE_RELEASE, fates + nfates);
+	nfates += settle(route, ES_PARCEL_AWAY, ES_SETTLE_RELEASE, fates + nfates);
+	delivered += es_away_write(route);
 	es_process_commit();
 
 	for (int i = 0; i < nfates; i++)
@@ -422,7 +432,10 @@ es_route_settle(EsRoute *route)
 		/* withdrawn by one of its key that failed, in this settlement */
 		if (parcel->state == ES_PARCEL_SETTLED)
 			continue;
-		finish(parcel);
+		if (parcel->is_late)
+			es_away_begin(parcel);
+		else
+			es_route_finish(parcel);
 		if (was_delivered)
 			continue;
 		for (EsParcel *behind = parcel->behind; behind != NULL && fates[i].is_failed; behind = behind->behind)
@@ -430,24 +443,32 @@ es_route_settle(EsRoute *route)
 				withdraw(behind);
 		go_on(parcel);
 	}
-	route->done = 0;
-	free_empty_batches(route);
+	route->done = route->late = 0;
+	es_away_written(route);
+	es_route_free_empty_batches(route);
 	/* lanes may have come free, and what failed is due again some time */
 	route->may_have = true;
 	es_registry_count(delivered, failed);
 	return nfates;
 }
 
+/* AWAY: those that are to become so */
+static bool
+is_to_settle_so(const EsParcel *parcel, EsParcelState state)
+{
+	return state == ES_PARCEL_AWAY ? parcel->is_late : parcel->state == state;
+}
+
 /* those in a state, in the order of receipts; how many */
 static int
 settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 {
-	EsEventReceipt *receipts = palloc(route->done * sizeof(EsEventReceipt));
+	EsEventReceipt *receipts = palloc((route->done + route->late) * sizeof(EsEventReceipt));
 	int			n = 0;
 
 	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
 		for (int i = 0; i < batch->n && !batch->is_waiting; i++)
-			if (batch->parcels[i].state == state)
+			if (is_to_settle_so(&batch->parcels[i], state))
 			{
 				fates[n].parcel = &batch->parcels[i];
 				fates[n].is_failed = false;
@@ -468,7 +489,9 @@ settle_events(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 	{
 		EsParcel   *parcel = fates[i].parcel;
 
-		es_subscription_settle(&receipts[i], 1, how, parcel->reason, parcel->out.retry_after_ms > 0 ? parcel->out.retry_after_ms : -1);
+		int64		delay_ms = how == ES_SETTLE_RELEASE ? parcel->delay_ms : parcel->out.retry_after_ms;
+
+		es_subscription_settle(&receipts[i], 1, how, parcel->reason, delay_ms > 0 ? delay_ms : -1);
 		fates[i].is_failed = true;
 		for (EsParcel *behind = parcel->behind; behind != NULL; behind = behind->behind)
 			behind->was_taken_back = behind->state != ES_PARCEL_SETTLED && !es_subscription_is_out(&behind->event);
@@ -497,20 +520,20 @@ settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 	return n;
 }
 
-/* it is no more business of ours */
-static void
-finish(EsParcel *parcel)
+void
+es_route_finish(EsParcel *parcel)
 {
 	Assert(parcel->state != ES_PARCEL_READY && parcel->state != ES_PARCEL_SETTLED);
 	parcel->state = ES_PARCEL_SETTLED;
 	parcel->batch->left--;
+	parcel->batch->held--;
 	parcel->route->held--;
 	if (parcel->target != NULL)
 		parcel->target->held--;
 }
 
-static void
-free_empty_batches(EsRoute *route)
+void
+es_route_free_empty_batches(EsRoute *route)
 {
 	EsBatch   **place = &route->batches;
 
@@ -534,8 +557,12 @@ es_route_forget_out(EsRoute *route)
 	for (EsBatch *batch = route->batches; batch != NULL; batch = batch->next)
 		for (int i = 0; i < batch->n; i++)
 			if (batch->parcels[i].state == ES_PARCEL_OUT)
+			{
 				batch->parcels[i].state = ES_PARCEL_HELD;
-	route->out = 0;
+				batch->parcels[i].is_late = false;
+			}
+	es_away_forget(route, true);
+	route->out = route->late = 0;
 }
 
 void
@@ -552,7 +579,7 @@ es_route_renew(EsRoute *route)
 			EsEventReceipt receipt = parcel->event;
 			EsMessageReceipt message;
 
-			if (parcel->state == ES_PARCEL_SETTLED)
+			if (parcel->state == ES_PARCEL_SETTLED || parcel->state == ES_PARCEL_AWAY)
 				continue;
 			if (route->is_queue)
 			{
@@ -574,6 +601,7 @@ es_route_release(EsRoute *route)
 {
 	(void) es_route_settle(route);
 	give_back(route, false);
+	es_away_forget(route, false);
 	route->is_released = route->out == 0;
 }
 
@@ -610,10 +638,10 @@ give_back(EsRoute *route, bool only_dissolved)
 			{
 				if (batch->parcels[i].state == ES_PARCEL_READY)
 					es_target_take_back(&batch->parcels[i]);
-				finish(&batch->parcels[i]);
+				es_route_finish(&batch->parcels[i]);
 			}
 	route->dissolved = 0;
-	free_empty_batches(route);
+	es_route_free_empty_batches(route);
 }
 
 static bool
@@ -621,5 +649,5 @@ is_to_give_back(const EsParcel *parcel, bool only_dissolved)
 {
 	if (only_dissolved)
 		return parcel->batch->is_dissolved && parcel->state == ES_PARCEL_HELD;
-	return parcel->state != ES_PARCEL_SETTLED && parcel->state != ES_PARCEL_OUT;
+	return parcel->state != ES_PARCEL_SETTLED && parcel->state != ES_PARCEL_OUT && parcel->state != ES_PARCEL_AWAY;
 }

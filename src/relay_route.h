@@ -18,6 +18,8 @@ typedef struct EsBatch
 	MemoryContext context;
 	int n;
 	int left; /* not SETTLED */
+	int held; /* of these not AWAY */
+	TimestampTz claimed_at;
 	EsParcel *parcels;
 	bool is_dissolved; /* HELD, to be given back */
 	bool is_waiting;   /* until what is withdrawn has come back */
@@ -42,7 +44,13 @@ typedef struct EsRoute
 	int out;	/* of these with the transport */
 	int ready;	/* of these in the target's list */
 	int done;	/* of these to be settled */
-	TimestampTz done_since; /* the oldest of them */
+	int late;	/* of these that are out to be put off */
+	dlist_head away; /* AWAY: not held any more */
+	int to_write; /* of these with an answer to be written down */
+	TimestampTz done_since; /* the oldest of what is to be settled */
+	TimestampTz next_late; /* when something of it will have taken too long; DT_NOEND: nothing */
+	bool is_computed; /* a rule, and its endpoint depends on the event */
+	int put_off; /* parcels without a target, in vain */
 	int singles;   /* so many claims are not put into groups */
 	int dissolved; /* batches */
 	bool has_begun; /* what a former relay held is ended */
@@ -87,11 +95,37 @@ extern bool es_route_wants_to_settle(const EsRoute *route, TimestampTz now);
 extern void es_route_forget_out(EsRoute *route);
 /* may it claim now, and is that worth it? */
 extern bool es_route_may_claim(const EsRoute *route);
-/* of a rule: what cannot go out soon is put off, so that it does not hold up its lane */
-extern void es_route_postpone(EsRoute *route, TimestampTz now);
 /* one came back from the transport and was judged */
 extern void es_route_came_back(EsParcel *parcel, TimestampTz now);
+/* what was done is to be settled, in some ms: *count is one of the counters of that */
+extern void es_route_count(EsRoute *route, int *count, TimestampTz now);
+extern int es_route_unsettled(const EsRoute *route);
+/* it is no more business of its route */
+extern void es_route_finish(EsParcel *parcel);
+extern void es_route_free_empty_batches(EsRoute *route);
 /* ms */
 extern int64 es_route_lease(const EsRoute *route);
+
+/*
+ * In relay_away.c: of rules, what holds up a lane
+ */
+
+/* what cannot go out soon is put off; and where it is one of several endpoints, what takes long */
+extern void es_route_postpone(EsRoute *route, TimestampTz now);
+/* the same of what is ready for a target that does not get through with it */
+extern void es_route_thin_out(EsTarget *target, TimestampTz now);
+/* for how long, when one more was put off in vain; ms.  is_blocked: its target takes nothing */
+extern int64 es_away_pace(int *put_off, bool is_blocked);
+/* the event of one that is out was put off, and that is committed */
+extern void es_away_begin(EsParcel *parcel);
+/* it came back and was judged */
+extern void es_away_came_back(EsParcel *parcel, TimestampTz now);
+/* what was claimed just now and is away comes to what its answer says, or is put off once more */
+extern void es_away_match(EsBatch *batch, TimestampTz now);
+/* answers are written down, in the transaction of a settlement; after its commit they are done */
+extern int es_away_write(EsRoute *route);
+extern void es_away_written(EsRoute *route);
+/* all of it that came back; the links are closed: all */
+extern void es_away_forget(EsRoute *route, bool with_out);
 
 #endif

@@ -33,7 +33,7 @@ static EsTarget *targets = NULL;
 
 static void open_link(EsTarget *target);
 static bool is_paused(const EsTarget *target, TimestampTz now);
-static void reset(EsTarget *target);
+static void reset(EsTarget *target, TimestampTz now);
 static void submit_one(EsTarget *target, EsParcel *parcel, TimestampTz now);
 static void succeeded(EsTarget *target);
 static void failed(EsTarget *target, TimestampTz now);
@@ -71,6 +71,7 @@ es_target_get(const char *name)
 	dlist_init(&target->ready);
 	target->open_ms = target->endpoint->breaker_open_ms;
 	target->state = es_endpoint_state_open(target->endpoint->id);
+	target->resets = es_endpoint_state_resets(target->state);
 	open_link(target);
 	target->next = targets;
 	targets = target;
@@ -208,8 +209,8 @@ es_target_submit(EsTarget *target, TimestampTz now)
 {
 	int			n = 0;
 
-	if (target->state != NULL && es_endpoint_state_take_reset(target->state))
-		reset(target);
+	if (es_target_is_reset(target))
+		reset(target, now);
 	if (target->link == NULL && !target->is_leaving && now >= target->not_before)
 	{
 		target->not_before = 0;
@@ -244,10 +245,19 @@ es_target_submit(EsTarget *target, TimestampTz now)
 	return n;
 }
 
-/* an operator says that it is well again */
-static void
-reset(EsTarget *target)
+bool
+es_target_is_reset(const EsTarget *target)
 {
+	return es_endpoint_state_resets(target->state) != target->resets;
+}
+
+/* an operator says that it is well again; that it was gone before counts no more */
+static void
+reset(EsTarget *target, TimestampTz now)
+{
+	target->resets = es_endpoint_state_resets(target->state);
+	target->reset_at = now;
+	target->is_gone = false;
 	target->breaker = ES_BREAKER_CLOSED;
 	target->failures = 0;
 	target->not_before = 0;
@@ -285,6 +295,7 @@ es_target_judge(EsParcel *parcel, TimestampTz now)
 		.number = parcel->number, .attempt = parcel->attempt, .outcome = out->outcome, .status = out->status};
 
 	target->in_flight--;
+	target->answered_at = now;
 	parcel->route->out--;
 	strlcpy(attempt.error, out->error, sizeof(attempt.error));
 	if (target->state != NULL)
@@ -322,7 +333,8 @@ es_target_judge(EsParcel *parcel, TimestampTz now)
 			break;
 		case ES_OUTCOME_GONE:
 			keep(parcel);
-			target->is_gone = true;
+			/* what was sent before an operator reset it says nothing of now */
+			target->is_gone |= parcel->submitted_at > target->reset_at;
 			break;
 	}
 	if (out->outcome != ES_OUTCOME_DELIVERED && out->retry_after_ms > 0)
@@ -341,7 +353,7 @@ give_up(EsParcel *parcel, EsParcelState state)
 static void
 keep(EsParcel *parcel)
 {
-	if (parcel->route->is_leaving || (parcel->target->is_leaving && !parcel->route->is_rule))
+	if (parcel->is_away || parcel->route->is_leaving || (parcel->target->is_leaving && !parcel->route->is_rule))
 		parcel->state = ES_PARCEL_HELD;
 	else
 		es_target_put_ready(parcel);
@@ -351,6 +363,8 @@ static void
 succeeded(EsTarget *target)
 {
 	target->failures = 0;
+	/* see relay_away.c */
+	target->put_off = target->breaker == ES_BREAKER_CLOSED ? Max(target->put_off - 2, 0) : 0;
 	target->successes++;
 	target->open_ms = target->endpoint->breaker_open_ms;
 	if (target->breaker != ES_BREAKER_CLOSED)

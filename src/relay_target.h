@@ -27,7 +27,10 @@ typedef struct EsTarget
 	int in_flight;
 	int nroutes; /* that have no other target */
 	int64 successes;
-	int held; /* parcels of it that are not settled, out or not */
+	int held; /* parcels of it that are not settled, out or not; without those that are away */
+	int away; /* parcels that are, with the transport (relay_away.c) */
+	int put_off; /* parcels of rules, in vain: less two for each that was delivered */
+	TimestampTz answered_at; /* when something came back last, whatever it was */
 	int nready;
 	dlist_head ready; /* EsParcel: may be submitted, in this order */
 	EsBreaker breaker;
@@ -38,6 +41,8 @@ typedef struct EsTarget
 	EsEndpointState *state; /* NULL: no room in shared memory; then nobody sees it */
 	bool is_leaving;		/* its definition is another by now, or gone: nothing is submitted any more */
 	bool is_gone;			/* the other side wants nothing any more: the definition is to say so */
+	uint64 resets;			/* by operators, that it knows of */
+	TimestampTz reset_at;	/* the last of these */
 	struct EsTarget *next;
 } EsTarget;
 
@@ -52,7 +57,8 @@ typedef enum EsParcelState
 	ES_PARCEL_FAILED,
 	ES_PARCEL_REJECTED,
 	ES_PARCEL_POSTPONED, /* of a rule: its target can take nothing now, and others go on */
-	ES_PARCEL_SETTLED
+	ES_PARCEL_SETTLED,
+	ES_PARCEL_AWAY		/* of a rule: its event is put off, and the transport has it yet, or had (relay_away.c) */
 } EsParcelState;
 
 /* an event or a message that was claimed; lives in its batch */
@@ -67,6 +73,7 @@ typedef struct EsParcel
 	bool is_withdrawn; /* OUT, and not ours any more: the engine took it back */
 	bool is_awaited;   /* OUT, with an event that was taken back: its own, or a rider's */
 	bool must_wait;	   /* OUT, and one of its key that was in front came back undelivered */
+	bool is_late;	   /* OUT for so long that its event is to be put off */
 	EsEventReceipt event; /* of a subscription */
 	const char *receipt;  /* of a queue */
 	const char *tenant;	  /* of a subscription */
@@ -74,6 +81,7 @@ typedef struct EsParcel
 	int64 number;		  /* position or message id */
 	int attempt;
 	const char *reason;		 /* FAILED, REJECTED */
+	int64 delay_ms;			 /* POSTPONED, late: for so long */
 	TimestampTz submitted_at;
 	int probes;				 /* so often it failed while the breaker was not closed */
 	int refusals;			 /* so often it was told "not now", though others were taken */
@@ -83,12 +91,21 @@ typedef struct EsParcel
 	struct EsParcel *behind; /* the next one of its key, in the same batch; of who leads a group: the leader of the next one */
 	struct EsParcel *rider;	 /* the next one of its group */
 	struct EsParcel *leader; /* of its group; NULL: it is in none */
+	/* AWAY, also while it is judged; node is in the route's list */
+	bool is_away;
+	EsParcelState answer;	/* what came of it: DELIVERED, FAILED or REJECTED; OUT: nothing yet */
+	TimestampTz answered_at;
+	bool is_void;		  /* its hold is over: the answer is not for the event that is there now */
+	bool is_to_write;	  /* the answer is to be written down, or the event is due */
+	bool is_written;	  /* nothing is left to be known of it, if the settlement under way commits */
 } EsParcel;
 
 /* the target of that endpoint, made where it is new, in a transaction; NULL: there is none, or it is disabled, a function, or leaves */
 extern EsTarget *es_target_get(const char *endpoint);
 /* are definition and secrets what they were?  In a transaction */
 extern bool es_target_is_current(const EsTarget *target);
+/* did an operator reset it, and it does not know of that yet? */
+extern bool es_target_is_reset(const EsTarget *target);
 /* Without parcels */
 extern void es_target_free(EsTarget *target);
 /* the first of all; by next */

@@ -27,6 +27,8 @@ typedef struct EsRule EsRule;
 extern const EsRule *es_rule_with_endpoint(int32 id);
 /* the event that the reader stands at, copied into the current context */
 extern void es_rule_read_event(EsReader *reader, EsEvent *event);
+/* does its endpoint depend on the event? */
+extern bool es_rule_is_computed(const EsRule *rule);
 /* the name of the endpoint that the event goes to, palloc'd; whether there is one is not looked at */
 extern char *es_rule_endpoint(const EsRule *rule, const EsEvent *event);
 /* what is delivered of it, in the current context or the event's own; errors name the rule and the event */

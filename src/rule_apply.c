@@ -123,6 +123,12 @@ es_rule_with_endpoint(int32 id)
 	return rule != NULL && rule->kind == ES_RULE_ENDPOINT ? rule : NULL;
 }
 
+bool
+es_rule_is_computed(const EsRule *rule)
+{
+	return rule->constant == NULL;
+}
+
 char *
 es_rule_endpoint(const EsRule *rule, const EsEvent *event)
 {

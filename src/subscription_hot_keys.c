@@ -1,6 +1,6 @@
 /*
  * subscription_hot_keys.c
- *		The keys of a subscription that most of its next events belong to.
+ *		What is to come in a subscription: how many events, and the keys that most of them belong to.
  *
  * Runs in backends; keeps nothing and locks nothing.  It looks at events as a poll does, from the lowest checkpoint on, and at those that
  * stand aside, and counts by key.  What others settle meanwhile may still be counted.
@@ -57,17 +57,27 @@ typedef struct Look
 	MemoryContext context;		/* of the keys */
 	EsCheckpoint *checkpoints[ES_LANE_SLOTS];	/* by es_lane_place */
 	int64		delivered[ES_LANE_SLOTS];	/* up to here it is out, where it is not settled */
+	/* of the present event */
+	int64		position;
+	char	   *tenant;
+	char	   *key;			/* NULL: none */
+	int			place;			/* of its lane */
+	/* of those seen */
+	int64		unsettled;
+	TimestampTz oldest;
 } Look;
 
 static void open_unsettled(EsReader *reader, void *arg);
 static void look_at_lanes(Look *look, Snapshot snapshot);
 static void look_at_events(Look *look, EsReader *reader, int count);
+static bool is_unsettled(Look *look, EsReader *reader, TupleTableSlot *slot);
 static void look_aside(Look *look);
 static HotKey *enter_key(Look *look, const char *tenant, const char *key);
 static int	compare_keys(const void *a, const void *b);
 static void put_keys(Look *look, ReturnSetInfo *result, int max_count);
 
 PG_FUNCTION_INFO_V1(evtstore_hot_keys);
+PG_FUNCTION_INFO_V1(evtstore_unsettled);
 
 /* hot_keys(subscription text, max_count int, look_at int) -> table(key, unsettled, in_flight, aside, oldest); evtstore_reader */
 Datum
@@ -99,6 +109,34 @@ evtstore_hot_keys(PG_FUNCTION_ARGS)
 	es_reader_close(reader);
 	look_aside(look);
 	put_keys(look, (ReturnSetInfo *) fcinfo->resultinfo, PG_GETARG_INT32(1));
+	PG_RETURN_NULL();
+}
+
+/* evtstore_internal.unsettled(subscription_id int, look_at int) -> table(events, oldest): of the next look_at events.  No row: there is no such one */
+Datum
+evtstore_unsettled(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Look	   *look = palloc0(sizeof(Look));
+	EsReader   *reader;
+	Datum		values[2];
+	bool		nulls[2] = {0};
+	int			n;
+	const EsSubscription *all = es_subscription_all(&n);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < n; i++)
+		if (all[i].definition.id == PG_GETARG_INT32(0))
+			look->subscription = &all[i];
+	if (look->subscription == NULL)
+		PG_RETURN_NULL();
+	reader = es_reader_open_with(open_unsettled, look, CurrentMemoryContext);
+	look_at_events(look, reader, PG_GETARG_INT32(1));
+	es_reader_close(reader);
+	values[0] = Int64GetDatum(look->unsettled);
+	values[1] = TimestampTzGetDatum(look->oldest);
+	nulls[1] = look->unsettled == 0;
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	PG_RETURN_NULL();
 }
 
@@ -148,7 +186,6 @@ look_at_lanes(Look *look, Snapshot snapshot)
 static void
 look_at_events(Look *look, EsReader *reader, int count)
 {
-	const EsSubscription *subscription = look->subscription;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evtstore hot keys", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TupleTableSlot *slot;
@@ -156,10 +193,7 @@ look_at_events(Look *look, EsReader *reader, int count)
 	while (count-- > 0)
 	{
 		bool		isnull;
-		int64		position;
-		char	   *tenant;
-		char	   *key;
-		int			place;
+		TimestampTz recorded_at;
 		HotKey	   *hot;
 
 		CHECK_FOR_INTERRUPTS();
@@ -167,22 +201,38 @@ look_at_events(Look *look, EsReader *reader, int count)
 		slot = es_reader_next(reader);
 		if (slot == NULL)
 			break;
-		position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
-		if (!es_subscription_selects(subscription, reader, slot))
+		if (!is_unsettled(look, reader, slot))
 			continue;
-		tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
-		key = es_subscription_key_of(subscription, reader);
-		place = es_lane_place(es_subscription_lane(subscription, tenant, key, position));
-		if (key == NULL || look->checkpoints[place] == NULL || es_checkpoint_covers(look->checkpoints[place], position))
+		recorded_at = DatumGetTimestampTz(slot_getattr(slot, ES_EVENT_RECORDED_AT + 1, &isnull));
+		if (look->unsettled++ == 0)
+			look->oldest = recorded_at;
+		if (look->keys == NULL || look->key == NULL)
 			continue;
-		hot = enter_key(look, tenant, key);
+		hot = enter_key(look, look->tenant, look->key);
 		hot->unsettled++;
-		hot->in_flight += position <= look->delivered[place] ? 1 : 0;
+		hot->in_flight += look->position <= look->delivered[look->place] ? 1 : 0;
 		if (hot->oldest == 0)
-			hot->oldest = DatumGetTimestampTz(slot_getattr(slot, ES_EVENT_RECORDED_AT + 1, &isnull));
+			hot->oldest = recorded_at;
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+}
+
+static bool
+is_unsettled(Look *look, EsReader *reader, TupleTableSlot *slot)
+{
+	const EsSubscription *subscription = look->subscription;
+	const EsCheckpoint *checkpoint;
+	bool		isnull;
+
+	look->position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+	if (!es_subscription_selects(subscription, reader, slot))
+		return false;
+	look->tenant = TextDatumGetCString(slot_getattr(slot, ES_EVENT_TENANT + 1, &isnull));
+	look->key = es_subscription_key_of(subscription, reader);
+	look->place = es_lane_place(es_subscription_lane(subscription, look->tenant, look->key, look->position));
+	checkpoint = look->checkpoints[look->place];
+	return checkpoint != NULL && !es_checkpoint_covers(checkpoint, look->position);
 }
 
 static void

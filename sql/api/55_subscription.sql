@@ -61,8 +61,13 @@ RETURNS TABLE (subscription_id int, consumer text, last_seen timestamptz)
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_consumer_status';
 COMMENT ON FUNCTION evtstore_internal.consumer_status IS 'the consumers that gave a name, from shared memory';
 
+CREATE OR REPLACE FUNCTION evtstore_internal.unsettled(subscription_id int, look_at int)
+RETURNS TABLE (events bigint, oldest timestamptz)
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_unsettled';
+COMMENT ON FUNCTION evtstore_internal.unsettled IS 'of the next look_at events of a subscription, from the lowest checkpoint on: those that it selects and that are not settled';
+
 CREATE OR REPLACE VIEW evtstore_internal.subscription_status AS
-    SELECT d.id, d.kind, d.name, d.state, l.lanes, c."position", c.reached, greatest(h.head - c.reached, 0) AS lag_events, a.lag_seconds, s.in_flight, f.blocked, f.retrying, f.waiting, x.dead, c.closing AS closing_lanes
+    SELECT d.id, d.kind, d.name, d.state, l.lanes, c."position", c.reached, a.lag_events, a.lag_seconds, s.in_flight, f.blocked, f.retrying, f.waiting, x.dead, c.closing AS closing_lanes
     FROM evtstore_internal.definition d
     CROSS JOIN (SELECT evtstore.head_position() AS head) h
     CROSS JOIN LATERAL (SELECT (d.spec->>'lanes')::int AS lanes) l
@@ -86,10 +91,15 @@ CREATE OR REPLACE VIEW evtstore_internal.subscription_status AS
             LEFT JOIN evtstore_internal.lane_status() t
                 ON t.subscription_id = g.subscription_id AND t.lane = g.first_lane + n AND t.is_held AND t.in_flight = 0
             WHERE g.subscription_id = d.id) k) c
+    -- near the head it is counted; further behind it is a number of positions: nobody waits for a count of millions
     CROSS JOIN LATERAL (
-        SELECT coalesce((
-            SELECT greatest(extract(epoch FROM evtstore_internal.clock() - e.recorded_at), 0)::float8 FROM evtstore_internal.event e
-            WHERE e."position" > c.reached AND e."position" <= h.head ORDER BY e."position" LIMIT 1), 0) AS lag_seconds) a
+        SELECT coalesce(u.events, greatest(h.head - c.reached, 0)) AS lag_events,
+               coalesce(greatest(extract(epoch FROM evtstore_internal.clock() - CASE WHEN u.events IS NOT NULL THEN u.oldest ELSE e.recorded_at END), 0)::float8, 0) AS lag_seconds
+        FROM (SELECT) one
+        LEFT JOIN LATERAL evtstore_internal.unsettled(CASE WHEN h.head - c.reached BETWEEN 1 AND 1000 THEN d.id END, 1000) u ON true
+        LEFT JOIN LATERAL (
+            SELECT e.recorded_at FROM evtstore_internal.event e
+            WHERE h.head - c.reached > 1000 AND e."position" > c.reached AND e."position" <= h.head ORDER BY e."position" LIMIT 1) e ON true) a
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(t.in_flight), 0) AS in_flight FROM evtstore_internal.lane_status() t
         WHERE t.subscription_id = d.id) s
@@ -109,8 +119,8 @@ CREATE OR REPLACE VIEW evtstore.subscription_status AS
     WHERE kind = 'subscription';
 COMMENT ON VIEW evtstore.subscription_status IS
     'one row per subscription: position (everything at or below is settled in each lane, or failed),
-lag_events (positions from there to the head, those that the filter does not select and gaps too, but what lanes passed over), lag_seconds (the age of
-the first event after it), in_flight (handed out and not
+lag_events (events to come, exactly where they are within 1000 positions of the head; else the positions up to there, those that the filter does not
+select and gaps too, but what lanes passed over), lag_seconds (the age of the first of them), in_flight (handed out and not
 settled), blocked, retrying and waiting (events that failed, and those behind them), dead (given up), closing_lanes (of a former number
 of lanes, with events to settle before those that come after them are handed out)';
 

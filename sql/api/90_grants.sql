@@ -12,7 +12,7 @@ TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head, evtstore.wait_for TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
 GRANT EXECUTE ON FUNCTION evtstore_internal.clock, evtstore_internal.tenant TO PUBLIC;
-GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.consumer_status,
+GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane_status, evtstore_internal.unsettled, evtstore_internal.consumer_status,
     evtstore_internal.in_flight, evtstore_internal.endpoint_figures, evtstore_internal.endpoint_tries TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.rule_status, evtstore.queue_status, evtstore.dead_letters,
     evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys, evtstore.stuck,

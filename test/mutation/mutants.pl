@@ -2169,7 +2169,32 @@ return [
 	{
 		name   => 'a restart forgets that an endpoint is gone',
 		file   => 'relay.c',
-		change => [ "es_definition_set_state(\"endpoint\", target->endpoint->name, ES_DEFINITION_PAUSED);", ";" ],
+		change => [ "if (!es_definition_try_state(\"endpoint\", name, ES_DEFINITION_PAUSED))", "if (false)" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'the relay waits for who has an endpoint that is gone',
+		file   => 'relay.c',
+		change => [ "if (!es_definition_try_state(\"endpoint\", name, ES_DEFINITION_PAUSED))",
+			"if (es_definition_set_state(\"endpoint\", name, ES_DEFINITION_PAUSED), false)" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'an endpoint that was gone is not tried again when it could not be disabled',
+		file   => 'relay.c',
+		change => [ "\t\t\tagain = true;\n\t\t\tcontinue;\n\t\t}\n\t\tereport", "\t\t\tcontinue;\n\t\t}\n\t\tereport" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'an answer from before reset_breaker() disables the endpoint after it',
+		file   => 'relay_target.c',
+		change => [ "\ttarget->is_gone = false;\n", "" ],
+		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'a request from before reset_breaker() disables the endpoint after it',
+		file   => 'relay_target.c',
+		change => [ "target->is_gone |= parcel->submitted_at > target->reset_at;", "target->is_gone = true;" ],
 		tests  => '092_delivery_policy',
 	},
 	{
@@ -2195,6 +2220,30 @@ return [
 		file   => 'relay_route.c',
 		change => [ "\t\t\tif (behind->was_taken_back)\n\t\t\t\twithdraw(behind);", "\t\t\t;" ],
 		tests  => '092_delivery_policy',
+	},
+	{
+		name   => 'a rule waits for each answer',
+		file   => 'relay_away.c',
+		change => [ "if (parcel->submitted_at + PATIENCE > now)", "if (true)" ],
+		tests  => '096_rule_endpoints',
+	},
+	{
+		name   => 'a long stream keeps its lane of a rule',
+		file   => 'relay_away.c',
+		change => [ "return parcel->route->is_computed && parcel->batch->claimed_at + MAX_HOLD <= now;", "return false;" ],
+		tests  => '096_rule_endpoints',
+	},
+	{
+		name   => 'an answer that comes late is forgotten',
+		file   => 'relay_away.c',
+		change => [ "parcel->is_void || !es_route_is_to_settle(parcel) ?", "true ?" ],
+		tests  => '096_rule_endpoints',
+	},
+	{
+		name   => 'what is out and put off goes out a second time',
+		file   => 'relay_away.c',
+		change => [ "\t\t\t\tunder_way = away;", "\t\t\t\t;" ],
+		tests  => '096_rule_endpoints',
 	},
 	{
 		name   => 'no address is refused',

@@ -173,6 +173,57 @@ subtest '410 Gone' => sub {
 	drop_outbox($_) foreach qw(gone marker);
 };
 
+subtest '410 Gone while somebody has the endpoint' => sub {
+	my $session = session($node);
+
+	make_outbox('held', options => '"max_in_flight": 1');
+	append('held', 1, 1);
+	$receiver->wait_count('/held', 1);
+	# as who alters it, and takes his time
+	$session->query_safe(q{BEGIN; SELECT 1 FROM evtstore_internal.definition WHERE kind = 'endpoint' AND name = 'held' FOR UPDATE});
+	$receiver->set('/held', status => 410);
+	append('held', 2, 1);
+	poll_until('the answer', sub { ($receiver->stats('/held'))[0] == 2 });
+	make_outbox('fresh');
+	append('fresh', 5, 2);
+	is(out_of_order($receiver->wait_count('/fresh', 10)), '', 'others are delivered to, also new ones');
+	is(status('held', 'state'), 'active', 'it is not disabled yet');
+	is(($receiver->stats('/held'))[0], 2, 'and gets nothing');
+	$session->query_safe('COMMIT');
+	wait_status('held', 'state', 'disabled');
+	is(($receiver->stats('/held'))[0], 2, 'then it is, without another request');
+
+	# who resets it has the last word
+	$receiver->clear('/held');
+	sql(q{SELECT evtstore.reset_breaker('held')});
+	$receiver->wait_count('/held', 3);
+	wait_settled('held');
+	$session->query_safe(q{BEGIN; SELECT 1 FROM evtstore_internal.definition WHERE kind = 'endpoint' AND name = 'held' FOR UPDATE});
+	$receiver->set('/held', status => 410, first => 1);
+	append('held', 1, 1);
+	wait_status('held', 'last_error', 'HTTP 410');
+	poll_until('the answer', sub { (grep { $_->{status} == 410 } $receiver->requests('/held')) == 2 });
+	sql(q{SELECT evtstore.reset_breaker('held')});
+	is(scalar($receiver->wait_count('/held', 4)), 4, 'reset_breaker() before it is disabled: it is tried again');
+	$session->query_safe('COMMIT');
+	append('held', 1, 1);
+	$receiver->wait_count('/held', 5);
+	wait_settled('held');
+	is(status('held', 'state'), 'active', 'and not disabled by what it said before');
+
+	# the answer to what was sent before comes after that
+	my $log = -s $node->logfile;
+	$receiver->set('/held', status => 410, delay_ms => 1000, first => 1);
+	append('held', 1, 1);
+	poll_until('the request', sub { ($receiver->stats('/held'))[1] == 1 });
+	sql(q{SELECT evtstore.reset_breaker('held')});
+	is(scalar($receiver->wait_count('/held', 6)), 6, 'nor by the answer to what was sent before');
+	wait_settled('held');
+	unlike(slurp_file($node->logfile, $log), qr/endpoint "held" is disabled/, 'not for a moment');
+	$session->quit;
+	drop_outbox($_) foreach qw(held fresh);
+};
+
 subtest 'endpoints that hang or are down do not slow another' => sub {
 	my $nobody = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die "listen: $!";
 	my $down   = $nobody->sockport;

@@ -113,8 +113,8 @@ sub kill
 sub stop_server
 {
 	my ($self, $node) = @_;
-	# sleep: gdb can only wait in a shell.  SIGQUIT is the third bit
-	$self->say("shell until grep -qE '^ShdPnd:.*[4567cdef]\$' /proc/$self->{pid}/status; do sleep 0.02; done\ndetach\nquit\n");
+	# sleep: gdb can only wait in a shell, which nobody else would end.  SIGQUIT is the third bit
+	$self->say("shell timeout 60 sh -c \"until grep -qE '^ShdPnd:.*[4567cdef]\$' /proc/$self->{pid}/status; do sleep 0.02; done\"\ndetach\nquit\n");
 	$node->stop('immediate');
 	return $self->end;
 }

@@ -24,12 +24,14 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "fmgr.h"
 
+#include "links.h"
 #include "outcome.h"
+#include "settings.h"
+#include "thread.h"
 
 PG_MODULE_MAGIC;
 
@@ -78,6 +80,7 @@ typedef struct Transfer
 
 struct HttpLink
 {
+	EsLink		base;
 	Pool	   *pool;
 	char	   *url;
 	char	   *proxy;			/* NULL: none */
@@ -88,8 +91,6 @@ struct HttpLink
 	bool		verify;
 	bool		plain_text;		/* http: only to listed networks */
 	bool		only_http1;
-	int			max_in_flight;
-	int			in_flight;
 	Transfer   *transfers;		/* all, idle ones too */
 	Transfer   *idle;
 };
@@ -98,12 +99,11 @@ static const char *check_url(const char *url);
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static bool startup(char *fault, size_t size);
 static EsLink *open_link(const EsLinkConfig *config, char *fault, size_t size);
-static bool submit(EsLink *opaque, EsOutgoing *message);
+static bool submit(EsLink *base, EsOutgoing *message);
 static void pump(void);
-static EsOutgoing *next_done(void);
 static int	wait_fd(void);
 static long wait_ms(void);
-static void close_link(EsLink *opaque);
+static void close_link(EsLink *base);
 static void shutdown_curl(void);
 
 static const char *const schemes[] = {"http", "https", NULL};
@@ -120,7 +120,7 @@ static const EsTransport transport = {
 	.open = open_link,
 	.submit = submit,
 	.pump = pump,
-	.next_done = next_done,
+	.next_done = es_links_next_done,
 	.wait_fd = wait_fd,
 	.wait_ms = wait_ms,
 	.close = close_link,
@@ -134,13 +134,8 @@ static bool *is_waited = NULL;	/* by descriptor: libcurl waits for it */
 static int	nwaited = 0;		/* how many has it */
 static Pool *pools[MAX_POOLS];	/* by place; NULL: free */
 static int	max_sockets = 0;
-static int	in_flight = 0;		/* of all links */
-static EsOutgoing *done_first = NULL;
-static EsOutgoing *done_last = NULL;
+static int	transfers = 0;		/* under way, of all links */
 
-static long long now_ms(void);
-static const char *setting(const EsSetting *settings, int n, const char *name);
-static char *copy(const char *text);
 static Pool *join_pool(const char *networks);
 static void leave_pool(Pool *pool);
 static void free_link(HttpLink *link);
@@ -154,7 +149,6 @@ static bool make_headers(Transfer *transfer, const EsOutgoing *message);
 static bool append_header(struct curl_slist **list, const char *name, const char *value);
 static void collect_finished(Pool *pool);
 static void end_transfer(Transfer *transfer);
-static void put_done(EsOutgoing *message);
 static void judge(Transfer *transfer, CURLcode code);
 static bool was_sent(Transfer *transfer, CURLcode code);
 static void judge_status(Transfer *transfer, long status);
@@ -259,7 +253,7 @@ static EsLink *
 open_link(const EsLinkConfig *config, char *fault, size_t size)
 {
 	HttpLink   *link;
-	const char *version = setting(config->client, config->nclient, "http_version");
+	const char *version = es_settings_client(config, "http_version");
 
 	if (!check(config, fault, size))
 		return NULL;
@@ -268,36 +262,35 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	if (link == NULL)
 		return NULL;
 	link->verify = config->tls_verify;
-	link->max_in_flight = config->max_in_flight;
 	link->plain_text = strncasecmp(config->url, "http:", 5) == 0;
 	link->only_http1 = version != NULL && strcmp(version, "1.1") == 0;
-	link->url = copy(config->url);
-	link->proxy = copy(setting(config->client, config->nclient, "proxy"));
-	link->basic = copy(setting(config->secrets, config->nsecrets, "basic"));
-	link->bearer = copy(setting(config->secrets, config->nsecrets, "bearer"));
-	link->pem = copy(setting(config->secrets, config->nsecrets, "tls"));
-	link->ca_file = copy(config->tls_ca_file);
+	link->url = es_settings_copy(config->url);
+	link->proxy = es_settings_copy(es_settings_client(config, "proxy"));
+	link->basic = es_settings_copy(es_settings_secret(config, "basic"));
+	link->bearer = es_settings_copy(es_settings_secret(config, "bearer"));
+	link->pem = es_settings_copy(es_settings_secret(config, "tls"));
+	link->ca_file = es_settings_copy(config->tls_ca_file);
 	link->pool = join_pool(config->allowed_networks);
 	if (link->url == NULL || link->pool == NULL)
 	{
 		free_link(link);
 		return NULL;
 	}
-	return (EsLink *) link;
+	es_links_add(&link->base, config->max_in_flight);
+	return &link->base;
 }
 
 static bool
-submit(EsLink *opaque, EsOutgoing *message)
+submit(EsLink *base, EsOutgoing *message)
 {
-	HttpLink   *link = (HttpLink *) opaque;
+	HttpLink   *link = (HttpLink *) base;
 	Transfer   *transfer;
 
 	/* the last quarter is for links that have little out: others may hang to the end of their time-out */
-	if (link->in_flight >= link->max_in_flight || in_flight >= max_sockets ||
-		(link->in_flight >= LITTLE && in_flight >= max_sockets - max_sockets / 4))
+	if (!es_links_has_room(base) || transfers >= max_sockets ||
+		(base->in_flight >= LITTLE && transfers >= max_sockets - max_sockets / 4))
 		return false;
-	message->status = 0;
-	message->retry_after_ms = -1;
+	es_links_take(base, message);
 	transfer = idle_transfer(link);
 	if (transfer == NULL || !make_headers(transfer, message) || !set_message_options(transfer, message) ||
 		curl_multi_add_handle(link->pool->multi, transfer->easy) != CURLM_OK)
@@ -310,13 +303,11 @@ submit(EsLink *opaque, EsOutgoing *message)
 			link->idle = transfer;
 		}
 		es_outcome_say(message, ES_OUTCOME_UNAVAILABLE, "could not set up the request", NULL);
-		message->data = link;
-		put_done(message);
+		es_links_done(message);
 		return true;
 	}
 	transfer->message = message;
-	link->in_flight++;
-	in_flight++;
+	transfers++;
 	return true;
 }
 
@@ -358,25 +349,12 @@ pump(void)
 		}
 	} while (n == EVENTS_AT_ONCE);
 	for (int i = 0; i < MAX_POOLS; i++)
-		if (pools[i] != NULL && pools[i]->due >= 0 && pools[i]->due <= now_ms())
+		if (pools[i] != NULL && pools[i]->due >= 0 && pools[i]->due <= es_thread_now())
 		{
 			pools[i]->due = -1;
 			act(pools[i], CURL_SOCKET_TIMEOUT, 0);
 		}
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);
-}
-
-static EsOutgoing *
-next_done(void)
-{
-	EsOutgoing *message = done_first;
-
-	if (message == NULL)
-		return NULL;
-	done_first = message->next;
-	if (done_first == NULL)
-		done_last = NULL;
-	return message;
 }
 
 static int
@@ -390,12 +368,12 @@ wait_ms(void)
 {
 	long		ms = -1;
 
-	if (done_first != NULL)
+	if (es_links_has_done())
 		return 0;
 	for (int i = 0; i < MAX_POOLS; i++)
 		if (pools[i] != NULL && pools[i]->due >= 0)
 		{
-			long		left = (long) (pools[i]->due - now_ms());
+			long		left = (long) (pools[i]->due - es_thread_now());
 
 			left = left < 0 ? 0 : left;
 			ms = ms < 0 || left < ms ? left : ms;
@@ -404,22 +382,10 @@ wait_ms(void)
 }
 
 static void
-close_link(EsLink *opaque)
+close_link(EsLink *base)
 {
-	HttpLink   *link = (HttpLink *) opaque;
-	EsOutgoing *kept = done_first;
-
-	/* what is done and was not fetched */
-	done_first = done_last = NULL;
-	while (kept != NULL)
-	{
-		EsOutgoing *next = kept->next;
-
-		if (kept->data != link)
-			put_done(kept);
-		kept = next;
-	}
-	free_link(link);
+	es_links_remove(base);
+	free_link((HttpLink *) base);
 }
 
 /* closes what is open politely; not called after a crash, which closes everything too */
@@ -434,30 +400,6 @@ shutdown_curl(void)
 	free(is_waited);
 	is_waited = NULL;
 	started = false;
-}
-
-static long long
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (long long) now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static const char *
-setting(const EsSetting *settings, int n, const char *name)
-{
-	for (int i = 0; i < n; i++)
-		if (strcmp(settings[i].name, name) == 0)
-			return settings[i].value;
-	return NULL;
-}
-
-static char *
-copy(const char *text)
-{
-	return text == NULL ? NULL : strdup(text);
 }
 
 /* NULL: no memory, or more lists at a time than anybody has */
@@ -481,7 +423,7 @@ join_pool(const char *networks)
 	pool->place = place;
 	pool->nlinks = 1;
 	pool->due = -1;
-	pool->networks = copy(networks);
+	pool->networks = es_settings_copy(networks);
 	pool->multi = curl_multi_init();
 	pools[place] = pool;
 	if (pool->networks == NULL || pool->multi == NULL)
@@ -577,7 +519,7 @@ want_timer(CURLM *multi, long ms, void *arg)
 {
 	Pool	   *pool = arg;
 
-	pool->due = ms < 0 ? -1 : now_ms() + ms;
+	pool->due = ms < 0 ? -1 : es_thread_now() + ms;
 	return 0;
 }
 
@@ -741,8 +683,7 @@ collect_finished(Pool *pool)
 		outgoing = transfer->message;
 		judge(transfer, code);
 		end_transfer(transfer);
-		outgoing->data = transfer->link;
-		put_done(outgoing);
+		es_links_done(outgoing);
 	}
 }
 
@@ -753,21 +694,9 @@ end_transfer(Transfer *transfer)
 	curl_slist_free_all(transfer->headers);
 	transfer->headers = NULL;
 	transfer->message = NULL;
-	transfer->link->in_flight--;
 	transfer->next_idle = transfer->link->idle;
 	transfer->link->idle = transfer;
-	in_flight--;
-}
-
-static void
-put_done(EsOutgoing *message)
-{
-	message->next = NULL;
-	if (done_last == NULL)
-		done_first = message;
-	else
-		done_last->next = message;
-	done_last = message;
+	transfers--;
 }
 
 /* what came of it */

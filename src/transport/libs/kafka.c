@@ -40,6 +40,7 @@
 
 #include "kafka_producer.h"
 #include "kafka_settings.h"
+#include "links.h"
 #include "outcome.h"
 #include "thread.h"
 
@@ -96,7 +97,7 @@ typedef enum LinkState
 
 typedef struct KafkaLink
 {
-	struct KafkaLink *next;
+	EsLink		base;
 	LinkState	state;
 	/* going back */
 	long long	until;			/* the end of this state */
@@ -112,8 +113,8 @@ typedef struct KafkaLink
 	int			one_by_one;		/* no batches for so many messages, see refused_batch; -1: batches again as soon as nothing is out */
 	bool		doubt;			/* something failed, and perhaps not all that librdkafka has of its key */
 
-	int			max_in_flight;
-	Flight	   *flights;		/* max_in_flight */
+	int			nflights;		/* as many as may be in flight */
+	Flight	   *flights;
 	Flight	  **sorted;			/* room for so many */
 	Flight	   *free;
 	int			waiting;		/* held or produced */
@@ -128,12 +129,12 @@ typedef struct KafkaLink
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static bool startup(char *fault, size_t size);
 static EsLink *open_link(const EsLinkConfig *config, char *fault, size_t size);
-static bool submit(EsLink *opaque, EsOutgoing *message);
+static bool submit(EsLink *base, EsOutgoing *message);
 static void pump(void);
 static EsOutgoing *next_done(void);
 static int	wait_fd(void);
 static long wait_ms(void);
-static void close_link(EsLink *opaque);
+static void close_link(EsLink *base);
 static void shutdown_kafka(void);
 
 static const char *const schemes[] = {"kafka", "kafkas", NULL};
@@ -161,9 +162,6 @@ static const EsTransportHost *host = NULL;
 static bool started = false;
 static int	wake_fd = -1;		/* eventfd: a producer has something for us */
 static bool has_rest = false;	/* producers wait for a thread to end in */
-static KafkaLink *links = NULL;
-static EsOutgoing *done_first = NULL;
-static EsOutgoing *done_last = NULL;
 
 static bool prepare(KafkaLink *link, const EsLinkConfig *config, char *fault, size_t size);
 static bool make_producer(KafkaLink *link, char *fault, size_t size);
@@ -182,7 +180,6 @@ static void release_held(Key *key);
 static void take_back(Flight *flight);
 static void finish(Flight *flight, EsOutcome outcome, const char *text, const char *detail);
 static void fail_held(Key *key);
-static void put_done(EsOutgoing *message);
 static void serve(KafkaLink *link);
 static void look_for_doubt(KafkaLink *link);
 static void look_at_time(KafkaLink *link);
@@ -247,21 +244,21 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 		free_link(link);
 		return NULL;
 	}
-	link->next = links;
-	links = link;
-	return (EsLink *) link;
+	es_links_add(&link->base, config->max_in_flight);
+	return &link->base;
 }
 
 static bool
-submit(EsLink *opaque, EsOutgoing *message)
+submit(EsLink *base, EsOutgoing *message)
 {
-	KafkaLink  *link = (KafkaLink *) opaque;
+	KafkaLink  *link = (KafkaLink *) base;
 	Flight	   *flight;
 
 	/* what has failed by now is known before more of its key is sent */
 	serve(link);
 	if (!has_room(link))
 		return false;
+	es_links_take(base, message);
 	flight = link->free;
 	link->free = flight->next;
 	flight->next = NULL;
@@ -273,8 +270,6 @@ submit(EsLink *opaque, EsOutgoing *message)
 	if (link->waiting++ == 0 || flight->deadline < link->due)
 		link->due = flight->deadline;
 	message->data = flight;
-	message->status = 0;
-	message->retry_after_ms = -1;
 	if (message->key != NULL && (flight->key = find_key(link, message->key)) == NULL)
 	{
 		finish(flight, ES_OUTCOME_UNAVAILABLE, "there is no memory for its key", NULL);
@@ -294,10 +289,10 @@ pump(void)
 	/* before the queues are served: what comes later signals again */
 	if (read(wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		return;
-	for (KafkaLink *link = links; link != NULL; link = link->next)
+	for (EsLink *link = es_links_first(); link != NULL; link = link->next)
 	{
-		serve(link);
-		look_at_time(link);
+		serve((KafkaLink *) link);
+		look_at_time((KafkaLink *) link);
 	}
 	if (has_rest)
 		has_rest = !kafka_producer_throw_rest();
@@ -306,14 +301,11 @@ pump(void)
 static EsOutgoing *
 next_done(void)
 {
-	EsOutgoing *message = done_first;
+	EsOutgoing *message = es_links_next_done();
 	Flight	   *flight;
 
 	if (message == NULL)
 		return NULL;
-	done_first = message->next;
-	if (done_first == NULL)
-		done_last = NULL;
 	flight = message->data;
 	if (flight->key != NULL)
 		leave_key(flight->link, flight->key);
@@ -335,10 +327,11 @@ wait_ms(void)
 	long long	due = has_rest ? es_thread_now() + REST_MS : -1;
 	long long	now;
 
-	if (done_first != NULL)
+	if (es_links_has_done())
 		return 0;
-	for (KafkaLink *link = links; link != NULL; link = link->next)
+	for (EsLink *at = es_links_first(); at != NULL; at = at->next)
 	{
+		KafkaLink  *link = (KafkaLink *) at;
 		long long	then = link->state == OPEN ? link->due : link->produced == 0 ? 0 : link->until;
 
 		if (link->waiting > 0 && (due < 0 || then < due))
@@ -349,28 +342,10 @@ wait_ms(void)
 }
 
 static void
-close_link(EsLink *opaque)
+close_link(EsLink *base)
 {
-	KafkaLink  *link = (KafkaLink *) opaque;
-	EsOutgoing *kept = done_first;
-
-	/* what is done and was not fetched */
-	done_first = done_last = NULL;
-	while (kept != NULL)
-	{
-		EsOutgoing *next = kept->next;
-
-		if (((Flight *) kept->data)->link != link)
-			put_done(kept);
-		kept = next;
-	}
-	for (KafkaLink **at = &links; *at != NULL; at = &(*at)->next)
-		if (*at == link)
-		{
-			*at = link->next;
-			break;
-		}
-	free_link(link);
+	es_links_remove(base);
+	free_link((KafkaLink *) base);
 }
 
 static void
@@ -399,15 +374,15 @@ prepare(KafkaLink *link, const EsLinkConfig *config, char *fault, size_t size)
 	link->idempotent = strcmp(value, "true") == 0;
 	link->plain_text = kafka_is_plain_text(config->url);
 	link->networks = strdup(config->allowed_networks);
-	link->max_in_flight = config->max_in_flight;
-	link->flights = calloc(config->max_in_flight, sizeof(Flight));
-	link->sorted = calloc(config->max_in_flight, sizeof(Flight *));
+	link->nflights = config->max_in_flight;
+	link->flights = calloc(link->nflights, sizeof(Flight));
+	link->sorted = calloc(link->nflights, sizeof(Flight *));
 	if (link->networks == NULL || link->flights == NULL || link->sorted == NULL)
 	{
 		snprintf(fault, size, "there is no memory for the connection");
 		return false;
 	}
-	for (int i = config->max_in_flight - 1; i >= 0; i--)
+	for (int i = link->nflights - 1; i >= 0; i--)
 	{
 		link->flights[i].link = link;
 		link->flights[i].next = link->free;
@@ -459,7 +434,7 @@ free_link(KafkaLink *link)
 static bool
 has_room(KafkaLink *link)
 {
-	if (link->state != OPEN || link->free == NULL || link->bytes > MAX_BYTES)
+	if (link->state != OPEN || !es_links_has_room(&link->base) || link->bytes > MAX_BYTES)
 		return false;
 	if (link->one_by_one != -1)
 		return true;
@@ -657,7 +632,7 @@ finish(Flight *flight, EsOutcome outcome, const char *text, const char *detail)
 	link->waiting--;
 	flight->state = DONE;
 	es_outcome_say(flight->message, outcome, text, detail);
-	put_done(flight->message);
+	es_links_done(flight->message);
 	if (key == NULL)
 		return;
 	if (outcome != ES_OUTCOME_DELIVERED && (key->failed == 0 || flight->number < key->failed))
@@ -689,17 +664,6 @@ fail_held(Key *key)
 	}
 }
 
-static void
-put_done(EsOutgoing *message)
-{
-	message->next = NULL;
-	if (done_last == NULL)
-		done_first = message;
-	else
-		done_last->next = message;
-	done_last = message;
-}
-
 /* what librdkafka has to say, and what comes of it */
 static void
 serve(KafkaLink *link)
@@ -717,7 +681,7 @@ static void
 look_for_doubt(KafkaLink *link)
 {
 	link->doubt = false;
-	for (int i = 0; i < link->max_in_flight && link->state == OPEN; i++)
+	for (int i = 0; i < link->nflights && link->state == OPEN; i++)
 	{
 		Flight	   *flight = &link->flights[i];
 
@@ -735,7 +699,7 @@ look_at_time(KafkaLink *link)
 
 	if (link->state != OPEN || link->waiting == 0 || now < link->due)
 		return;
-	for (int i = 0; i < link->max_in_flight; i++)
+	for (int i = 0; i < link->nflights; i++)
 	{
 		Flight	   *flight = &link->flights[i];
 
@@ -799,7 +763,7 @@ settle(KafkaLink *link)
 							  RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
 		return;
 	}
-	for (int i = 0; link->produced > 0 && i < link->max_in_flight; i++)
+	for (int i = 0; link->produced > 0 && i < link->nflights; i++)
 		if (link->flights[i].state == PRODUCED)
 			finish(&link->flights[i], ES_OUTCOME_RETRY, link->cause, NULL);
 	drop_producer(link);
@@ -816,7 +780,7 @@ start_again(KafkaLink *link)
 	for (int i = 0; i < KAFKA_CHAINS; i++)
 		for (Key *key = link->keys[i]; key != NULL; key = key->chain)
 			key->held_first = key->held_last = NULL;
-	for (int i = 0; i < link->max_in_flight; i++)
+	for (int i = 0; i < link->nflights; i++)
 		if (link->flights[i].state == HELD)
 		{
 			link->flights[i].next = NULL;

@@ -20,6 +20,7 @@
 
 #include "fmgr.h"
 
+#include "links.h"
 #include "nats_config.h"
 #include "nats_dial.h"
 #include "nats_json.h"
@@ -34,7 +35,6 @@ PG_MODULE_MAGIC;
 #define IDLE_MS 30000			/* then we ask whether anybody is there, and after another of them nobody is */
 #define MAX_BACKLOG (16 * 1024 * 1024)	/* bytes that wait for the socket */
 #define EVENTS_AT_ONCE 64
-#define WAKE_PLACE UINT64_MAX
 
 /* error codes of JetStream */
 #define JS_RESOURCES_EXCEEDED 10002
@@ -60,7 +60,7 @@ typedef struct Slot
 
 typedef struct NatsLink
 {
-	int			place;			/* in links */
+	EsLink		base;
 	NatsConfig	config;
 	NatsWireConfig for_wire;
 	int			host;			/* to begin with */
@@ -83,12 +83,11 @@ typedef struct NatsLink
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static bool startup(char *fault, size_t size);
 static EsLink *open_link(const EsLinkConfig *config, char *fault, size_t size);
-static bool submit(EsLink *opaque, EsOutgoing *message);
+static bool submit(EsLink *base, EsOutgoing *message);
 static void pump(void);
-static EsOutgoing *next_done(void);
 static int	wait_fd(void);
 static long wait_ms(void);
-static void close_link(EsLink *opaque);
+static void close_link(EsLink *base);
 static void shutdown_all(void);
 
 static const char *const schemes[] = {"nats", "tls", NULL};
@@ -106,7 +105,7 @@ static const EsTransport transport = {
 	.open = open_link,
 	.submit = submit,
 	.pump = pump,
-	.next_done = next_done,
+	.next_done = es_links_next_done,
 	.wait_fd = wait_fd,
 	.wait_ms = wait_ms,
 	.close = close_link,
@@ -116,12 +115,7 @@ static const EsTransport transport = {
 static const EsTransportHost *host = NULL;
 static int	epoll = -1;
 static int	wake = -1;			/* eventfd: a thread has connected, or not */
-static NatsLink **links = NULL; /* by place; NULL: free */
-static int	nplaces = 0;
-static EsOutgoing *done_first = NULL;
-static EsOutgoing *done_last = NULL;
 
-static int	take_place(void);
 static void free_link(NatsLink *link);
 static bool start_dial(NatsLink *link);
 static void collect_dial(NatsLink *link);
@@ -130,10 +124,9 @@ static void work(NatsLink *link);
 static void end_connection(NatsLink *link, const char *fault);
 static void look_at_clock(NatsLink *link);
 static void expire(NatsLink *link, long long now);
-static bool refuse(NatsLink *link, EsOutgoing *message);
+static bool refuse(EsOutgoing *message);
 static void publish(NatsLink *link, Slot *slot);
 static void finish(NatsLink *link, Slot *slot, EsOutcome outcome, int status, const char *text, const char *detail);
-static void put_done(EsOutgoing *message);
 static void on_up(void *arg);
 static void on_answer(void *arg, const char *token, size_t token_len, int status, const char *body, size_t body_len);
 static void on_forbidden(void *arg, const char *subject, size_t subject_len);
@@ -162,7 +155,7 @@ check(const EsLinkConfig *config, char *fault, size_t size)
 static bool
 startup(char *fault, size_t size)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = WAKE_PLACE};
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
 
 	if (epoll >= 0)
 		return true;
@@ -187,7 +180,6 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	snprintf(fault, size, "there is no memory for the connection");
 	if (link == NULL)
 		return NULL;
-	link->place = -1;
 	link->next_deadline = -1;
 	if (!nats_config_take(&link->config, config, fault, size))
 	{
@@ -197,8 +189,7 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	link->nslots = config->max_in_flight;
 	link->slots = calloc(link->nslots, sizeof(Slot));
 	link->free_slots = calloc(link->nslots, sizeof(int));
-	link->place = take_place();
-	if (link->slots == NULL || link->free_slots == NULL || link->place < 0)
+	if (link->slots == NULL || link->free_slots == NULL)
 	{
 		snprintf(fault, size, "there is no memory for the connection");
 		free_link(link);
@@ -206,28 +197,11 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	}
 	for (int i = 0; i < link->nslots; i++)
 		link->free_slots[link->nfree++] = link->nslots - 1 - i;
-	links[link->place] = link;
 	link->for_wire = (NatsWireConfig) {.of = &link->config, .up = on_up, .answer = on_answer, .forbidden = on_forbidden, .arg = link};
 	/* it is wanted soon */
 	(void) start_dial(link);
-	return (EsLink *) link;
-}
-
-/* -1: no memory */
-static int
-take_place(void)
-{
-	NatsLink  **more;
-
-	for (int i = 0; i < nplaces; i++)
-		if (links[i] == NULL)
-			return i;
-	more = realloc(links, (nplaces + 1) * sizeof(NatsLink *));
-	if (more == NULL)
-		return -1;
-	links = more;
-	links[nplaces] = NULL;
-	return nplaces++;
+	es_links_add(&link->base, config->max_in_flight);
+	return &link->base;
 }
 
 static void
@@ -237,8 +211,6 @@ free_link(NatsLink *link)
 		nats_dial_abandon(link->dial);
 	if (link->wire != NULL)
 		nats_wire_close(link->wire);
-	if (link->place >= 0 && links[link->place] == link)
-		links[link->place] = NULL;
 	nats_config_free(&link->config);
 	free(link->slots);
 	free(link->free_slots);
@@ -250,21 +222,19 @@ free_link(NatsLink *link)
  */
 
 static bool
-submit(EsLink *opaque, EsOutgoing *message)
+submit(EsLink *base, EsOutgoing *message)
 {
-	NatsLink   *link = (NatsLink *) opaque;
+	NatsLink   *link = (NatsLink *) base;
 	long long	now = es_thread_now();
 	Slot	   *slot;
 
-	if (link->nfree == 0 ||
+	if (!es_links_has_room(base) ||
 		(link->wire != NULL && nats_wire_queued(link->wire) - nats_wire_sent(link->wire) > MAX_BACKLOG && link->nfree < link->nslots))
 		return false;
-	message->status = 0;
-	message->retry_after_ms = -1;
-	if (refuse(link, message))
+	es_links_take(base, message);
+	if (refuse(message))
 	{
-		message->data = link;
-		put_done(message);
+		es_links_done(message);
 		return true;
 	}
 	slot = &link->slots[link->free_slots[--link->nfree]];
@@ -293,43 +263,32 @@ pump(void)
 	{
 		n = epoll_wait(epoll, events, EVENTS_AT_ONCE, 0);
 		for (int i = 0; i < n; i++)
-			if (events[i].data.u64 == WAKE_PLACE)
+		{
+			NatsLink   *link = events[i].data.ptr;
+
+			if (link == NULL)
 			{
 				if (read(wake, &count, sizeof(count)) < 0)
 					continue;
 			}
-			else if (links[events[i].data.u64] != NULL && links[events[i].data.u64]->wire != NULL)
+			else if (link->wire != NULL)
 			{
-				links[events[i].data.u64]->heard = es_thread_now();
-				links[events[i].data.u64]->asked = false;
-				work(links[events[i].data.u64]);
+				link->heard = es_thread_now();
+				link->asked = false;
+				work(link);
 			}
+		}
 	} while (n == EVENTS_AT_ONCE);
-	for (int i = 0; i < nplaces; i++)
+	for (EsLink *at = es_links_first(); at != NULL; at = at->next)
 	{
-		NatsLink   *link = links[i];
+		NatsLink   *link = (NatsLink *) at;
 
-		if (link == NULL)
-			continue;
 		if (link->dial != NULL)
 			collect_dial(link);
 		look_at_clock(link);
 		if (link->wire != NULL && nats_wire_is_dirty(link->wire))
 			work(link);
 	}
-}
-
-static EsOutgoing *
-next_done(void)
-{
-	EsOutgoing *message = done_first;
-
-	if (message == NULL)
-		return NULL;
-	done_first = message->next;
-	if (done_first == NULL)
-		done_last = NULL;
-	return message;
 }
 
 static int
@@ -344,15 +303,13 @@ wait_ms(void)
 	long long	now = es_thread_now();
 	long long	due = -1;
 
-	if (done_first != NULL)
+	if (es_links_has_done())
 		return 0;
-	for (int i = 0; i < nplaces; i++)
+	for (EsLink *at = es_links_first(); at != NULL; at = at->next)
 	{
-		NatsLink   *link = links[i];
+		NatsLink   *link = (NatsLink *) at;
 		long long	dues[2];
 
-		if (link == NULL)
-			continue;
 		if (link->wire != NULL && nats_wire_is_dirty(link->wire))
 			return 0;
 		dues[0] = link->next_deadline;
@@ -365,22 +322,10 @@ wait_ms(void)
 }
 
 static void
-close_link(EsLink *opaque)
+close_link(EsLink *base)
 {
-	NatsLink   *link = (NatsLink *) opaque;
-	EsOutgoing *kept = done_first;
-
-	/* what is done and was not fetched */
-	done_first = done_last = NULL;
-	while (kept != NULL)
-	{
-		EsOutgoing *next = kept->next;
-
-		if (kept->data != link)
-			put_done(kept);
-		kept = next;
-	}
-	free_link(link);
+	es_links_remove(base);
+	free_link((NatsLink *) base);
 }
 
 /* an error may have ended the process with links open.  Threads that still connect know the descriptor that wakes: it goes after them */
@@ -389,9 +334,8 @@ shutdown_all(void)
 {
 	if (epoll < 0)
 		return;
-	for (int i = 0; i < nplaces; i++)
-		if (links[i] != NULL)
-			free_link(links[i]);
+	while (es_links_first() != NULL)
+		close_link(es_links_first());
 	es_thread_wait_all();
 	close(wake);
 	close(epoll);
@@ -432,8 +376,7 @@ collect_dial(NatsLink *link)
 static void
 begin_connection(NatsLink *link, int fd)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64) link->place};
-
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = link};
 	const NatsConfig *config = &link->config;
 
 	link->wire = nats_wire_open(&link->for_wire, fd, config->server_name != NULL ? config->server_name : config->hosts[link->host].name);
@@ -461,7 +404,7 @@ work(NatsLink *link)
 	full = nats_wire_is_full(link->wire);
 	if (full != link->waits_to_write)
 	{
-		struct epoll_event event = {.events = full ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.u64 = (uint64) link->place};
+		struct epoll_event event = {.events = full ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.ptr = link};
 
 		(void) epoll_ctl(epoll, EPOLL_CTL_MOD, nats_wire_fd(link->wire), &event);
 		link->waits_to_write = full;
@@ -556,7 +499,7 @@ expire(NatsLink *link, long long now)
 
 /* one that can never be published */
 static bool
-refuse(NatsLink *link, EsOutgoing *message)
+refuse(EsOutgoing *message)
 {
 	const char *fault;
 
@@ -613,22 +556,10 @@ finish(NatsLink *link, Slot *slot, EsOutcome outcome, int status, const char *te
 	EsOutgoing *message = slot->message;
 
 	message->status = status;
-	message->data = link;
 	es_outcome_say(message, outcome, text, detail);
 	slot->message = NULL;
 	link->free_slots[link->nfree++] = (int) (slot - link->slots);
-	put_done(message);
-}
-
-static void
-put_done(EsOutgoing *message)
-{
-	message->next = NULL;
-	if (done_last == NULL)
-		done_first = message;
-	else
-		done_last->next = message;
-	done_last = message;
+	es_links_done(message);
 }
 
 static void

@@ -120,7 +120,7 @@ $(foreach name,$(TRANSPORTS),$(eval $(patsubst %.c,%.o,$(wildcard src/transport/
 $(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
 
 # A library is made of NAME.c, NAME_*.c and what is shared; each is to call its own copy of that.
-TRANSPORT_SHARED = $(patsubst %,src/transport/libs/%.o,links settings thread)
+TRANSPORT_SHARED = $(patsubst %,src/transport/libs/%.o,links settings thread thread_links)
 .SECONDEXPANSION:
 evtstore_%$(DLSUFFIX): src/transport/libs/%.o $(TRANSPORT_SHARED) $$(subst .c,.o,$$(wildcard src/transport/libs/$$*_*.c))
 	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread

@@ -2068,21 +2068,21 @@ return [
 	# ---- another database ----
 	{
 		name   => 'database: what is behind a message that failed goes on',
-		file   => 'transport/libs/postgresql.c',
+		file   => 'transport/libs/postgresql_worker.c',
 		change => [ 'if (job->key != NULL && (uint64) (uintptr_t) job->outcome.data < *failure_of(worker, job))', 'if (false)' ],
-		tests  => '089_postgresql_endpoint',
+		tests  => '095_postgresql_endpoint',
 	},
 	{
 		name   => 'database: what was lost together is charged together',
-		file   => 'transport/libs/postgresql.c',
+		file   => 'transport/libs/postgresql_worker.c',
 		change => [ 'n > 1 ? ES_OUTCOME_UNAVAILABLE : ES_OUTCOME_RETRY', 'ES_OUTCOME_RETRY' ],
-		tests  => '089_postgresql_endpoint',
+		tests  => '095_postgresql_endpoint',
 	},
 	{
 		name   => 'database: what the inbox knows is sent once more',
 		file   => 'accept.c',
 		change => [ "		if (!incoming[i].is_first)\n			continue;\n		nmessages++;\n", "		nmessages++;\n" ],
-		tests  => 'accept_events 089_postgresql_endpoint',
+		tests  => 'accept_events 095_postgresql_endpoint',
 	},
 	{
 		name   => 'database: the inbox forgets that an event was here',
@@ -2094,7 +2094,7 @@ return [
 		name   => 'database: the environment says the password',
 		file   => 'transport/libs/postgresql.c',
 		change => [ "	es_pg_forget_environment();\n", '' ],
-		tests  => '089_postgresql_endpoint',
+		tests  => '095_postgresql_endpoint',
 	},
 
 	# ---- delivery to the outside: relay*.c, deliver.c, transport/ ----

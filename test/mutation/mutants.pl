@@ -2172,19 +2172,19 @@ return [
 	},
 	{
 		name   => 'no address is refused',
-		file   => 'transport/libs/http.c',
-		change => [ "!host->address_allowed(&address->addr, link->pool->networks, link->plain_text)", "false" ],
+		file   => 'transport/libs/http_request.c',
+		change => [ "!link->core->address_allowed(&address->addr, link->pool->networks, link->plain_text)", "false" ],
 		tests  => '091_ssrf',
 	},
 	{
 		name   => 'a proxy of the environment is used',
-		file   => 'transport/libs/http.c',
+		file   => 'transport/libs/http_request.c',
 		change => [ "SET(CURLOPT_PROXY, link->proxy != NULL ? link->proxy : \"\");", "if (link->proxy != NULL)\n\t\tSET(CURLOPT_PROXY, link->proxy);" ],
 		tests  => '091_ssrf',
 	},
 	{
 		name   => 'a certificate may be anybody\'s',
-		file   => 'transport/libs/http.c',
+		file   => 'transport/libs/http_request.c',
 		change => [ "link->verify ? 2L : 0L", "0L" ],
 		tests  => '091_ssrf',
 	},

@@ -1960,13 +1960,13 @@ return [
 	},
 	{
 		name   => 'nats: an answer to an earlier message is taken',
-		file   => 'transport/libs/nats.c',
+		file   => 'transport/libs/nats_message.c',
 		change => [ 'slot->message == NULL || slot->turn != turn ||', 'slot->message == NULL ||' ],
 		tests  => '088_nats',
 	},
 	{
 		name   => 'nats: whatever is answered is an acknowledgement',
-		file   => 'transport/libs/nats.c',
+		file   => 'transport/libs/nats_message.c',
 		change => [ 'else if (nats_json_get(body, body_len, "stream", &value, &value_len) && nats_json_get(body, body_len, "seq", &value, &value_len))', 'else if (true)' ],
 		tests  => '088_nats',
 	},
@@ -1984,8 +1984,8 @@ return [
 	},
 	{
 		name   => 'nats: whoever has a certificate is who it says',
-		file   => 'transport/libs/nats_wire.c',
-		change => [ ': SSL_set1_host(ssl, wire->server_name) != 1 ||', ': false ||' ],
+		file   => 'transport/libs/nats_stream.c',
+		change => [ ': SSL_set1_host(ssl, server_name) != 1 ||', ': false ||' ],
 		tests  => '088_nats',
 	},
 	{
@@ -1996,8 +1996,8 @@ return [
 	},
 	{
 		name   => 'nats: what is said before TLS is listened to after it',
-		file   => 'transport/libs/nats_wire.c',
-		change => [ "\tif (buffer_len(&wire->in) > 0 &&\n\t\tBIO_write", "\tif (false &&\n\t\tBIO_write", "\tbuffer_take(&wire->in, buffer_len(&wire->in));\n\treturn decipher", "\treturn decipher" ],
+		file   => 'transport/libs/nats_stream.c',
+		change => [ "\tif (nats_buffer_len(&stream->in) > 0 &&\n\t\tBIO_write", "\tif (false &&\n\t\tBIO_write", "\tnats_buffer_take(&stream->in, nats_buffer_len(&stream->in));\n\treturn decipher", "\treturn decipher" ],
 		tests  => '088_nats',
 	},
 	{
@@ -2008,7 +2008,7 @@ return [
 	},
 	{
 		name   => 'nats: a full stream is the fault of the message',
-		file   => 'transport/libs/nats.c',
+		file   => 'transport/libs/nats_message.c',
 		change => [ "\t\tcase JS_STORE_FAILED:\t/* the stream is full, too */\n", "", "\t\tcase JS_HEADERS_TOO_LARGE:\n", "\t\tcase JS_HEADERS_TOO_LARGE:\n\t\tcase JS_STORE_FAILED:\n" ],
 		tests  => '088_nats',
 	},

@@ -2,10 +2,10 @@
  * nats.c
  *		Delivery to NATS JetStream: nats://, tls://.
  *
- * Runs in relay workers, in the main thread, between transactions.  Each link has one connection (nats_wire.c), on which all its
- * messages are published at once, each with a subject of its own for the answer; JetStream answers when the message is in a
- * stream.  Names are resolved and connections made by a thread (thread.c), one for each attempt, which lives no longer.  A crash
- * leaves a closed socket, and messages that are published again: their Nats-Msg-Id is the same, and the stream drops them.
+ * Runs in relay workers, in the main thread, between transactions; in here are links and their connections.  Each link has one connection
+ * (nats_wire.c), on which all its messages are published at once (nats_message.c); JetStream answers when a message is in a stream.  Names
+ * are resolved and connections made by a thread (thread.c), one for each attempt, which lives no longer.  A crash leaves a closed
+ * socket, and messages that are published again: their Nats-Msg-Id is the same, and the stream drops them.
  *
  * Nothing is kept for a connection that is to come back: what was not sent is UNAVAILABLE, what was sent and not answered is to be
  * repeated, and the core decides when.
@@ -20,12 +20,7 @@
 
 #include "fmgr.h"
 
-#include "links.h"
-#include "nats_config.h"
-#include "nats_dial.h"
-#include "nats_json.h"
-#include "nats_wire.h"
-#include "outcome.h"
+#include "nats_link.h"
 #include "thread.h"
 
 PG_MODULE_MAGIC;
@@ -35,50 +30,6 @@ PG_MODULE_MAGIC;
 #define IDLE_MS 30000			/* then we ask whether anybody is there, and after another of them nobody is */
 #define MAX_BACKLOG (16 * 1024 * 1024)	/* bytes that wait for the socket */
 #define EVENTS_AT_ONCE 64
-
-/* error codes of JetStream */
-#define JS_RESOURCES_EXCEEDED 10002
-#define JS_CLUSTER_NOT_AVAILABLE 10008
-#define JS_INSUFFICIENT_RESOURCES 10023
-#define JS_MEMORY_EXCEEDED 10028
-#define JS_STORAGE_EXCEEDED 10047
-#define JS_MESSAGE_TOO_LARGE 10054
-#define JS_STORE_FAILED 10077
-#define JS_HEADERS_TOO_LARGE 10097
-#define JS_STREAM_SEALED 10109
-
-/* a message under way */
-typedef struct Slot
-{
-	EsOutgoing *message;		/* NULL: free */
-	uint32		turn;			/* so that an answer to an earlier message is known */
-	bool		published;
-	uint64		at;				/* where in what is sent it begins */
-	long long	since;
-	long long	deadline;
-} Slot;
-
-typedef struct NatsLink
-{
-	EsLink		base;
-	NatsConfig	config;
-	NatsWireConfig for_wire;
-	int			host;			/* to begin with */
-	NatsDial   *dial;			/* NULL: none is under way */
-	NatsWire   *wire;			/* NULL: no connection */
-	bool		waits_to_write; /* as epoll was told */
-	bool		was_up;			/* the connection */
-	long long	greeting_until;
-	long long	not_before;		/* no connection is begun earlier */
-	long long	heard;			/* when something arrived last */
-	bool		asked;			/* whether anybody is there */
-	char		fault[200];		/* why there is no connection */
-	int			nslots;
-	Slot	   *slots;
-	int		   *free_slots;
-	int			nfree;
-	long long	next_deadline;	/* not after the first one */
-} NatsLink;
 
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static bool startup(char *fault, size_t size);
@@ -124,13 +75,7 @@ static void work(NatsLink *link);
 static void end_connection(NatsLink *link, const char *fault);
 static void look_at_clock(NatsLink *link);
 static void expire(NatsLink *link, long long now);
-static bool refuse(EsOutgoing *message);
-static void publish(NatsLink *link, Slot *slot);
-static void finish(NatsLink *link, Slot *slot, EsOutcome outcome, int status, const char *text, const char *detail);
 static void on_up(void *arg);
-static void on_answer(void *arg, const char *token, size_t token_len, int status, const char *body, size_t body_len);
-static void on_forbidden(void *arg, const char *subject, size_t subject_len);
-static void judge_error(NatsLink *link, Slot *slot, const char *error, size_t len);
 
 PGDLLEXPORT const EsTransport *evtstore_transport(const EsTransportHost *of);
 
@@ -187,7 +132,7 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 		return NULL;
 	}
 	link->nslots = config->max_in_flight;
-	link->slots = calloc(link->nslots, sizeof(Slot));
+	link->slots = calloc(link->nslots, sizeof(NatsSlot));
 	link->free_slots = calloc(link->nslots, sizeof(int));
 	if (link->slots == NULL || link->free_slots == NULL)
 	{
@@ -197,7 +142,8 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	}
 	for (int i = 0; i < link->nslots; i++)
 		link->free_slots[link->nfree++] = link->nslots - 1 - i;
-	link->for_wire = (NatsWireConfig) {.of = &link->config, .up = on_up, .answer = on_answer, .forbidden = on_forbidden, .arg = link};
+	link->for_wire = (NatsWireConfig) {.of = &link->config, .up = on_up, .answer = nats_message_on_answer,
+		.forbidden = nats_message_on_forbidden, .arg = link};
 	/* it is wanted soon */
 	(void) start_dial(link);
 	es_links_add(&link->base, config->max_in_flight);
@@ -226,13 +172,13 @@ submit(EsLink *base, EsOutgoing *message)
 {
 	NatsLink   *link = (NatsLink *) base;
 	long long	now = es_thread_now();
-	Slot	   *slot;
+	NatsSlot   *slot;
 
 	if (!es_links_has_room(base) ||
 		(link->wire != NULL && nats_wire_queued(link->wire) - nats_wire_sent(link->wire) > MAX_BACKLOG && link->nfree < link->nslots))
 		return false;
 	es_links_take(base, message);
-	if (refuse(message))
+	if (nats_message_refuse(message))
 	{
 		es_links_done(message);
 		return true;
@@ -246,9 +192,9 @@ submit(EsLink *base, EsOutgoing *message)
 	if (link->next_deadline < 0 || slot->deadline < link->next_deadline)
 		link->next_deadline = slot->deadline;
 	if (link->wire != NULL && nats_wire_is_up(link->wire))
-		publish(link, slot);
+		nats_message_publish(link, slot);
 	else if (link->wire == NULL && link->dial == NULL && (now < link->not_before || !start_dial(link)))
-		finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
+		nats_message_finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
 	return true;
 }
 
@@ -430,14 +376,14 @@ end_connection(NatsLink *link, const char *fault)
 	link->host = (link->host + 1) % link->config.nhosts;
 	for (int i = 0; i < link->nslots; i++)
 	{
-		Slot	   *slot = &link->slots[i];
+		NatsSlot   *slot = &link->slots[i];
 
 		if (slot->message == NULL)
 			continue;
 		if (slot->published && slot->at < sent)
-			finish(link, slot, ES_OUTCOME_RETRY, 0, "the connection ended before the acknowledgement", link->fault);
+			nats_message_finish(link, slot, ES_OUTCOME_RETRY, 0, "the connection ended before the acknowledgement", link->fault);
 		else
-			finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
+			nats_message_finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
 	}
 }
 
@@ -463,6 +409,18 @@ look_at_clock(NatsLink *link)
 		expire(link, now);
 }
 
+static void
+on_up(void *arg)
+{
+	NatsLink   *link = arg;
+
+	link->was_up = true;
+	link->fault[0] = '\0';
+	for (int i = 0; i < link->nslots; i++)
+		if (link->slots[i].message != NULL && !link->slots[i].published)
+			nats_message_publish(link, &link->slots[i]);
+}
+
 /* those whose time is over; a server that said nothing at all meanwhile is gone */
 static void
 expire(NatsLink *link, long long now)
@@ -472,7 +430,7 @@ expire(NatsLink *link, long long now)
 	link->next_deadline = -1;
 	for (int i = 0; i < link->nslots; i++)
 	{
-		Slot	   *slot = &link->slots[i];
+		NatsSlot   *slot = &link->slots[i];
 
 		if (slot->message == NULL)
 			continue;
@@ -484,182 +442,11 @@ expire(NatsLink *link, long long now)
 		}
 		silent = silent || (slot->published && link->heard < slot->since);
 		if (slot->published)
-			finish(link, slot, ES_OUTCOME_RETRY, 0, "no acknowledgement in time",
+			nats_message_finish(link, slot, ES_OUTCOME_RETRY, 0, "no acknowledgement in time",
 				   link->heard < slot->since ? "the server is silent" : "is there a stream for the subject?");
 		else
-			finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection in time", link->fault);
+			nats_message_finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection in time", link->fault);
 	}
 	if (silent && link->wire != NULL)
 		end_connection(link, "the server does not answer");
 }
-
-/*
- * Messages
- */
-
-/* one that can never be published */
-static bool
-refuse(EsOutgoing *message)
-{
-	const char *fault;
-
-	if (message->topic == NULL)
-	{
-		es_outcome_say(message, ES_OUTCOME_REJECT, "the endpoint has no topic, which NATS needs for the subject", NULL);
-		return true;
-	}
-	fault = nats_subject_fault(message->topic);
-	if (fault != NULL)
-	{
-		es_outcome_say(message, ES_OUTCOME_REJECT, fault, message->topic);
-		return true;
-	}
-	/* whoever made them has seen to it; a line break here would be a header of somebody else's making */
-	for (int i = 0; i < message->nheaders; i++)
-		if (message->headers[i].name[0] == '\0' || strpbrk(message->headers[i].name, "\r\n: ") != NULL ||
-			strpbrk(message->headers[i].value, "\r\n") != NULL)
-		{
-			es_outcome_say(message, ES_OUTCOME_REJECT, "a header has characters that it may not have", message->headers[i].name);
-			return true;
-		}
-	return false;
-}
-
-/* the connection is up */
-static void
-publish(NatsLink *link, Slot *slot)
-{
-	EsOutgoing *message = slot->message;
-	char		token[32];
-	char		text[128];
-	bool		certain;
-	int64		max = nats_wire_max_payload(link->wire, &certain);
-	size_t		payload = nats_wire_header_size(message) + message->body_len;
-
-	if ((int64) payload > max)
-	{
-		snprintf(text, sizeof(text), "the message has %zu bytes with its headers, and the server takes " INT64_FORMAT, payload, max);
-		finish(link, slot, certain ? ES_OUTCOME_REJECT : ES_OUTCOME_RETRY, 0, text, NULL);
-		return;
-	}
-	snprintf(token, sizeof(token), "%x-%x", (unsigned) (slot - link->slots), slot->turn);
-	slot->at = nats_wire_queued(link->wire);
-	if (nats_wire_publish(link->wire, token, message))
-		slot->published = true;
-	else
-		finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "there is no memory to send it", NULL);
-}
-
-static void
-finish(NatsLink *link, Slot *slot, EsOutcome outcome, int status, const char *text, const char *detail)
-{
-	EsOutgoing *message = slot->message;
-
-	message->status = status;
-	es_outcome_say(message, outcome, text, detail);
-	slot->message = NULL;
-	link->free_slots[link->nfree++] = (int) (slot - link->slots);
-	es_links_done(message);
-}
-
-static void
-on_up(void *arg)
-{
-	NatsLink   *link = arg;
-
-	link->was_up = true;
-	link->fault[0] = '\0';
-	for (int i = 0; i < link->nslots; i++)
-		if (link->slots[i].message != NULL && !link->slots[i].published)
-			publish(link, &link->slots[i]);
-}
-
-/*
- * {"stream": ..., "seq": ...}, also for one that the stream had already, or {"error": {"code", "err_code", "description"}}
- */
-static void
-on_answer(void *arg, const char *token, size_t token_len, int status, const char *body, size_t body_len)
-{
-	NatsLink   *link = arg;
-	Slot	   *slot;
-	char		text[32];
-	unsigned	n;
-	unsigned	turn;
-	const char *value;
-	size_t		value_len;
-
-	if (token_len >= sizeof(text))
-		return;
-	memcpy(text, token, token_len);
-	text[token_len] = '\0';
-	if (sscanf(text, "%x-%x", &n, &turn) != 2 || n >= (unsigned) link->nslots)
-		return;
-	slot = &link->slots[n];
-	/* too late: it was given up, and is or will be repeated */
-	if (slot->message == NULL || slot->turn != turn || !slot->published)
-		return;
-	if (status == 503)
-		finish(link, slot, ES_OUTCOME_UNAVAILABLE, status, "no stream takes the subject", slot->message->topic);
-	else if (nats_json_get(body, body_len, "error", &value, &value_len))
-		judge_error(link, slot, value, value_len);
-	else if (nats_json_get(body, body_len, "stream", &value, &value_len) && nats_json_get(body, body_len, "seq", &value, &value_len))
-		finish(link, slot, ES_OUTCOME_DELIVERED, 0, "", NULL);
-	else
-		finish(link, slot, ES_OUTCOME_RETRY, status, "the answer is not JetStream's: somebody else answers on the subject",
-			   slot->message->topic);
-}
-
-/* what the message's size is to blame for stays; room, quorum, and what is switched off a person or time puts right */
-static void
-judge_error(NatsLink *link, Slot *slot, const char *error, size_t len)
-{
-	int			code = nats_json_int(error, len, "code");
-	int			err_code = nats_json_int(error, len, "err_code");
-	EsOutcome	outcome = ES_OUTCOME_RETRY;
-	const char *description;
-	size_t		description_len;
-	char		detail[160] = "";
-	char		text[64];
-
-	if (nats_json_get(error, len, "description", &description, &description_len) && description_len >= 2)
-		es_outcome_append(detail, sizeof(detail), description + 1, description_len - 2);
-	snprintf(text, sizeof(text), "JetStream error %d", err_code != 0 ? err_code : code);
-	switch (err_code)
-	{
-		case JS_MESSAGE_TOO_LARGE:
-		case JS_HEADERS_TOO_LARGE:
-			outcome = ES_OUTCOME_REJECT;
-			break;
-		case JS_RESOURCES_EXCEEDED:
-		case JS_CLUSTER_NOT_AVAILABLE:
-		case JS_INSUFFICIENT_RESOURCES:
-		case JS_MEMORY_EXCEEDED:
-		case JS_STORAGE_EXCEEDED:
-		case JS_STORE_FAILED:	/* the stream is full, too */
-		case JS_STREAM_SEALED:
-			outcome = ES_OUTCOME_UNAVAILABLE;
-			break;
-		default:
-			if (code == 503)
-				outcome = ES_OUTCOME_UNAVAILABLE;
-			break;
-	}
-	finish(link, slot, outcome, err_code != 0 ? err_code : code, text, detail);
-}
-
-/* nothing else will come for these */
-static void
-on_forbidden(void *arg, const char *subject, size_t subject_len)
-{
-	NatsLink   *link = arg;
-
-	for (int i = 0; i < link->nslots; i++)
-	{
-		Slot	   *slot = &link->slots[i];
-
-		if (slot->message != NULL && slot->published && strlen(slot->message->topic) == subject_len &&
-			memcmp(slot->message->topic, subject, subject_len) == 0)
-			finish(link, slot, ES_OUTCOME_RETRY, 403, "the server does not let this user publish to", slot->message->topic);
-	}
-}
-

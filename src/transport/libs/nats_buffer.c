@@ -10,12 +10,6 @@
 
 #include "nats_buffer.h"
 
-size_t
-nats_buffer_len(const NatsBuffer *buffer)
-{
-	return buffer->end - buffer->begin;
-}
-
 char *
 nats_buffer_make_room(NatsBuffer *buffer, size_t len)
 {
@@ -48,12 +42,4 @@ nats_buffer_add(NatsBuffer *buffer, const void *bytes, size_t len)
 	memcpy(at, bytes, len);
 	buffer->end += len;
 	return true;
-}
-
-void
-nats_buffer_take(NatsBuffer *buffer, size_t len)
-{
-	buffer->begin += len;
-	if (buffer->begin == buffer->end)
-		buffer->begin = buffer->end = 0;
 }

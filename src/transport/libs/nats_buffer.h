@@ -17,12 +17,24 @@ typedef struct NatsBuffer
 	size_t		room;
 } NatsBuffer;
 
-extern size_t nats_buffer_len(const NatsBuffer *buffer);
+static inline size_t
+nats_buffer_len(const NatsBuffer *buffer)
+{
+	return buffer->end - buffer->begin;
+}
+
+/* that many of the first ones are done with */
+static inline void
+nats_buffer_take(NatsBuffer *buffer, size_t len)
+{
+	buffer->begin += len;
+	if (buffer->begin == buffer->end)
+		buffer->begin = buffer->end = 0;
+}
+
 /* where that many bytes can be put, behind the end; NULL: no memory */
 extern char *nats_buffer_make_room(NatsBuffer *buffer, size_t len);
 /* false: no memory, and nothing was added */
 extern bool nats_buffer_add(NatsBuffer *buffer, const void *bytes, size_t len);
-/* that many of the first ones are done with */
-extern void nats_buffer_take(NatsBuffer *buffer, size_t len);
 
 #endif

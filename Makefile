@@ -119,9 +119,10 @@ $(foreach name,$(TRANSPORTS),$(eval $(patsubst %.c,%.o,$(wildcard src/transport/
 	override CPPFLAGS += $(TRANSPORT_CPPFLAGS_$(name))))
 $(TRANSPORT_OBJS): override CFLAGS += $(CFLAGS_SL) $(CFLAGS_SL_MODULE)
 
-# A library is made of NAME.c, NAME_*.c and what several share; each is to call its own copy of that.
+# A library is made of NAME.c, NAME_*.c and what is shared; each is to call its own copy of that.
+TRANSPORT_SHARED = $(patsubst %,src/transport/libs/%.o,links settings thread thread_links)
 .SECONDEXPANSION:
-evtstore_%$(DLSUFFIX): src/transport/libs/%.o src/transport/libs/thread.o $$(subst .c,.o,$$(wildcard src/transport/libs/$$*_*.c))
+evtstore_%$(DLSUFFIX): src/transport/libs/%.o $(TRANSPORT_SHARED) $$(subst .c,.o,$$(wildcard src/transport/libs/$$*_*.c))
 	$(CC) $(CFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(TRANSPORT_LIBS_$*) -lpthread
 evtstore_amqp$(DLSUFFIX): src/transport/libs/tls.o
 

@@ -19,7 +19,7 @@
 struct sockaddr;
 
 /* raised when anything here changes: a library of another build is refused */
-#define ES_TRANSPORT_VERSION 1
+#define ES_TRANSPORT_VERSION 2
 
 /* longest URL that check_url accepts, in bytes */
 #define ES_TRANSPORT_MAX_URL 2048
@@ -69,6 +69,7 @@ typedef struct EsOutgoing
 	long retry_after_ms; /* asked for by the other side; -1: not */
 	char error[256];	 /* '' when delivered; printable ASCII, es_transport_say() makes it so */
 	/* for the transport, from submit to next_done; then for who submitted it */
+	struct EsLink *link;
 	void *data;
 	struct EsOutgoing *next;
 } EsOutgoing;
@@ -97,7 +98,7 @@ typedef struct EsLinkConfig
 	int nsecrets;
 } EsLinkConfig;
 
-/* a connection, or what will be one, to one endpoint; each transport has a struct of its own that begins so */
+/* a connection, or what will be one, to one endpoint; each transport has a struct of its own that begins with it (libs/links.h) */
 typedef struct EsLink EsLink;
 
 typedef struct EsTransport

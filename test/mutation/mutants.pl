@@ -1986,13 +1986,13 @@ return [
 	},
 	{
 		name   => 'nats: an answer to an earlier message is taken',
-		file   => 'transport/libs/nats.c',
+		file   => 'transport/libs/nats_message.c',
 		change => [ 'slot->message == NULL || slot->turn != turn ||', 'slot->message == NULL ||' ],
 		tests  => '088_nats',
 	},
 	{
 		name   => 'nats: whatever is answered is an acknowledgement',
-		file   => 'transport/libs/nats.c',
+		file   => 'transport/libs/nats_message.c',
 		change => [ 'else if (nats_json_get(body, body_len, "stream", &value, &value_len) && nats_json_get(body, body_len, "seq", &value, &value_len))', 'else if (true)' ],
 		tests  => '088_nats',
 	},
@@ -2010,8 +2010,8 @@ return [
 	},
 	{
 		name   => 'nats: whoever has a certificate is who it says',
-		file   => 'transport/libs/nats_wire.c',
-		change => [ ': SSL_set1_host(ssl, wire->server_name) != 1 ||', ': false ||' ],
+		file   => 'transport/libs/nats_stream.c',
+		change => [ ': SSL_set1_host(ssl, server_name) != 1 ||', ': false ||' ],
 		tests  => '088_nats',
 	},
 	{
@@ -2022,8 +2022,8 @@ return [
 	},
 	{
 		name   => 'nats: what is said before TLS is listened to after it',
-		file   => 'transport/libs/nats_wire.c',
-		change => [ "\tif (buffer_len(&wire->in) > 0 &&\n\t\tBIO_write", "\tif (false &&\n\t\tBIO_write", "\tbuffer_take(&wire->in, buffer_len(&wire->in));\n\treturn decipher", "\treturn decipher" ],
+		file   => 'transport/libs/nats_stream.c',
+		change => [ "\tif (nats_buffer_len(&stream->in) > 0 &&\n\t\tBIO_write", "\tif (false &&\n\t\tBIO_write", "\tnats_buffer_take(&stream->in, nats_buffer_len(&stream->in));\n\treturn decipher", "\treturn decipher" ],
 		tests  => '088_nats',
 	},
 	{
@@ -2034,7 +2034,7 @@ return [
 	},
 	{
 		name   => 'nats: a full stream is the fault of the message',
-		file   => 'transport/libs/nats.c',
+		file   => 'transport/libs/nats_message.c',
 		change => [ "\t\tcase JS_STORE_FAILED:\t/* the stream is full, too */\n", "", "\t\tcase JS_HEADERS_TOO_LARGE:\n", "\t\tcase JS_HEADERS_TOO_LARGE:\n\t\tcase JS_STORE_FAILED:\n" ],
 		tests  => '088_nats',
 	},
@@ -2094,21 +2094,21 @@ return [
 	# ---- another database ----
 	{
 		name   => 'database: what is behind a message that failed goes on',
-		file   => 'transport/libs/postgresql.c',
+		file   => 'transport/libs/postgresql_worker.c',
 		change => [ 'if (job->key != NULL && (uint64) (uintptr_t) job->outcome.data < *failure_of(worker, job))', 'if (false)' ],
-		tests  => '089_postgresql_endpoint',
+		tests  => '095_postgresql_endpoint',
 	},
 	{
 		name   => 'database: what was lost together is charged together',
-		file   => 'transport/libs/postgresql.c',
+		file   => 'transport/libs/postgresql_worker.c',
 		change => [ 'n > 1 ? ES_OUTCOME_UNAVAILABLE : ES_OUTCOME_RETRY', 'ES_OUTCOME_RETRY' ],
-		tests  => '089_postgresql_endpoint',
+		tests  => '095_postgresql_endpoint',
 	},
 	{
 		name   => 'database: what the inbox knows is sent once more',
 		file   => 'accept.c',
 		change => [ "		if (!incoming[i].is_first)\n			continue;\n		nmessages++;\n", "		nmessages++;\n" ],
-		tests  => 'accept_events 089_postgresql_endpoint',
+		tests  => 'accept_events 095_postgresql_endpoint',
 	},
 	{
 		name   => 'database: the inbox forgets that an event was here',
@@ -2120,7 +2120,7 @@ return [
 		name   => 'database: the environment says the password',
 		file   => 'transport/libs/postgresql.c',
 		change => [ "	es_pg_forget_environment();\n", '' ],
-		tests  => '089_postgresql_endpoint',
+		tests  => '095_postgresql_endpoint',
 	},
 
 	# ---- delivery to the outside: relay*.c, deliver.c, transport/ ----
@@ -2247,19 +2247,19 @@ return [
 	},
 	{
 		name   => 'no address is refused',
-		file   => 'transport/libs/http.c',
-		change => [ "!host->address_allowed(&address->addr, link->pool->networks, link->plain_text)", "false" ],
+		file   => 'transport/libs/http_request.c',
+		change => [ "!link->core->address_allowed(&address->addr, link->pool->networks, link->plain_text)", "false" ],
 		tests  => '091_ssrf',
 	},
 	{
 		name   => 'a proxy of the environment is used',
-		file   => 'transport/libs/http.c',
+		file   => 'transport/libs/http_request.c',
 		change => [ "SET(CURLOPT_PROXY, link->proxy != NULL ? link->proxy : \"\");", "if (link->proxy != NULL)\n\t\tSET(CURLOPT_PROXY, link->proxy);" ],
 		tests  => '091_ssrf',
 	},
 	{
 		name   => 'a certificate may be anybody\'s',
-		file   => 'transport/libs/http.c',
+		file   => 'transport/libs/http_request.c',
 		change => [ "link->verify ? 2L : 0L", "0L" ],
 		tests  => '091_ssrf',
 	},

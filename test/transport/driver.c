@@ -107,7 +107,8 @@ main(int argc, char **argv)
 {
 	static EsSetting client[MAX_SETTINGS];
 	static EsSetting secrets[MAX_SETTINGS];
-	EsTransportHost host = {ES_TRANSPORT_VERSION, es_transport_address_allowed};
+	/* threads may look at it when main is over */
+	static EsTransportHost host = {ES_TRANSPORT_VERSION, es_transport_address_allowed};
 	EsLinkConfig config = {.endpoint = "driver", .timeout_ms = 5000, .max_in_flight = 64, .allowed_networks = "127.0.0.0/8,::1/128",
 		.tls_verify = true, .client = client, .secrets = secrets};
 	int			count = 1;

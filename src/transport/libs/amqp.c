@@ -2,22 +2,20 @@
  * amqp.c
  *		Delivery to RabbitMQ, and to other brokers of AMQP 0-9-1 that confirm: amqp://, amqps://.
  *
- * Runs in relay workers, in the main thread, between transactions.  Each link has a thread (amqp_worker.c) with one connection and one
- * channel (amqp_wire.c); many messages are on their way at a time, and each is done when the broker has confirmed it.  Links and what
- * is done are the main thread's; what a thread works on is copied (thread.c).  A crash closes the sockets; what was not confirmed
- * by then is sent again.
+ * Runs in relay workers, in the main thread, between transactions; in here is what a link is made from, and what may be (thread_links.c has
+ * the rest of it).  Each link has a thread (amqp_worker.c) with one connection and one channel (amqp_wire.c); many messages are on their
+ * way at a time, and each is done when the broker has confirmed it.  A crash closes the sockets; what was not confirmed by then is
+ * sent again.
  */
 #include "postgres.h"
 
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <unistd.h>
 
 #include "fmgr.h"
 
 #include "amqp_worker.h"
-#include "outcome.h"
-#include "thread.h"
+#include "settings.h"
+#include "thread_links.h"
 #include "tls.h"
 
 PG_MODULE_MAGIC;
@@ -25,26 +23,10 @@ PG_MODULE_MAGIC;
 #define HEARTBEAT_S 20
 #define MAX_CREDENTIALS 510
 #define MAX_VHOST 255
-#define EVENTS_AT_ONCE 64
-
-typedef struct AmqpLink
-{
-	EsThread   *thread;
-	int			max_in_flight;
-	int			in_flight;
-} AmqpLink;
 
 static const char *check_url(const char *url);
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
-static bool startup(char *fault, size_t size);
 static EsLink *open_link(const EsLinkConfig *config, char *fault, size_t size);
-static bool submit(EsLink *opaque, EsOutgoing *message);
-static void pump(void);
-static EsOutgoing *next_done(void);
-static int	wait_fd(void);
-static long wait_ms(void);
-static void close_link(EsLink *opaque);
-static void shutdown_amqp(void);
 
 static const char *const schemes[] = {"amqp", "amqps", NULL};
 
@@ -56,33 +38,27 @@ static const EsTransport transport = {
 	.keeps_order = false,
 	.check_url = check_url,
 	.check = check,
-	.startup = startup,
+	.startup = es_thread_links_startup,
 	.open = open_link,
-	.submit = submit,
-	.pump = pump,
-	.next_done = next_done,
-	.wait_fd = wait_fd,
-	.wait_ms = wait_ms,
-	.close = close_link,
-	.shutdown = shutdown_amqp,
+	.submit = es_thread_links_submit,
+	.pump = es_thread_links_pump,
+	.next_done = es_links_next_done,
+	.wait_fd = es_thread_links_wait_fd,
+	.wait_ms = es_thread_links_wait_ms,
+	.close = es_thread_links_close,
+	.shutdown = es_thread_links_shutdown,
 };
 
-/* the main thread's */
+static const EsThreadLife life = {es_amqp_run, es_amqp_free_target};
+
 static const EsTransportHost *host = NULL;
-static int	epoll = -1;
-static EsOutgoing *done_first = NULL;
-static EsOutgoing *done_last = NULL;
 
 static bool is_tls(const char *url);
 static const char *parse_url(const char *url, EsAmqpTarget *target);
 static const char *parse_host(const char **at, EsAmqpTarget *target);
 static const char *parse_vhost(const char *at, EsAmqpTarget *target);
 static int	hex_digit(char c);
-static const char *setting(const EsSetting *settings, int n, const char *name);
-static const char *credentials(const EsLinkConfig *config);
 static EsAmqpTarget *make_target(const EsLinkConfig *config);
-static char *copy(const char *text);
-static void put_done(EsOutgoing *message);
 
 PGDLLEXPORT const EsTransport *evtstore_transport(const EsTransportHost *of);
 
@@ -106,7 +82,7 @@ check_url(const char *url)
 static bool
 check(const EsLinkConfig *config, char *fault, size_t size)
 {
-	const char *secret = credentials(config);
+	const char *secret = es_settings_credentials(config);
 
 	for (int i = 0; i < config->nclient; i++)
 	{
@@ -125,159 +101,28 @@ check(const EsLinkConfig *config, char *fault, size_t size)
 	if (secret != NULL && (strchr(secret, ':') == NULL || strlen(secret) > MAX_CREDENTIALS))
 	{
 		snprintf(fault, size, "the secret \"%s\" is not USER:PASSWORD of at most %d bytes",
-				 setting(config->secrets, config->nsecrets, "sasl") != NULL ? "sasl" : "basic", MAX_CREDENTIALS);
+				 es_settings_secret(config, "sasl") != NULL ? "sasl" : "basic", MAX_CREDENTIALS);
 		return false;
 	}
 	return !is_tls(config->url) ||
-		es_tls_check(config->tls_ca_file, setting(config->secrets, config->nsecrets, "tls"), fault, size);
-}
-
-static bool
-startup(char *fault, size_t size)
-{
-	if (epoll >= 0)
-		return true;
-	epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (epoll < 0)
-		snprintf(fault, size, "could not make a descriptor to wait on: errno %d", errno);
-	return epoll >= 0;
+		es_tls_check(config->tls_ca_file, es_settings_secret(config, "tls"), fault, size);
 }
 
 /* connects when there is a message */
 static EsLink *
 open_link(const EsLinkConfig *config, char *fault, size_t size)
 {
-	AmqpLink   *link;
 	EsAmqpTarget *target;
-	struct epoll_event event = {.events = EPOLLIN};
 
 	if (!check(config, fault, size))
 		return NULL;
-	snprintf(fault, size, "there is no memory or thread for the connection");
-	link = calloc(1, sizeof(AmqpLink));
-	target = link != NULL ? make_target(config) : NULL;
+	target = make_target(config);
 	if (target == NULL)
 	{
-		free(link);
+		snprintf(fault, size, "there is no memory for the connection");
 		return NULL;
 	}
-	link->max_in_flight = config->max_in_flight;
-	link->thread = es_thread_start(es_amqp_run, target);
-	if (link->thread == NULL)
-	{
-		es_amqp_free_target(target);
-		free(link);
-		return NULL;
-	}
-	event.data.ptr = link;
-	if (epoll_ctl(epoll, EPOLL_CTL_ADD, es_thread_fd(link->thread), &event) != 0)
-	{
-		es_thread_stop(link->thread);
-		free(link);
-		return NULL;
-	}
-	return (EsLink *) link;
-}
-
-static bool
-submit(EsLink *opaque, EsOutgoing *message)
-{
-	AmqpLink   *link = (AmqpLink *) opaque;
-
-	if (link->in_flight >= link->max_in_flight)
-		return false;
-	message->status = 0;
-	message->retry_after_ms = -1;
-	message->data = link;
-	if (es_thread_put(link->thread, message))
-		link->in_flight++;
-	else
-	{
-		es_outcome_say(message, ES_OUTCOME_UNAVAILABLE, "there is no memory for the message", NULL);
-		put_done(message);
-	}
-	return true;
-}
-
-static void
-pump(void)
-{
-	struct epoll_event events[EVENTS_AT_ONCE];
-	int			n;
-
-	do
-	{
-		n = epoll_wait(epoll, events, EVENTS_AT_ONCE, 0);
-		for (int i = 0; i < n; i++)
-		{
-			AmqpLink   *link = events[i].data.ptr;
-			EsOutgoing *message = es_thread_collect(link->thread);
-
-			while (message != NULL)
-			{
-				EsOutgoing *next = message->next;
-
-				link->in_flight--;
-				put_done(message);
-				message = next;
-			}
-		}
-	} while (n == EVENTS_AT_ONCE);
-}
-
-static EsOutgoing *
-next_done(void)
-{
-	EsOutgoing *message = done_first;
-
-	if (message == NULL)
-		return NULL;
-	done_first = message->next;
-	if (done_first == NULL)
-		done_last = NULL;
-	return message;
-}
-
-static int
-wait_fd(void)
-{
-	return epoll;
-}
-
-static long
-wait_ms(void)
-{
-	return done_first != NULL ? 0 : -1;
-}
-
-/* what the thread still has are copies */
-static void
-close_link(EsLink *opaque)
-{
-	AmqpLink   *link = (AmqpLink *) opaque;
-	EsOutgoing *kept = done_first;
-
-	(void) epoll_ctl(epoll, EPOLL_CTL_DEL, es_thread_fd(link->thread), NULL);
-	es_thread_stop(link->thread);
-	done_first = done_last = NULL;
-	while (kept != NULL)
-	{
-		EsOutgoing *next = kept->next;
-
-		if (kept->data != link)
-			put_done(kept);
-		kept = next;
-	}
-	free(link);
-}
-
-static void
-shutdown_amqp(void)
-{
-	es_thread_wait_all();
-	if (epoll >= 0)
-		close(epoll);
-	epoll = -1;
+	return es_thread_links_open(sizeof(EsThreadLink), config, &life, target, fault, size);
 }
 
 static bool
@@ -304,7 +149,7 @@ parse_url(const char *url, EsAmqpTarget *target)
 	if (fault != NULL)
 		return fault;
 	if (target->port == NULL)
-		target->port = copy(is_tls(url) ? "5671" : "5672");
+		target->port = es_settings_copy(is_tls(url) ? "5671" : "5672");
 	if (*at != '\0' && *at != '/')
 		return "it is not well-formed";
 	fault = parse_vhost(*at == '/' ? at + 1 : at, target);
@@ -386,48 +231,30 @@ hex_digit(char c)
 	return at != NULL ? (int) (at - digits) : -1;
 }
 
-static const char *
-setting(const EsSetting *settings, int n, const char *name)
-{
-	for (int i = 0; i < n; i++)
-		if (strcmp(settings[i].name, name) == 0)
-			return settings[i].value;
-	return NULL;
-}
-
-/* USER:PASSWORD; NULL: none given */
-static const char *
-credentials(const EsLinkConfig *config)
-{
-	const char *secret = setting(config->secrets, config->nsecrets, "sasl");
-
-	return secret != NULL ? secret : setting(config->secrets, config->nsecrets, "basic");
-}
-
 static EsAmqpTarget *
 make_target(const EsLinkConfig *config)
 {
 	EsAmqpTarget *target = calloc(1, sizeof(EsAmqpTarget));
-	const char *secret = credentials(config);
-	const char *pem = setting(config->secrets, config->nsecrets, "tls");
-	const char *heartbeat = setting(config->client, config->nclient, "heartbeat");
+	const char *secret = es_settings_credentials(config);
+	const char *pem = es_settings_secret(config, "tls");
+	const char *heartbeat = es_settings_client(config, "heartbeat");
 	size_t		name_len = strlen(config->endpoint) + sizeof("evtstore ");
 
 	if (target == NULL)
 		return NULL;
 	secret = secret != NULL ? secret : "guest:guest";
 	target->user = strndup(secret, strcspn(secret, ":"));
-	target->password = copy(strchr(secret, ':') + 1);
-	target->networks = copy(config->allowed_networks != NULL ? config->allowed_networks : "");
-	target->ca_file = copy(config->tls_ca_file);
-	target->pem = copy(pem);
+	target->password = es_settings_copy(strchr(secret, ':') + 1);
+	target->networks = es_settings_copy(config->allowed_networks != NULL ? config->allowed_networks : "");
+	target->ca_file = es_settings_copy(config->tls_ca_file);
+	target->pem = es_settings_copy(pem);
 	target->name = malloc(name_len);
 	target->plain_text = !is_tls(config->url);
 	target->verify = config->tls_verify;
 	target->heartbeat = heartbeat != NULL ? atoi(heartbeat) : HEARTBEAT_S;
 	target->core = host;
 	if (parse_url(config->url, target) == NULL)
-		target->server_name = copy(config->tls_server_name != NULL ? config->tls_server_name : target->host);
+		target->server_name = es_settings_copy(config->tls_server_name != NULL ? config->tls_server_name : target->host);
 	if (target->user == NULL || target->password == NULL || target->networks == NULL || target->name == NULL ||
 		target->server_name == NULL || (config->tls_ca_file != NULL && target->ca_file == NULL) || (pem != NULL && target->pem == NULL))
 	{
@@ -436,21 +263,4 @@ make_target(const EsLinkConfig *config)
 	}
 	snprintf(target->name, name_len, "evtstore %s", config->endpoint);
 	return target;
-}
-
-static char *
-copy(const char *text)
-{
-	return text == NULL ? NULL : strdup(text);
-}
-
-static void
-put_done(EsOutgoing *message)
-{
-	message->next = NULL;
-	if (done_last == NULL)
-		done_first = message;
-	else
-		done_last->next = message;
-	done_last = message;
 }

@@ -122,8 +122,10 @@ es_amqp_run(EsThread *thread, void *arg)
 }
 
 void
-es_amqp_free_target(EsAmqpTarget *target)
+es_amqp_free_target(void *arg)
 {
+	EsAmqpTarget *target = arg;
+
 	if (target == NULL)
 		return;
 	free(target->host);

@@ -28,8 +28,9 @@ typedef struct EsAmqpTarget
 	int			heartbeat;		/* s */
 } EsAmqpTarget;
 
-/* for es_thread_start; frees the target */
+/* the life of a thread; frees the target */
 extern void es_amqp_run(EsThread *thread, void *target);
-extern void es_amqp_free_target(EsAmqpTarget *target);
+/* NULL: nothing */
+extern void es_amqp_free_target(void *target);
 
 #endif

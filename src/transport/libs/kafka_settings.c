@@ -9,6 +9,7 @@
 #include <strings.h>
 
 #include "kafka_settings.h"
+#include "settings.h"
 
 /* client settings that are not the user's, and what is */
 static const char *const reserved[][2] = {
@@ -60,7 +61,6 @@ static bool set_client(rd_kafka_conf_t *conf, const EsSetting *client, char *fau
 static bool set_secrets(rd_kafka_conf_t *conf, const EsLinkConfig *config, bool tls, char *fault, size_t size);
 static bool set_sasl(rd_kafka_conf_t *conf, const char *secret, char *fault, size_t size);
 static bool protocol_fits(const EsLinkConfig *config, bool tls, char *fault, size_t size);
-static const char *setting(const EsSetting *settings, int n, const char *name);
 
 /* kafka://HOST:PORT[,HOST:PORT ...] */
 const char *
@@ -164,8 +164,8 @@ set_client(rd_kafka_conf_t *conf, const EsSetting *client, char *fault, size_t s
 static bool
 set_secrets(rd_kafka_conf_t *conf, const EsLinkConfig *config, bool tls, char *fault, size_t size)
 {
-	const char *sasl = setting(config->secrets, config->nsecrets, "sasl");
-	const char *pem = setting(config->secrets, config->nsecrets, "tls");
+	const char *sasl = es_settings_secret(config, "sasl");
+	const char *pem = es_settings_secret(config, "tls");
 	const char *protocol = sasl == NULL ? (tls ? "ssl" : "plaintext") : tls ? "sasl_ssl" : "sasl_plaintext";
 
 	if (!kafka_set(conf, "security.protocol", protocol, fault, size) || (sasl != NULL && !set_sasl(conf, sasl, fault, size)))
@@ -200,7 +200,7 @@ set_sasl(rd_kafka_conf_t *conf, const char *secret, char *fault, size_t size)
 static bool
 protocol_fits(const EsLinkConfig *config, bool tls, char *fault, size_t size)
 {
-	const char *protocol = setting(config->client, config->nclient, "security.protocol");
+	const char *protocol = es_settings_client(config, "security.protocol");
 
 	if (protocol == NULL || tls == (strcasecmp(protocol, "ssl") == 0 || strcasecmp(protocol, "sasl_ssl") == 0))
 		return true;
@@ -212,13 +212,4 @@ bool
 kafka_is_plain_text(const char *url)
 {
 	return strncasecmp(url, "kafka:", 6) == 0;
-}
-
-static const char *
-setting(const EsSetting *settings, int n, const char *name)
-{
-	for (int i = 0; i < n; i++)
-		if (strcmp(settings[i].name, name) == 0)
-			return settings[i].value;
-	return NULL;
 }

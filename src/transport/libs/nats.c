@@ -2,10 +2,10 @@
  * nats.c
  *		Delivery to NATS JetStream: nats://, tls://.
  *
- * Runs in relay workers, in the main thread, between transactions.  Each link has one connection (nats_wire.c), on which all its
- * messages are published at once, each with a subject of its own for the answer; JetStream answers when the message is in a
- * stream.  Names are resolved and connections made by a thread (thread.c), one for each attempt, which lives no longer.  A crash
- * leaves a closed socket, and messages that are published again: their Nats-Msg-Id is the same, and the stream drops them.
+ * Runs in relay workers, in the main thread, between transactions; in here are links and their connections.  Each link has one connection
+ * (nats_wire.c), on which all its messages are published at once (nats_message.c); JetStream answers when a message is in a stream.  Names
+ * are resolved and connections made by a thread (thread.c), one for each attempt, which lives no longer.  A crash leaves a closed
+ * socket, and messages that are published again: their Nats-Msg-Id is the same, and the stream drops them.
  *
  * Nothing is kept for a connection that is to come back: what was not sent is UNAVAILABLE, what was sent and not answered is to be
  * repeated, and the core decides when.
@@ -20,11 +20,7 @@
 
 #include "fmgr.h"
 
-#include "nats_config.h"
-#include "nats_dial.h"
-#include "nats_json.h"
-#include "nats_wire.h"
-#include "outcome.h"
+#include "nats_link.h"
 #include "thread.h"
 
 PG_MODULE_MAGIC;
@@ -34,61 +30,15 @@ PG_MODULE_MAGIC;
 #define IDLE_MS 30000			/* then we ask whether anybody is there, and after another of them nobody is */
 #define MAX_BACKLOG (16 * 1024 * 1024)	/* bytes that wait for the socket */
 #define EVENTS_AT_ONCE 64
-#define WAKE_PLACE UINT64_MAX
-
-/* error codes of JetStream */
-#define JS_RESOURCES_EXCEEDED 10002
-#define JS_CLUSTER_NOT_AVAILABLE 10008
-#define JS_INSUFFICIENT_RESOURCES 10023
-#define JS_MEMORY_EXCEEDED 10028
-#define JS_STORAGE_EXCEEDED 10047
-#define JS_MESSAGE_TOO_LARGE 10054
-#define JS_STORE_FAILED 10077
-#define JS_HEADERS_TOO_LARGE 10097
-#define JS_STREAM_SEALED 10109
-
-/* a message under way */
-typedef struct Slot
-{
-	EsOutgoing *message;		/* NULL: free */
-	uint32		turn;			/* so that an answer to an earlier message is known */
-	bool		published;
-	uint64		at;				/* where in what is sent it begins */
-	long long	since;
-	long long	deadline;
-} Slot;
-
-typedef struct NatsLink
-{
-	int			place;			/* in links */
-	NatsConfig	config;
-	NatsWireConfig for_wire;
-	int			host;			/* to begin with */
-	NatsDial   *dial;			/* NULL: none is under way */
-	NatsWire   *wire;			/* NULL: no connection */
-	bool		waits_to_write; /* as epoll was told */
-	bool		was_up;			/* the connection */
-	long long	greeting_until;
-	long long	not_before;		/* no connection is begun earlier */
-	long long	heard;			/* when something arrived last */
-	bool		asked;			/* whether anybody is there */
-	char		fault[200];		/* why there is no connection */
-	int			nslots;
-	Slot	   *slots;
-	int		   *free_slots;
-	int			nfree;
-	long long	next_deadline;	/* not after the first one */
-} NatsLink;
 
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static bool startup(char *fault, size_t size);
 static EsLink *open_link(const EsLinkConfig *config, char *fault, size_t size);
-static bool submit(EsLink *opaque, EsOutgoing *message);
+static bool submit(EsLink *base, EsOutgoing *message);
 static void pump(void);
-static EsOutgoing *next_done(void);
 static int	wait_fd(void);
 static long wait_ms(void);
-static void close_link(EsLink *opaque);
+static void close_link(EsLink *base);
 static void shutdown_all(void);
 
 static const char *const schemes[] = {"nats", "tls", NULL};
@@ -106,7 +56,7 @@ static const EsTransport transport = {
 	.open = open_link,
 	.submit = submit,
 	.pump = pump,
-	.next_done = next_done,
+	.next_done = es_links_next_done,
 	.wait_fd = wait_fd,
 	.wait_ms = wait_ms,
 	.close = close_link,
@@ -116,12 +66,7 @@ static const EsTransport transport = {
 static const EsTransportHost *host = NULL;
 static int	epoll = -1;
 static int	wake = -1;			/* eventfd: a thread has connected, or not */
-static NatsLink **links = NULL; /* by place; NULL: free */
-static int	nplaces = 0;
-static EsOutgoing *done_first = NULL;
-static EsOutgoing *done_last = NULL;
 
-static int	take_place(void);
 static void free_link(NatsLink *link);
 static bool start_dial(NatsLink *link);
 static void collect_dial(NatsLink *link);
@@ -130,14 +75,7 @@ static void work(NatsLink *link);
 static void end_connection(NatsLink *link, const char *fault);
 static void look_at_clock(NatsLink *link);
 static void expire(NatsLink *link, long long now);
-static bool refuse(NatsLink *link, EsOutgoing *message);
-static void publish(NatsLink *link, Slot *slot);
-static void finish(NatsLink *link, Slot *slot, EsOutcome outcome, int status, const char *text, const char *detail);
-static void put_done(EsOutgoing *message);
 static void on_up(void *arg);
-static void on_answer(void *arg, const char *token, size_t token_len, int status, const char *body, size_t body_len);
-static void on_forbidden(void *arg, const char *subject, size_t subject_len);
-static void judge_error(NatsLink *link, Slot *slot, const char *error, size_t len);
 
 PGDLLEXPORT const EsTransport *evtstore_transport(const EsTransportHost *of);
 
@@ -162,7 +100,7 @@ check(const EsLinkConfig *config, char *fault, size_t size)
 static bool
 startup(char *fault, size_t size)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = WAKE_PLACE};
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
 
 	if (epoll >= 0)
 		return true;
@@ -187,7 +125,6 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	snprintf(fault, size, "there is no memory for the connection");
 	if (link == NULL)
 		return NULL;
-	link->place = -1;
 	link->next_deadline = -1;
 	if (!nats_config_take(&link->config, config, fault, size))
 	{
@@ -195,10 +132,9 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 		return NULL;
 	}
 	link->nslots = config->max_in_flight;
-	link->slots = calloc(link->nslots, sizeof(Slot));
+	link->slots = calloc(link->nslots, sizeof(NatsSlot));
 	link->free_slots = calloc(link->nslots, sizeof(int));
-	link->place = take_place();
-	if (link->slots == NULL || link->free_slots == NULL || link->place < 0)
+	if (link->slots == NULL || link->free_slots == NULL)
 	{
 		snprintf(fault, size, "there is no memory for the connection");
 		free_link(link);
@@ -206,28 +142,12 @@ open_link(const EsLinkConfig *config, char *fault, size_t size)
 	}
 	for (int i = 0; i < link->nslots; i++)
 		link->free_slots[link->nfree++] = link->nslots - 1 - i;
-	links[link->place] = link;
-	link->for_wire = (NatsWireConfig) {.of = &link->config, .up = on_up, .answer = on_answer, .forbidden = on_forbidden, .arg = link};
+	link->for_wire = (NatsWireConfig) {.of = &link->config, .up = on_up, .answer = nats_message_on_answer,
+		.forbidden = nats_message_on_forbidden, .arg = link};
 	/* it is wanted soon */
 	(void) start_dial(link);
-	return (EsLink *) link;
-}
-
-/* -1: no memory */
-static int
-take_place(void)
-{
-	NatsLink  **more;
-
-	for (int i = 0; i < nplaces; i++)
-		if (links[i] == NULL)
-			return i;
-	more = realloc(links, (nplaces + 1) * sizeof(NatsLink *));
-	if (more == NULL)
-		return -1;
-	links = more;
-	links[nplaces] = NULL;
-	return nplaces++;
+	es_links_add(&link->base, config->max_in_flight);
+	return &link->base;
 }
 
 static void
@@ -237,8 +157,6 @@ free_link(NatsLink *link)
 		nats_dial_abandon(link->dial);
 	if (link->wire != NULL)
 		nats_wire_close(link->wire);
-	if (link->place >= 0 && links[link->place] == link)
-		links[link->place] = NULL;
 	nats_config_free(&link->config);
 	free(link->slots);
 	free(link->free_slots);
@@ -250,21 +168,19 @@ free_link(NatsLink *link)
  */
 
 static bool
-submit(EsLink *opaque, EsOutgoing *message)
+submit(EsLink *base, EsOutgoing *message)
 {
-	NatsLink   *link = (NatsLink *) opaque;
+	NatsLink   *link = (NatsLink *) base;
 	long long	now = es_thread_now();
-	Slot	   *slot;
+	NatsSlot   *slot;
 
-	if (link->nfree == 0 ||
+	if (!es_links_has_room(base) ||
 		(link->wire != NULL && nats_wire_queued(link->wire) - nats_wire_sent(link->wire) > MAX_BACKLOG && link->nfree < link->nslots))
 		return false;
-	message->status = 0;
-	message->retry_after_ms = -1;
-	if (refuse(link, message))
+	es_links_take(base, message);
+	if (nats_message_refuse(message))
 	{
-		message->data = link;
-		put_done(message);
+		es_links_done(message);
 		return true;
 	}
 	slot = &link->slots[link->free_slots[--link->nfree]];
@@ -276,9 +192,9 @@ submit(EsLink *opaque, EsOutgoing *message)
 	if (link->next_deadline < 0 || slot->deadline < link->next_deadline)
 		link->next_deadline = slot->deadline;
 	if (link->wire != NULL && nats_wire_is_up(link->wire))
-		publish(link, slot);
+		nats_message_publish(link, slot);
 	else if (link->wire == NULL && link->dial == NULL && (now < link->not_before || !start_dial(link)))
-		finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
+		nats_message_finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
 	return true;
 }
 
@@ -293,43 +209,32 @@ pump(void)
 	{
 		n = epoll_wait(epoll, events, EVENTS_AT_ONCE, 0);
 		for (int i = 0; i < n; i++)
-			if (events[i].data.u64 == WAKE_PLACE)
+		{
+			NatsLink   *link = events[i].data.ptr;
+
+			if (link == NULL)
 			{
 				if (read(wake, &count, sizeof(count)) < 0)
 					continue;
 			}
-			else if (links[events[i].data.u64] != NULL && links[events[i].data.u64]->wire != NULL)
+			else if (link->wire != NULL)
 			{
-				links[events[i].data.u64]->heard = es_thread_now();
-				links[events[i].data.u64]->asked = false;
-				work(links[events[i].data.u64]);
+				link->heard = es_thread_now();
+				link->asked = false;
+				work(link);
 			}
+		}
 	} while (n == EVENTS_AT_ONCE);
-	for (int i = 0; i < nplaces; i++)
+	for (EsLink *at = es_links_first(); at != NULL; at = at->next)
 	{
-		NatsLink   *link = links[i];
+		NatsLink   *link = (NatsLink *) at;
 
-		if (link == NULL)
-			continue;
 		if (link->dial != NULL)
 			collect_dial(link);
 		look_at_clock(link);
 		if (link->wire != NULL && nats_wire_is_dirty(link->wire))
 			work(link);
 	}
-}
-
-static EsOutgoing *
-next_done(void)
-{
-	EsOutgoing *message = done_first;
-
-	if (message == NULL)
-		return NULL;
-	done_first = message->next;
-	if (done_first == NULL)
-		done_last = NULL;
-	return message;
 }
 
 static int
@@ -344,15 +249,13 @@ wait_ms(void)
 	long long	now = es_thread_now();
 	long long	due = -1;
 
-	if (done_first != NULL)
+	if (es_links_has_done())
 		return 0;
-	for (int i = 0; i < nplaces; i++)
+	for (EsLink *at = es_links_first(); at != NULL; at = at->next)
 	{
-		NatsLink   *link = links[i];
+		NatsLink   *link = (NatsLink *) at;
 		long long	dues[2];
 
-		if (link == NULL)
-			continue;
 		if (link->wire != NULL && nats_wire_is_dirty(link->wire))
 			return 0;
 		dues[0] = link->next_deadline;
@@ -365,22 +268,10 @@ wait_ms(void)
 }
 
 static void
-close_link(EsLink *opaque)
+close_link(EsLink *base)
 {
-	NatsLink   *link = (NatsLink *) opaque;
-	EsOutgoing *kept = done_first;
-
-	/* what is done and was not fetched */
-	done_first = done_last = NULL;
-	while (kept != NULL)
-	{
-		EsOutgoing *next = kept->next;
-
-		if (kept->data != link)
-			put_done(kept);
-		kept = next;
-	}
-	free_link(link);
+	es_links_remove(base);
+	free_link((NatsLink *) base);
 }
 
 /* an error may have ended the process with links open.  Threads that still connect know the descriptor that wakes: it goes after them */
@@ -389,9 +280,8 @@ shutdown_all(void)
 {
 	if (epoll < 0)
 		return;
-	for (int i = 0; i < nplaces; i++)
-		if (links[i] != NULL)
-			free_link(links[i]);
+	while (es_links_first() != NULL)
+		close_link(es_links_first());
 	es_thread_wait_all();
 	close(wake);
 	close(epoll);
@@ -432,8 +322,7 @@ collect_dial(NatsLink *link)
 static void
 begin_connection(NatsLink *link, int fd)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64) link->place};
-
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = link};
 	const NatsConfig *config = &link->config;
 
 	link->wire = nats_wire_open(&link->for_wire, fd, config->server_name != NULL ? config->server_name : config->hosts[link->host].name);
@@ -461,7 +350,7 @@ work(NatsLink *link)
 	full = nats_wire_is_full(link->wire);
 	if (full != link->waits_to_write)
 	{
-		struct epoll_event event = {.events = full ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.u64 = (uint64) link->place};
+		struct epoll_event event = {.events = full ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.ptr = link};
 
 		(void) epoll_ctl(epoll, EPOLL_CTL_MOD, nats_wire_fd(link->wire), &event);
 		link->waits_to_write = full;
@@ -487,14 +376,14 @@ end_connection(NatsLink *link, const char *fault)
 	link->host = (link->host + 1) % link->config.nhosts;
 	for (int i = 0; i < link->nslots; i++)
 	{
-		Slot	   *slot = &link->slots[i];
+		NatsSlot   *slot = &link->slots[i];
 
 		if (slot->message == NULL)
 			continue;
 		if (slot->published && slot->at < sent)
-			finish(link, slot, ES_OUTCOME_RETRY, 0, "the connection ended before the acknowledgement", link->fault);
+			nats_message_finish(link, slot, ES_OUTCOME_RETRY, 0, "the connection ended before the acknowledgement", link->fault);
 		else
-			finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
+			nats_message_finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection", link->fault);
 	}
 }
 
@@ -520,6 +409,18 @@ look_at_clock(NatsLink *link)
 		expire(link, now);
 }
 
+static void
+on_up(void *arg)
+{
+	NatsLink   *link = arg;
+
+	link->was_up = true;
+	link->fault[0] = '\0';
+	for (int i = 0; i < link->nslots; i++)
+		if (link->slots[i].message != NULL && !link->slots[i].published)
+			nats_message_publish(link, &link->slots[i]);
+}
+
 /* those whose time is over; a server that said nothing at all meanwhile is gone */
 static void
 expire(NatsLink *link, long long now)
@@ -529,7 +430,7 @@ expire(NatsLink *link, long long now)
 	link->next_deadline = -1;
 	for (int i = 0; i < link->nslots; i++)
 	{
-		Slot	   *slot = &link->slots[i];
+		NatsSlot   *slot = &link->slots[i];
 
 		if (slot->message == NULL)
 			continue;
@@ -541,194 +442,11 @@ expire(NatsLink *link, long long now)
 		}
 		silent = silent || (slot->published && link->heard < slot->since);
 		if (slot->published)
-			finish(link, slot, ES_OUTCOME_RETRY, 0, "no acknowledgement in time",
+			nats_message_finish(link, slot, ES_OUTCOME_RETRY, 0, "no acknowledgement in time",
 				   link->heard < slot->since ? "the server is silent" : "is there a stream for the subject?");
 		else
-			finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection in time", link->fault);
+			nats_message_finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "no connection in time", link->fault);
 	}
 	if (silent && link->wire != NULL)
 		end_connection(link, "the server does not answer");
 }
-
-/*
- * Messages
- */
-
-/* one that can never be published */
-static bool
-refuse(NatsLink *link, EsOutgoing *message)
-{
-	const char *fault;
-
-	if (message->topic == NULL)
-	{
-		es_outcome_say(message, ES_OUTCOME_REJECT, "the endpoint has no topic, which NATS needs for the subject", NULL);
-		return true;
-	}
-	fault = nats_subject_fault(message->topic);
-	if (fault != NULL)
-	{
-		es_outcome_say(message, ES_OUTCOME_REJECT, fault, message->topic);
-		return true;
-	}
-	/* whoever made them has seen to it; a line break here would be a header of somebody else's making */
-	for (int i = 0; i < message->nheaders; i++)
-		if (message->headers[i].name[0] == '\0' || strpbrk(message->headers[i].name, "\r\n: ") != NULL ||
-			strpbrk(message->headers[i].value, "\r\n") != NULL)
-		{
-			es_outcome_say(message, ES_OUTCOME_REJECT, "a header has characters that it may not have", message->headers[i].name);
-			return true;
-		}
-	return false;
-}
-
-/* the connection is up */
-static void
-publish(NatsLink *link, Slot *slot)
-{
-	EsOutgoing *message = slot->message;
-	char		token[32];
-	char		text[128];
-	bool		certain;
-	int64		max = nats_wire_max_payload(link->wire, &certain);
-	size_t		payload = nats_wire_header_size(message) + message->body_len;
-
-	if ((int64) payload > max)
-	{
-		snprintf(text, sizeof(text), "the message has %zu bytes with its headers, and the server takes " INT64_FORMAT, payload, max);
-		finish(link, slot, certain ? ES_OUTCOME_REJECT : ES_OUTCOME_RETRY, 0, text, NULL);
-		return;
-	}
-	snprintf(token, sizeof(token), "%x-%x", (unsigned) (slot - link->slots), slot->turn);
-	slot->at = nats_wire_queued(link->wire);
-	if (nats_wire_publish(link->wire, token, message))
-		slot->published = true;
-	else
-		finish(link, slot, ES_OUTCOME_UNAVAILABLE, 0, "there is no memory to send it", NULL);
-}
-
-static void
-finish(NatsLink *link, Slot *slot, EsOutcome outcome, int status, const char *text, const char *detail)
-{
-	EsOutgoing *message = slot->message;
-
-	message->status = status;
-	message->data = link;
-	es_outcome_say(message, outcome, text, detail);
-	slot->message = NULL;
-	link->free_slots[link->nfree++] = (int) (slot - link->slots);
-	put_done(message);
-}
-
-static void
-put_done(EsOutgoing *message)
-{
-	message->next = NULL;
-	if (done_last == NULL)
-		done_first = message;
-	else
-		done_last->next = message;
-	done_last = message;
-}
-
-static void
-on_up(void *arg)
-{
-	NatsLink   *link = arg;
-
-	link->was_up = true;
-	link->fault[0] = '\0';
-	for (int i = 0; i < link->nslots; i++)
-		if (link->slots[i].message != NULL && !link->slots[i].published)
-			publish(link, &link->slots[i]);
-}
-
-/*
- * {"stream": ..., "seq": ...}, also for one that the stream had already, or {"error": {"code", "err_code", "description"}}
- */
-static void
-on_answer(void *arg, const char *token, size_t token_len, int status, const char *body, size_t body_len)
-{
-	NatsLink   *link = arg;
-	Slot	   *slot;
-	char		text[32];
-	unsigned	n;
-	unsigned	turn;
-	const char *value;
-	size_t		value_len;
-
-	if (token_len >= sizeof(text))
-		return;
-	memcpy(text, token, token_len);
-	text[token_len] = '\0';
-	if (sscanf(text, "%x-%x", &n, &turn) != 2 || n >= (unsigned) link->nslots)
-		return;
-	slot = &link->slots[n];
-	/* too late: it was given up, and is or will be repeated */
-	if (slot->message == NULL || slot->turn != turn || !slot->published)
-		return;
-	if (status == 503)
-		finish(link, slot, ES_OUTCOME_UNAVAILABLE, status, "no stream takes the subject", slot->message->topic);
-	else if (nats_json_get(body, body_len, "error", &value, &value_len))
-		judge_error(link, slot, value, value_len);
-	else if (nats_json_get(body, body_len, "stream", &value, &value_len) && nats_json_get(body, body_len, "seq", &value, &value_len))
-		finish(link, slot, ES_OUTCOME_DELIVERED, 0, "", NULL);
-	else
-		finish(link, slot, ES_OUTCOME_RETRY, status, "the answer is not JetStream's: somebody else answers on the subject",
-			   slot->message->topic);
-}
-
-/* what the message's size is to blame for stays; room, quorum, and what is switched off a person or time puts right */
-static void
-judge_error(NatsLink *link, Slot *slot, const char *error, size_t len)
-{
-	int			code = nats_json_int(error, len, "code");
-	int			err_code = nats_json_int(error, len, "err_code");
-	EsOutcome	outcome = ES_OUTCOME_RETRY;
-	const char *description;
-	size_t		description_len;
-	char		detail[160] = "";
-	char		text[64];
-
-	if (nats_json_get(error, len, "description", &description, &description_len) && description_len >= 2)
-		es_outcome_append(detail, sizeof(detail), description + 1, description_len - 2);
-	snprintf(text, sizeof(text), "JetStream error %d", err_code != 0 ? err_code : code);
-	switch (err_code)
-	{
-		case JS_MESSAGE_TOO_LARGE:
-		case JS_HEADERS_TOO_LARGE:
-			outcome = ES_OUTCOME_REJECT;
-			break;
-		case JS_RESOURCES_EXCEEDED:
-		case JS_CLUSTER_NOT_AVAILABLE:
-		case JS_INSUFFICIENT_RESOURCES:
-		case JS_MEMORY_EXCEEDED:
-		case JS_STORAGE_EXCEEDED:
-		case JS_STORE_FAILED:	/* the stream is full, too */
-		case JS_STREAM_SEALED:
-			outcome = ES_OUTCOME_UNAVAILABLE;
-			break;
-		default:
-			if (code == 503)
-				outcome = ES_OUTCOME_UNAVAILABLE;
-			break;
-	}
-	finish(link, slot, outcome, err_code != 0 ? err_code : code, text, detail);
-}
-
-/* nothing else will come for these */
-static void
-on_forbidden(void *arg, const char *subject, size_t subject_len)
-{
-	NatsLink   *link = arg;
-
-	for (int i = 0; i < link->nslots; i++)
-	{
-		Slot	   *slot = &link->slots[i];
-
-		if (slot->message != NULL && slot->published && strlen(slot->message->topic) == subject_len &&
-			memcmp(slot->message->topic, subject, subject_len) == 0)
-			finish(link, slot, ES_OUTCOME_RETRY, 403, "the server does not let this user publish to", slot->message->topic);
-	}
-}
-

@@ -14,6 +14,7 @@
 #include <sys/random.h>
 
 #include "nats_config.h"
+#include "settings.h"
 
 #define DEFAULT_PORT "4222"
 #define MAX_SUBJECT 2000		/* a line of the protocol has 4096 bytes at most */
@@ -22,8 +23,6 @@
 static const char *parse_hosts(const char *url, NatsHost *hosts, int *nhosts);
 static const char *parse_host(const char *text, size_t len, NatsHost *into);
 static bool check(const EsLinkConfig *config, char *fault, size_t size);
-static const char *setting(const EsSetting *settings, int n, const char *name);
-static const char *user_secret(const EsLinkConfig *config);
 static bool is_key(const char *secret);
 static bool take_texts(NatsConfig *into, const EsLinkConfig *from);
 static bool take_secrets(NatsConfig *into, const EsLinkConfig *from);
@@ -175,8 +174,8 @@ nats_hosts_copy(NatsHost *into, const NatsHost *hosts, int nhosts)
 static bool
 check(const EsLinkConfig *config, char *fault, size_t size)
 {
-	const char *prefix = setting(config->client, config->nclient, "inbox_prefix");
-	const char *user = user_secret(config);
+	const char *prefix = es_settings_client(config, "inbox_prefix");
+	const char *user = es_settings_credentials(config);
 
 	for (int i = 0; i < config->nclient; i++)
 		if (strcmp(config->client[i].name, "name") != 0 && strcmp(config->client[i].name, "inbox_prefix") != 0)
@@ -195,30 +194,12 @@ check(const EsLinkConfig *config, char *fault, size_t size)
 		return false;
 	}
 	if (strncasecmp(config->url, "tls:", 4) != 0 &&
-		(config->tls_server_name != NULL || config->tls_ca_file != NULL || setting(config->secrets, config->nsecrets, "tls") != NULL))
+		(config->tls_server_name != NULL || config->tls_ca_file != NULL || es_settings_secret(config, "tls") != NULL))
 	{
 		snprintf(fault, size, "settings and secrets of TLS are for tls://, not for nats://");
 		return false;
 	}
 	return true;
-}
-
-static const char *
-setting(const EsSetting *settings, int n, const char *name)
-{
-	for (int i = 0; i < n; i++)
-		if (strcmp(settings[i].name, name) == 0)
-			return settings[i].value;
-	return NULL;
-}
-
-/* NULL: none */
-static const char *
-user_secret(const EsLinkConfig *config)
-{
-	const char *sasl = setting(config->secrets, config->nsecrets, "sasl");
-
-	return sasl != NULL ? sasl : setting(config->secrets, config->nsecrets, "basic");
 }
 
 /* rather than user and password */
@@ -238,8 +219,8 @@ is_key(const char *secret)
 static bool
 take_texts(NatsConfig *into, const EsLinkConfig *from)
 {
-	const char *name = setting(from->client, from->nclient, "name");
-	const char *prefix = setting(from->client, from->nclient, "inbox_prefix");
+	const char *name = es_settings_client(from, "name");
+	const char *prefix = es_settings_client(from, "inbox_prefix");
 
 	return parse_hosts(from->url, into->hosts, &into->nhosts) == NULL &&
 		(into->networks = strdup(from->allowed_networks)) != NULL &&
@@ -252,8 +233,8 @@ take_texts(NatsConfig *into, const EsLinkConfig *from)
 static bool
 take_secrets(NatsConfig *into, const EsLinkConfig *from)
 {
-	const char *user = user_secret(from);
-	const char *token = setting(from->secrets, from->nsecrets, "bearer");
+	const char *user = es_settings_credentials(from);
+	const char *token = es_settings_secret(from, "bearer");
 
 	if (user != NULL && is_key(user))
 		return into->has_key = nats_key_parse(user, into->seed, &into->jwt);
@@ -289,7 +270,7 @@ static SSL_CTX *
 make_tls(const EsLinkConfig *config, char *fault, size_t size)
 {
 	SSL_CTX    *tls = SSL_CTX_new(TLS_client_method());
-	const char *pem = setting(config->secrets, config->nsecrets, "tls");
+	const char *pem = es_settings_secret(config, "tls");
 
 	fault[0] = '\0';
 	if (tls == NULL || SSL_CTX_set_min_proto_version(tls, TLS1_2_VERSION) != 1)

@@ -2,8 +2,8 @@
  * nats_dial.c
  *		A connection under way.
  *
- * One thread (thread.c) for each attempt: a resolver can only be waited for.  What it works on is its own copy.  The main thread
- * and it meet under the mutex of the attempt, for a moment; who of the two is last frees it.  A crash leaves nothing.
+ * Runs in relay workers: one thread (thread.c) for each attempt, because a resolver can only be waited for.  What it works on is its own
+ * copy.  The main thread and it meet under the mutex of the attempt, for a moment; who of the two is last frees it.  A crash leaves nothing.
  */
 #include "postgres.h"
 

@@ -4,7 +4,7 @@
  *
  * The client library for C (cnats) waits in places where a relay may not: in the handshake of TLS without a time limit, inside a read
  * for the rest of a TLS record, and it resolves names and connects where nobody can check the address.  The protocol is lines of
- * text; TLS is OpenSSL's, between two buffers of memory, so that every read and write of the socket is ours.
+ * text, on a socket of ours (nats_stream.c).
  *
  * Runs in relay workers, in the main thread (nats.c).  A crash leaves a closed socket.
  *
@@ -12,36 +12,20 @@
  */
 #include "postgres.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <openssl/err.h>
-#include <openssl/x509v3.h>
-#include <arpa/inet.h>
 #include <stdlib.h>
 #include <strings.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "nats_json.h"
+#include "nats_stream.h"
 #include "nats_wire.h"
 #include "outcome.h"
 
-#define READ_BYTES (64 * 1024)
 /* the INFO of a big cluster is some kilobytes; an answer of JetStream is a hundred bytes */
 #define MAX_LINE (256 * 1024)
 #define MAX_ANSWER (256 * 1024)
 /* read for one connection before others have their turn */
 #define MAX_READ_AT_ONCE (1024 * 1024)
-
-typedef struct Buffer
-{
-	char	   *bytes;
-	size_t		begin;
-	size_t		end;
-	size_t		room;
-} Buffer;
 
 typedef enum WireState
 {
@@ -54,18 +38,11 @@ typedef enum WireState
 struct NatsWire
 {
 	const NatsWireConfig *config;
-	int			fd;
+	NatsStream	stream;
 	char	   *server_name;
 	WireState	state;
-	SSL		   *ssl;			/* NULL: plain text */
-	Buffer		in;				/* text that is not parsed yet */
-	Buffer		out;			/* text that is not sent yet */
-	Buffer		wire;			/* the same enciphered; not used without TLS */
-	uint64		queued;
-	uint64		sent;
 	int64		max_payload;
 	bool		is_certain;		/* what the server said last, it said where nobody else could */
-	bool		full;
 	char		nonce[128];		/* to sign, where we have a key */
 	char		complaint[200];	/* the last -ERR; the server closes after it */
 };
@@ -78,17 +55,7 @@ typedef struct Words
 	size_t		len[5];
 } Words;
 
-static bool buffer_add(Buffer *buffer, const void *bytes, size_t len);
-static char *buffer_make_room(Buffer *buffer, size_t len);
-static void buffer_take(Buffer *buffer, size_t len);
-static size_t buffer_len(const Buffer *buffer);
 static bool receive(NatsWire *wire, char *fault, size_t size);
-static bool send_out(NatsWire *wire, char *fault, size_t size);
-static bool encipher(NatsWire *wire, char *fault, size_t size);
-static bool decipher(NatsWire *wire, char *fault, size_t size);
-static bool handshake(NatsWire *wire, char *fault, size_t size);
-static bool begin_tls(NatsWire *wire, char *fault, size_t size);
-static void say_tls(NatsWire *wire, const char *what, char *fault, size_t size);
 static bool parse(NatsWire *wire, char *fault, size_t size);
 static bool take_line(NatsWire *wire, const char *line, size_t len, size_t line_size, bool *more, char *fault, size_t size);
 static bool take_info(NatsWire *wire, const char *json, size_t len, size_t line_size, char *fault, size_t size);
@@ -98,37 +65,28 @@ static bool take_complaint(NatsWire *wire, const char *text, size_t len, char *f
 static bool greet(NatsWire *wire, char *fault, size_t size);
 static void split(const char *line, size_t len, Words *words);
 static int64 number(const char *text, size_t len);
-static bool json_string(Buffer *into, const char *name, const char *value);
+static bool json_string(NatsBuffer *into, const char *name, const char *value);
 static bool info_is_true(const char *json, size_t len, const char *key);
 
 NatsWire *
 nats_wire_open(const NatsWireConfig *config, int fd, const char *server_name)
 {
 	NatsWire   *wire = calloc(1, sizeof(NatsWire));
-	int			yes = 1;
 
-	if (wire == NULL || (wire->server_name = strdup(server_name)) == NULL ||
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0)
+	if (wire == NULL || !nats_stream_open(&wire->stream, fd) || (wire->server_name = strdup(server_name)) == NULL)
 	{
 		free(wire);
 		close(fd);
 		return NULL;
 	}
-	/* what is sent together is written together already */
-	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
 	wire->config = config;
-	wire->fd = fd;
 	return wire;
 }
 
 void
 nats_wire_close(NatsWire *wire)
 {
-	SSL_free(wire->ssl);
-	close(wire->fd);
-	free(wire->in.bytes);
-	free(wire->out.bytes);
-	free(wire->wire.bytes);
+	nats_stream_close(&wire->stream);
 	free(wire->server_name);
 	free(wire);
 }
@@ -140,7 +98,7 @@ nats_wire_work(NatsWire *wire, char *fault, size_t size)
 
 	/* why it ends is in what has arrived, even where the connection is gone meanwhile */
 	if (alive)
-		alive = send_out(wire, fault, size);
+		alive = nats_stream_write(&wire->stream, fault, size);
 	if (!alive && wire->complaint[0] != '\0')
 		snprintf(fault, size, "the server says: %s", wire->complaint);
 	return alive;
@@ -149,7 +107,7 @@ nats_wire_work(NatsWire *wire, char *fault, size_t size)
 int
 nats_wire_fd(const NatsWire *wire)
 {
-	return wire->fd;
+	return wire->stream.fd;
 }
 
 bool
@@ -161,25 +119,25 @@ nats_wire_is_up(const NatsWire *wire)
 bool
 nats_wire_is_dirty(const NatsWire *wire)
 {
-	return !wire->full && (buffer_len(&wire->out) > 0 || buffer_len(&wire->wire) > 0);
+	return !wire->stream.is_full && (nats_buffer_len(&wire->stream.out) > 0 || nats_buffer_len(&wire->stream.cipher) > 0);
 }
 
 bool
 nats_wire_is_full(const NatsWire *wire)
 {
-	return wire->full;
+	return wire->stream.is_full;
 }
 
 uint64
 nats_wire_queued(const NatsWire *wire)
 {
-	return wire->queued;
+	return wire->stream.sent + nats_buffer_len(&wire->stream.out);
 }
 
 uint64
 nats_wire_sent(const NatsWire *wire)
 {
-	return wire->sent;
+	return wire->stream.sent;
 }
 
 int64
@@ -204,7 +162,7 @@ nats_wire_publish(NatsWire *wire, const char *token, const EsOutgoing *message)
 {
 	size_t		headers = nats_wire_header_size(message);
 	size_t		size = headers + message->body_len + strlen(message->topic) + strlen(wire->config->of->inbox) + strlen(token) + 64;
-	char	   *at = buffer_make_room(&wire->out, size);
+	char	   *at = nats_buffer_make_room(&wire->stream.out, size);
 	char	   *begin = at;
 
 	if (at == NULL)
@@ -217,8 +175,7 @@ nats_wire_publish(NatsWire *wire, const char *token, const EsOutgoing *message)
 	memcpy(at, message->body, message->body_len);
 	at += message->body_len;
 	at += sprintf(at, "\r\n");
-	wire->out.end += at - begin;
-	wire->queued += at - begin;
+	wire->stream.out.end += at - begin;
 	return true;
 }
 
@@ -226,279 +183,32 @@ void
 nats_wire_ping(NatsWire *wire)
 {
 	/* no memory: then nothing will arrive, and the connection passes for dead, which without memory it may be */
-	if (buffer_add(&wire->out, "PING\r\n", 6))
-		wire->queued += 6;
+	(void) nats_buffer_add(&wire->stream.out, "PING\r\n", 6);
 }
-
-/*
- * Buffers
- */
-
-static size_t
-buffer_len(const Buffer *buffer)
-{
-	return buffer->end - buffer->begin;
-}
-
-/* where that many bytes can be put, behind the end; NULL: no memory */
-static char *
-buffer_make_room(Buffer *buffer, size_t len)
-{
-	if (buffer->room - buffer->end < len && buffer->begin > 0)
-	{
-		memmove(buffer->bytes, buffer->bytes + buffer->begin, buffer->end - buffer->begin);
-		buffer->end -= buffer->begin;
-		buffer->begin = 0;
-	}
-	if (buffer->room - buffer->end < len)
-	{
-		size_t		room = Max(buffer->room * 2, buffer->end + len);
-		char	   *bytes = realloc(buffer->bytes, room);
-
-		if (bytes == NULL)
-			return NULL;
-		buffer->bytes = bytes;
-		buffer->room = room;
-	}
-	return buffer->bytes + buffer->end;
-}
-
-static bool
-buffer_add(Buffer *buffer, const void *bytes, size_t len)
-{
-	char	   *at = buffer_make_room(buffer, len);
-
-	if (at == NULL)
-		return false;
-	memcpy(at, bytes, len);
-	buffer->end += len;
-	return true;
-}
-
-static void
-buffer_take(Buffer *buffer, size_t len)
-{
-	buffer->begin += len;
-	if (buffer->begin == buffer->end)
-		buffer->begin = buffer->end = 0;
-}
-
-/*
- * The socket and TLS
- */
 
 /* everything that has arrived, up to a limit; what can be understood of it is */
 static bool
 receive(NatsWire *wire, char *fault, size_t size)
 {
-	static char bytes[READ_BYTES];
+	size_t		n;
 
-	for (size_t total = 0; total < MAX_READ_AT_ONCE;)
+	for (size_t total = 0; total < MAX_READ_AT_ONCE; total += n)
 	{
-		ssize_t		n = recv(wire->fd, bytes, sizeof(bytes), 0);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		if (!nats_stream_read(&wire->stream, &n, fault, size))
+			return false;
+		if (n == 0)
 			return true;
-		if (n <= 0)
-		{
-			if (n == 0)
-				snprintf(fault, size, "the server closed the connection");
-			else
-				snprintf(fault, size, "the connection broke: errno %d", errno);
+		if ((wire->state == WIRE_TLS && wire->stream.is_secure && !greet(wire, fault, size)) || !parse(wire, fault, size))
 			return false;
-		}
-		total += n;
-		if (wire->ssl != NULL)
-		{
-			if (BIO_write(SSL_get_rbio(wire->ssl), bytes, (int) n) != n)
-			{
-				snprintf(fault, size, "there is no memory to read it");
-				return false;
-			}
-		}
-		else if (!buffer_add(&wire->in, bytes, n))
-		{
-			snprintf(fault, size, "there is no memory to read it");
-			return false;
-		}
-		if (!decipher(wire, fault, size) || !parse(wire, fault, size))
-			return false;
-		if (n < (ssize_t) sizeof(bytes))
-			return true;
-	}
-	return true;
-}
-
-static bool
-send_out(NatsWire *wire, char *fault, size_t size)
-{
-	Buffer	   *buffer = wire->ssl != NULL ? &wire->wire : &wire->out;
-
-	wire->full = false;
-	if (!encipher(wire, fault, size))
-		return false;
-	while (buffer_len(buffer) > 0)
-	{
-		ssize_t		n = send(wire->fd, buffer->bytes + buffer->begin, buffer_len(buffer), MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-		{
-			wire->full = true;
-			return true;
-		}
-		if (n < 0)
-		{
-			snprintf(fault, size, "the connection broke: errno %d", errno);
-			return false;
-		}
-		if (wire->ssl == NULL)
-			wire->sent += n;
-		buffer_take(buffer, n);
-	}
-	return true;
-}
-
-/* out becomes wire */
-static bool
-encipher(NatsWire *wire, char *fault, size_t size)
-{
-	char	   *bytes;
-	long		n;
-
-	if (wire->ssl == NULL)
-		return true;
-	if (wire->state >= WIRE_GREETING)
-		while (buffer_len(&wire->out) > 0)
-		{
-			int			written = SSL_write(wire->ssl, wire->out.bytes + wire->out.begin, (int) Min(buffer_len(&wire->out), 1024 * 1024));
-
-			if (written <= 0)
-			{
-				say_tls(wire, "TLS failed", fault, size);
-				return false;
-			}
-			/* what is enciphered counts as sent: nobody can tell where in it the connection broke */
-			wire->sent += written;
-			buffer_take(&wire->out, written);
-		}
-	n = BIO_get_mem_data(SSL_get_wbio(wire->ssl), &bytes);
-	if (n > 0 && !buffer_add(&wire->wire, bytes, n))
-	{
-		snprintf(fault, size, "there is no memory to write it");
-		return false;
-	}
-	(void) BIO_reset(SSL_get_wbio(wire->ssl));
-	return true;
-}
-
-/* what OpenSSL was given becomes in, and the handshake goes on */
-static bool
-decipher(NatsWire *wire, char *fault, size_t size)
-{
-	if (wire->ssl == NULL)
-		return true;
-	if (wire->state == WIRE_TLS && !handshake(wire, fault, size))
-		return false;
-	while (wire->state > WIRE_TLS)
-	{
-		char	   *room = buffer_make_room(&wire->in, 16 * 1024);
-		int			n;
-
-		if (room == NULL)
-		{
-			snprintf(fault, size, "there is no memory to read it");
-			return false;
-		}
-		ERR_clear_error();
-		n = SSL_read(wire->ssl, room, 16 * 1024);
-		if (n > 0)
-			wire->in.end += n;
-		else if (SSL_get_error(wire->ssl, n) == SSL_ERROR_WANT_READ)
-			break;
-		else if (SSL_get_error(wire->ssl, n) == SSL_ERROR_ZERO_RETURN)
+		if (wire->stream.is_ended)
 		{
 			snprintf(fault, size, "the server closed the connection");
-			return parse(wire, fault, size) && false;
-		}
-		else
-		{
-			say_tls(wire, "TLS failed", fault, size);
 			return false;
 		}
+		if (n < NATS_READ_BYTES)
+			return true;
 	}
 	return true;
-}
-
-static bool
-handshake(NatsWire *wire, char *fault, size_t size)
-{
-	int			rc;
-
-	ERR_clear_error();
-	rc = SSL_do_handshake(wire->ssl);
-	if (rc == 1)
-		return greet(wire, fault, size);
-	if (SSL_get_error(wire->ssl, rc) == SSL_ERROR_WANT_READ)
-		return true;
-	say_tls(wire, "the handshake of TLS failed", fault, size);
-	return false;
-}
-
-/* bytes that are there already are the other side's part of it */
-static bool
-begin_tls(NatsWire *wire, char *fault, size_t size)
-{
-	SSL		   *ssl = SSL_new(wire->config->of->tls);
-	BIO		   *in = BIO_new(BIO_s_mem());
-	BIO		   *out = BIO_new(BIO_s_mem());
-	struct in6_addr address;
-	bool		is_address = inet_pton(AF_INET, wire->server_name, &address) == 1 ||
-		inet_pton(AF_INET6, wire->server_name, &address) == 1;
-
-	if (ssl == NULL || in == NULL || out == NULL)
-	{
-		SSL_free(ssl);
-		BIO_free(in);
-		BIO_free(out);
-		snprintf(fault, size, "there is no memory for TLS");
-		return false;
-	}
-	SSL_set_bio(ssl, in, out);
-	SSL_set_connect_state(ssl);
-	wire->ssl = ssl;
-	wire->state = WIRE_TLS;
-	SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-	if (is_address ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), wire->server_name) != 1
-		: SSL_set1_host(ssl, wire->server_name) != 1 || SSL_set_tlsext_host_name(ssl, wire->server_name) != 1)
-	{
-		snprintf(fault, size, "could not set the server's name for TLS");
-		return false;
-	}
-	if (buffer_len(&wire->in) > 0 &&
-		BIO_write(in, wire->in.bytes + wire->in.begin, (int) buffer_len(&wire->in)) != (int) buffer_len(&wire->in))
-	{
-		snprintf(fault, size, "there is no memory for TLS");
-		return false;
-	}
-	buffer_take(&wire->in, buffer_len(&wire->in));
-	return decipher(wire, fault, size);
-}
-
-static void
-say_tls(NatsWire *wire, const char *what, char *fault, size_t size)
-{
-	unsigned long code = ERR_peek_last_error();
-	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
-	long		verified = SSL_get_verify_result(wire->ssl);
-
-	if (verified != X509_V_OK && SSL_get_verify_mode(wire->ssl) != SSL_VERIFY_NONE)
-		reason = X509_verify_cert_error_string(verified);
-	snprintf(fault, size, "%s: %s", what, reason != NULL ? reason : "no reason given");
-	ERR_clear_error();
 }
 
 /*
@@ -510,13 +220,13 @@ parse(NatsWire *wire, char *fault, size_t size)
 {
 	bool		more = true;
 
-	while (more && buffer_len(&wire->in) > 0 && wire->state != WIRE_TLS)
+	while (more && nats_buffer_len(&wire->stream.in) > 0 && wire->state != WIRE_TLS)
 	{
-		const char *line = wire->in.bytes + wire->in.begin;
-		const char *newline = memchr(line, '\n', buffer_len(&wire->in));
+		const char *line = wire->stream.in.bytes + wire->stream.in.begin;
+		const char *newline = memchr(line, '\n', nats_buffer_len(&wire->stream.in));
 		size_t		len;
 
-		if (newline == NULL && buffer_len(&wire->in) > MAX_LINE)
+		if (newline == NULL && nats_buffer_len(&wire->stream.in) > MAX_LINE)
 		{
 			snprintf(fault, size, "the server does not speak NATS: a line without an end");
 			return false;
@@ -554,16 +264,15 @@ take_line(NatsWire *wire, const char *line, size_t len, size_t line_size, bool *
 		return take_message(wire, line + 4, len - 4, line_size, false, more, fault, size);
 	else if (len >= 4 && strncasecmp(line, "PING", 4) == 0)
 	{
-		if (!buffer_add(&wire->out, "PONG\r\n", 6))
+		if (!nats_buffer_add(&wire->stream.out, "PONG\r\n", 6))
 		{
 			snprintf(fault, size, "there is no memory to write it");
 			return false;
 		}
-		wire->queued += 6;
 	}
 	else if (len >= 4 && strncasecmp(line, "PONG", 4) == 0)
 	{
-		buffer_take(&wire->in, line_size);
+		nats_buffer_take(&wire->stream.in, line_size);
 		if (wire->state == WIRE_GREETING)
 		{
 			wire->state = WIRE_UP;
@@ -577,7 +286,7 @@ take_line(NatsWire *wire, const char *line, size_t len, size_t line_size, bool *
 		snprintf(fault, size, "the server does not speak NATS: an unknown line");
 		return false;
 	}
-	buffer_take(&wire->in, line_size);
+	nats_buffer_take(&wire->stream.in, line_size);
 	return true;
 }
 
@@ -591,7 +300,7 @@ take_info(NatsWire *wire, const char *json, size_t len, size_t line_size, char *
 	bool		has_tls = wants_tls || info_is_true(json, len, "tls_available");
 	bool		has_headers = info_is_true(json, len, "headers");
 
-	wire->is_certain = wire->config->of->tls == NULL || wire->ssl != NULL;
+	wire->is_certain = wire->config->of->tls == NULL || wire->stream.ssl != NULL;
 	if (nats_json_get(json, len, "max_payload", &value, &value_len))
 		wire->max_payload = number(value, value_len);
 	wire->nonce[0] = '\0';
@@ -600,7 +309,7 @@ take_info(NatsWire *wire, const char *json, size_t len, size_t line_size, char *
 		memcpy(wire->nonce, value + 1, value_len - 2);
 		wire->nonce[value_len - 2] = '\0';
 	}
-	buffer_take(&wire->in, line_size);
+	nats_buffer_take(&wire->stream.in, line_size);
 	if (wire->state != WIRE_INFO)
 		return true;
 	fault[0] = '\0';
@@ -614,7 +323,10 @@ take_info(NatsWire *wire, const char *json, size_t len, size_t line_size, char *
 		snprintf(fault, size, "the server has no TLS");
 	if (fault[0] != '\0')
 		return false;
-	return wire->config->of->tls != NULL ? begin_tls(wire, fault, size) : greet(wire, fault, size);
+	if (wire->config->of->tls == NULL)
+		return greet(wire, fault, size);
+	wire->state = WIRE_TLS;
+	return nats_stream_begin_tls(&wire->stream, wire->config->of->tls, wire->server_name, fault, size);
 }
 
 /* MSG subject sid [reply] size, HMSG subject sid [reply] headers_size size: an answer, since nothing else is subscribed to */
@@ -625,7 +337,7 @@ take_message(NatsWire *wire, const char *line, size_t len, size_t line_size, boo
 	int64		total;
 	int64		of_headers = 0;
 	size_t		inbox_len = strlen(wire->config->of->inbox);
-	const char *content = wire->in.bytes + wire->in.begin + line_size;
+	const char *content = wire->stream.in.bytes + wire->stream.in.begin + line_size;
 	int			status = 0;
 
 	split(line, len, &words);
@@ -637,7 +349,7 @@ take_message(NatsWire *wire, const char *line, size_t len, size_t line_size, boo
 		snprintf(fault, size, "the server does not speak NATS: an answer without a size, or too large");
 		return false;
 	}
-	if (buffer_len(&wire->in) < line_size + total + 2)
+	if (nats_buffer_len(&wire->stream.in) < line_size + total + 2)
 	{
 		*more = false;
 		return true;
@@ -647,7 +359,7 @@ take_message(NatsWire *wire, const char *line, size_t len, size_t line_size, boo
 	if (words.len[0] > inbox_len + 1 && memcmp(words.at[0], wire->config->of->inbox, inbox_len) == 0)
 		wire->config->answer(wire->config->arg, words.at[0] + inbox_len + 1, words.len[0] - inbox_len - 1, status, content + of_headers,
 							 total - of_headers);
-	buffer_take(&wire->in, line_size + total + 2);
+	nats_buffer_take(&wire->stream.in, line_size + total + 2);
 	return true;
 }
 
@@ -688,7 +400,7 @@ greet(NatsWire *wire, char *fault, size_t size)
 	static const char begin[] = "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"c\",\"version\":\"1\",\"protocol\":1,"
 		"\"headers\":true,\"no_responders\":true,\"echo\":false";
 	const NatsConfig *config = wire->config->of;
-	Buffer		text = {NULL, 0, 0, 0};
+	NatsBuffer	text = {NULL, 0, 0, 0};
 	char		public[NATS_PUBLIC_TEXT];
 	char		signature[NATS_SIGNATURE_TEXT];
 	bool		ok;
@@ -699,18 +411,15 @@ greet(NatsWire *wire, char *fault, size_t size)
 		snprintf(fault, size, "the server wants no key");
 		return false;
 	}
-	ok = buffer_add(&text, begin, strlen(begin)) &&
+	ok = nats_buffer_add(&text, begin, strlen(begin)) &&
 		json_string(&text, "nkey", config->has_key && config->jwt == NULL ? public : NULL) &&
 		json_string(&text, "jwt", config->jwt) && json_string(&text, "sig", config->has_key ? signature : NULL) &&
 		json_string(&text, "name", config->name) && json_string(&text, "user", config->user) &&
 		json_string(&text, "pass", config->password) && json_string(&text, "auth_token", config->token) &&
-		buffer_add(&text, "}\r\nSUB ", 7) && buffer_add(&text, config->inbox, strlen(config->inbox)) &&
-		buffer_add(&text, ".* 1\r\nPING\r\n", strlen(".* 1\r\nPING\r\n")) && buffer_add(&wire->out, text.bytes, text.end);
+		nats_buffer_add(&text, "}\r\nSUB ", 7) && nats_buffer_add(&text, config->inbox, strlen(config->inbox)) &&
+		nats_buffer_add(&text, ".* 1\r\nPING\r\n", strlen(".* 1\r\nPING\r\n")) && nats_buffer_add(&wire->stream.out, text.bytes, text.end);
 	if (ok)
-	{
-		wire->queued += text.end;
 		wire->state = WIRE_GREETING;
-	}
 	else
 		snprintf(fault, size, "there is no memory for the greeting");
 	free(text.bytes);
@@ -756,14 +465,14 @@ number(const char *text, size_t len)
 
 /* ,"name":"value"; nothing when there is no value.  false: no memory */
 static bool
-json_string(Buffer *into, const char *name, const char *value)
+json_string(NatsBuffer *into, const char *name, const char *value)
 {
 	char		escaped[8];
 	bool		ok;
 
 	if (value == NULL)
 		return true;
-	ok = buffer_add(into, ",\"", 2) && buffer_add(into, name, strlen(name)) && buffer_add(into, "\":\"", 3);
+	ok = nats_buffer_add(into, ",\"", 2) && nats_buffer_add(into, name, strlen(name)) && nats_buffer_add(into, "\":\"", 3);
 	for (; ok && *value != '\0'; value++)
 	{
 		unsigned char c = (unsigned char) *value;
@@ -771,12 +480,12 @@ json_string(Buffer *into, const char *name, const char *value)
 		if (c == '"' || c == '\\' || c < ' ')
 		{
 			snprintf(escaped, sizeof(escaped), "\\u%04x", c);
-			ok = buffer_add(into, escaped, 6);
+			ok = nats_buffer_add(into, escaped, 6);
 		}
 		else
-			ok = buffer_add(into, value, 1);
+			ok = nats_buffer_add(into, value, 1);
 	}
-	return ok && buffer_add(into, "\"", 1);
+	return ok && nats_buffer_add(into, "\"", 1);
 }
 
 static bool
@@ -787,4 +496,3 @@ info_is_true(const char *json, size_t len, const char *key)
 
 	return nats_json_get(json, len, key, &value, &value_len) && value_len == 4 && memcmp(value, "true", 4) == 0;
 }
-

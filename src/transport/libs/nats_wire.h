@@ -3,7 +3,7 @@
  *		One connection to a NATS server, spoken by hand: bytes in, bytes out, and never a wait.
  *
  * Used by nats.c in the main thread, on a socket that is connected already.  A text protocol of eight verbs; what is on top of it
- * (JetStream's acknowledgements) is nats.c's.
+ * (JetStream's acknowledgements) is nats_message.c's.
  */
 #ifndef ES_NATS_WIRE_H
 #define ES_NATS_WIRE_H

@@ -2,103 +2,32 @@
  * postgresql.c
  *		Delivery to another database with evtstore, through libpq: postgresql://, postgres://.
  *
- * Runs in relay workers.  libpq can only wait (for the resolver, for files), so each link has a thread, with one connection; the main
- * thread hands messages over and never waits (thread.c).  The thread takes what is there and gives it to evtstore.accept_events
- * over there, in order and in one transaction; postgresql_connect.c reads URLs and connects.  A crash leaves a closed socket: what was sent and not answered is sent again, and the other side's inbox knows it.
+ * Runs in relay workers, in the main thread.  libpq can only wait (for the resolver, for files), so each link has a thread, with one
+ * connection (thread_links.c): postgresql_worker.c is its life, postgresql_connect.c reads URLs and connects.  A crash leaves a closed
+ * socket: what was sent and not answered is sent again, and the other side's inbox knows it.
  *
- * Order of a key.  One connection and one transaction at a time, in the order of submission.  When a message fails, those of its key
- * that were submitted before the main thread had been told so must not go: each failure has a number, each message carries the
- * number of the last failure that was handed out before it was submitted, and by hash of the key the thread remembers the last
- * failure.  Keys that share a hash only wait for each other more than they need.
- *
- * A message that fails takes its transaction with it, so the batch is halved until the one that fails is alone.  Where a connection is
- * lost or the time is up in the middle of several, nobody knows which one did it: they are not charged for it, and go one by one the next
- * time, so that one that always does it cannot spend the attempts of its neighbours.
- *
- * The server's own clock ends a statement that takes too long (statement_timeout, set for the transaction): PQcancel opens a connection
- * of its own, in plain text, waits without an end, and tells a commit that waits for a standby not to.
+ * Here the main thread's half of the order of a key (postgresql_worker.c has the other) is kept: how many failures were handed out.
  */
 #include "postgres.h"
 
-#include <errno.h>
-#include <poll.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
-#include <unistd.h>
-
 #include "fmgr.h"
 
-#include "outcome.h"
 #include "postgresql.h"
+#include "thread_links.h"
 
 PG_MODULE_MAGIC;
 
-/* what goes in one transaction */
-#define MAX_BATCH 500
-#define MAX_BATCH_BYTES (1024 * 1024)
-/* failures of keys are remembered by so many hashes */
-#define KEY_SLOTS 4096
-/* how often a batch is given once more that ran into others (class 40) */
-#define MAX_AGAIN 2
-/* the answer of a server that keeps the time itself may come so much after it */
-#define GRACE_MS 1000
-/* an idle connection is closed after this: it is a process over there */
-#define IDLE_MS (5 * 60 * 1000)
-#define IDLE_SLICE_MS 1000
-#define EVENTS_AT_ONCE 64
-
-#define ACCEPT "SELECT evtstore.accept_events(NULL, $1::pg_catalog.jsonb, $2::pg_catalog.text)"
-#define SET_TIMEOUT "SELECT pg_catalog.set_config('statement_timeout', $1, true)"
-
-/* main thread */
 typedef struct PgLink
 {
-	EsThread   *thread;
-	int			max_in_flight;
-	int			in_flight;
+	EsThreadLink base;
 	uint64		seen;			/* failures that next_done has handed out */
-	struct PgLink *next;
 } PgLink;
 
-/* the thread's own */
-typedef struct Worker
-{
-	EsPgTarget	target;
-	PGconn	   *conn;			/* NULL: none */
-	long long	used_at;
-	uint64		failures;
-	uint64		failed[KEY_SLOTS];	/* number of the last failure of a key with this hash; 0: none */
-	int			alone;			/* so many of the next ones go one by one */
-} Worker;
-
-/* what came of a transaction */
-typedef enum AnswerKind
-{
-	ANSWER_DONE,
-	ANSWER_AGAIN,				/* ran into others */
-	ANSWER_FAULT,				/* of one of the messages; outcome says what it means for it */
-	ANSWER_LOST,				/* nobody knows whether it happened, nor whose fault it is */
-	ANSWER_NOBODY				/* nobody there who could take anything now */
-} AnswerKind;
-
-typedef struct Answer
-{
-	AnswerKind	kind;
-	EsOutcome	outcome;
-	char		text[240];
-} Answer;
-
 static const char *check_url(const char *url);
-static bool check(const EsLinkConfig *config, char *fault, size_t size);
 static bool startup(char *fault, size_t size);
 static EsLink *open_link(const EsLinkConfig *config, char *fault, size_t size);
-static bool submit(EsLink *opaque, EsOutgoing *message);
-static void pump(void);
+static bool submit(EsLink *base, EsOutgoing *message);
 static EsOutgoing *next_done(void);
-static int	wait_fd(void);
-static long wait_ms(void);
-static void close_link(EsLink *opaque);
-static void shutdown_threads(void);
 
 static const char *const schemes[] = {"postgresql", "postgres", NULL};
 
@@ -109,48 +38,21 @@ static const EsTransport transport = {
 	.binding = ES_BINDING_EVTSTORE,
 	.keeps_order = true,
 	.check_url = check_url,
-	.check = check,
+	.check = es_pg_check,
 	.startup = startup,
 	.open = open_link,
 	.submit = submit,
-	.pump = pump,
+	.pump = es_thread_links_pump,
 	.next_done = next_done,
-	.wait_fd = wait_fd,
-	.wait_ms = wait_ms,
-	.close = close_link,
-	.shutdown = shutdown_threads,
+	.wait_fd = es_thread_links_wait_fd,
+	.wait_ms = es_thread_links_wait_ms,
+	.close = es_thread_links_close,
+	.shutdown = es_thread_links_shutdown,
 };
 
-static const EsTransportHost *host = NULL;
-static int	epoll = -1;
-static PgLink *links = NULL;
-static EsOutgoing *done_first = NULL;
-static EsOutgoing *done_last = NULL;
+static const EsThreadLife life = {es_pg_run, es_pg_end_worker};
 
-static void collect(PgLink *link);
-static void put_done(EsOutgoing *message);
-static void run(EsThread *thread, void *arg);
-static void end_worker(Worker *worker);
-static int	take_batch(EsThread *thread, Worker *worker, EsJob **jobs);
-static void deliver(EsThread *thread, Worker *worker, EsJob **jobs, int n);
-static int	hold_back(EsThread *thread, Worker *worker, EsJob **jobs, int n);
-static void finish(EsThread *thread, Worker *worker, EsJob *job, EsOutcome outcome, const char *text, const char *detail);
-static uint64 *failure_of(Worker *worker, const EsJob *job);
-static void settle_all(EsThread *thread, Worker *worker, EsJob **jobs, int n, EsOutcome outcome, const char *text);
-static void try_batch(EsThread *thread, Worker *worker, EsJob **jobs, int n, Answer *answer);
-static bool get_connection(EsThread *thread, Worker *worker, long long deadline, Answer *answer);
-static void drop_connection(Worker *worker);
-static void run_transaction(EsThread *thread, Worker *worker, EsJob **jobs, int n, long long deadline, Answer *answer);
-static bool put_statements(Worker *worker, EsJob **jobs, int n, long ms);
-static bool put_events(PGconn *conn, EsJob **jobs, int n, const char *target);
-static bool same_target(const EsJob *a, const EsJob *b);
-static bool flush(EsThread *thread, PGconn *conn, long long deadline);
-static void read_answers(EsThread *thread, PGconn *conn, long long deadline, Answer *answer);
-static void lose(PGconn *conn, Answer *answer, const char *why);
-static void judge(const PGresult *result, Answer *answer);
-static bool in_list(const char *state, const char *const *list);
-static void say(Answer *answer, AnswerKind kind, EsOutcome outcome, const char *text, const char *detail);
-static void be_silent(void *arg, const PGresult *result);
+static const EsTransportHost *host = NULL;
 
 PGDLLEXPORT const EsTransport *evtstore_transport(const EsTransportHost *of);
 
@@ -170,15 +72,9 @@ check_url(const char *url)
 }
 
 static bool
-check(const EsLinkConfig *config, char *fault, size_t size)
-{
-	return es_pg_check(config, fault, size);
-}
-
-static bool
 startup(char *fault, size_t size)
 {
-	if (epoll >= 0)
+	if (es_thread_links_wait_fd() >= 0)
 		return true;
 	if (!PQisthreadsafe())
 	{
@@ -186,545 +82,32 @@ startup(char *fault, size_t size)
 		return false;
 	}
 	es_pg_forget_environment();
-	epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (epoll < 0)
-		snprintf(fault, size, "could not make a descriptor to wait on: errno %d", errno);
-	return epoll >= 0;
+	return es_thread_links_startup(fault, size);
 }
 
 static EsLink *
 open_link(const EsLinkConfig *config, char *fault, size_t size)
 {
-	PgLink	   *link = calloc(1, sizeof(PgLink));
-	Worker	   *worker = calloc(1, sizeof(Worker));
-	struct epoll_event event = {.events = EPOLLIN, .data.ptr = link};
+	EsPgWorker *worker = es_pg_make_worker(host, config, fault, size);
 
-	snprintf(fault, size, "there is no memory for the connection");
-	if (link == NULL || worker == NULL || !es_pg_make_target(&worker->target, host, config, fault, size))
-	{
-		free(link);
-		end_worker(worker);
-		return NULL;
-	}
-	link->max_in_flight = config->max_in_flight;
-	link->thread = es_thread_start(run, worker);
-	if (link->thread == NULL)
-	{
-		snprintf(fault, size, "could not start a thread");
-		free(link);
-		end_worker(worker);
-		return NULL;
-	}
-	if (epoll_ctl(epoll, EPOLL_CTL_ADD, es_thread_fd(link->thread), &event) != 0)
-	{
-		snprintf(fault, size, "could not wait for a thread: errno %d", errno);
-		es_thread_stop(link->thread);
-		free(link);
-		return NULL;
-	}
-	link->next = links;
-	links = link;
-	return (EsLink *) link;
+	return worker == NULL ? NULL : es_thread_links_open(sizeof(PgLink), config, &life, worker, fault, size);
 }
 
 static bool
-submit(EsLink *opaque, EsOutgoing *message)
+submit(EsLink *base, EsOutgoing *message)
 {
-	PgLink	   *link = (PgLink *) opaque;
-
-	if (link->in_flight >= link->max_in_flight)
-		return false;
-	message->status = 0;
-	message->retry_after_ms = -1;
-	/* the job gets it, see failure_of */
-	message->data = (void *) (uintptr_t) link->seen;
-	if (!es_thread_put(link->thread, message))
-		return false;
-	link->in_flight++;
-	return true;
-}
-
-static void
-pump(void)
-{
-	struct epoll_event events[EVENTS_AT_ONCE];
-	int			n = epoll_wait(epoll, events, EVENTS_AT_ONCE, 0);
-
-	for (int i = 0; i < n; i++)
-		collect(events[i].data.ptr);
+	/* the job gets it, see failure_of in postgresql_worker.c */
+	message->data = (void *) (uintptr_t) ((PgLink *) base)->seen;
+	return es_thread_links_submit(base, message);
 }
 
 static EsOutgoing *
 next_done(void)
 {
-	EsOutgoing *message = done_first;
+	EsOutgoing *message = es_links_next_done();
 
-	if (message == NULL)
-		return NULL;
-	done_first = message->next;
-	if (done_first == NULL)
-		done_last = NULL;
 	/* from here on who submits knows of it */
-	if (message->outcome != ES_OUTCOME_DELIVERED)
-		((PgLink *) message->data)->seen++;
+	if (message != NULL && message->outcome != ES_OUTCOME_DELIVERED)
+		((PgLink *) message->link)->seen++;
 	return message;
-}
-
-static int
-wait_fd(void)
-{
-	return epoll;
-}
-
-static long
-wait_ms(void)
-{
-	return done_first != NULL ? 0 : -1;
-}
-
-static void
-close_link(EsLink *opaque)
-{
-	PgLink	   *link = (PgLink *) opaque;
-	EsOutgoing *kept = done_first;
-	PgLink	  **place = &links;
-
-	/* what is done and was not fetched */
-	done_first = done_last = NULL;
-	while (kept != NULL)
-	{
-		EsOutgoing *next = kept->next;
-
-		if (kept->data != link)
-			put_done(kept);
-		kept = next;
-	}
-	while (*place != link)
-		place = &(*place)->next;
-	*place = link->next;
-	(void) epoll_ctl(epoll, EPOLL_CTL_DEL, es_thread_fd(link->thread), NULL);
-	es_thread_stop(link->thread);
-	free(link);
-}
-
-static void
-shutdown_threads(void)
-{
-	if (epoll < 0)
-		return;
-	es_thread_wait_all();
-	close(epoll);
-	epoll = -1;
-}
-
-static void
-collect(PgLink *link)
-{
-	EsOutgoing *message = es_thread_collect(link->thread);
-
-	while (message != NULL)
-	{
-		EsOutgoing *next = message->next;
-
-		link->in_flight--;
-		message->data = link;
-		put_done(message);
-		message = next;
-	}
-}
-
-static void
-put_done(EsOutgoing *message)
-{
-	message->next = NULL;
-	if (done_last == NULL)
-		done_first = message;
-	else
-		done_last->next = message;
-	done_last = message;
-}
-
-/* the life of a thread; everything below runs in it */
-static void
-run(EsThread *thread, void *arg)
-{
-	Worker	   *worker = arg;
-	EsJob	   *jobs[MAX_BATCH];
-
-	while (!es_thread_is_stopping(thread))
-	{
-		int			n = take_batch(thread, worker, jobs);
-
-		if (n > 0)
-			deliver(thread, worker, jobs, n);
-		else if (worker->conn != NULL && es_thread_now() - worker->used_at > IDLE_MS)
-			drop_connection(worker);
-	}
-	end_worker(worker);
-}
-
-static void
-end_worker(Worker *worker)
-{
-	if (worker == NULL)
-		return;
-	drop_connection(worker);
-	es_pg_free_target(&worker->target);
-	free(worker);
-}
-
-/* what is there */
-static int
-take_batch(EsThread *thread, Worker *worker, EsJob **jobs)
-{
-	int			max = worker->alone > 0 ? 1 : MAX_BATCH;
-	size_t		bytes = 0;
-	int			n = 0;
-	EsJob	   *job = es_thread_take(thread, IDLE_SLICE_MS);
-
-	while (job != NULL)
-	{
-		jobs[n++] = job;
-		bytes += job->body_len;
-		job = n < max && bytes < MAX_BATCH_BYTES ? es_thread_take(thread, 0) : NULL;
-	}
-	if (n > 0 && worker->alone > 0)
-		worker->alone--;
-	return n;
-}
-
-/* in order, each job done at the end */
-static void
-deliver(EsThread *thread, Worker *worker, EsJob **jobs, int n)
-{
-	Answer		answer = {.kind = ANSWER_AGAIN};
-
-	n = hold_back(thread, worker, jobs, n);
-	if (n == 0)
-		return;
-	for (int i = 0; i <= MAX_AGAIN && answer.kind == ANSWER_AGAIN; i++)
-		try_batch(thread, worker, jobs, n, &answer);
-	switch (answer.kind)
-	{
-		case ANSWER_DONE:
-			settle_all(thread, worker, jobs, n, ES_OUTCOME_DELIVERED, "");
-			break;
-		case ANSWER_NOBODY:
-			settle_all(thread, worker, jobs, n, ES_OUTCOME_UNAVAILABLE, answer.text);
-			break;
-		case ANSWER_LOST:
-			if (n > 1)
-				worker->alone = n;
-			settle_all(thread, worker, jobs, n, n > 1 ? ES_OUTCOME_UNAVAILABLE : ES_OUTCOME_RETRY, answer.text);
-			break;
-		case ANSWER_AGAIN:
-		case ANSWER_FAULT:
-			if (n == 1)
-				finish(thread, worker, jobs[0], answer.outcome, answer.text, NULL);
-			else
-			{
-				deliver(thread, worker, jobs, n / 2);
-				deliver(thread, worker, jobs + n / 2, n - n / 2);
-			}
-			break;
-	}
-}
-
-/* those that may go, put together; the others are done */
-static int
-hold_back(EsThread *thread, Worker *worker, EsJob **jobs, int n)
-{
-	int			kept = 0;
-
-	for (int i = 0; i < n; i++)
-	{
-		EsJob	   *job = jobs[i];
-
-		if (job->key != NULL && (uint64) (uintptr_t) job->outcome.data < *failure_of(worker, job))
-			finish(thread, worker, job, ES_OUTCOME_UNAVAILABLE, "a message of its key that is before it was not delivered", NULL);
-		else if (job->deadline <= es_thread_now())
-			finish(thread, worker, job, ES_OUTCOME_UNAVAILABLE, "its time was up before it could be sent", NULL);
-		else
-			jobs[kept++] = job;
-	}
-	return kept;
-}
-
-static void
-finish(EsThread *thread, Worker *worker, EsJob *job, EsOutcome outcome, const char *text, const char *detail)
-{
-	es_outcome_say(&job->outcome, outcome, text, detail);
-	if (outcome != ES_OUTCOME_DELIVERED)
-	{
-		worker->failures++;
-		if (job->key != NULL)
-			*failure_of(worker, job) = worker->failures;
-	}
-	es_thread_done(thread, job);
-}
-
-/* FNV-1a */
-static uint64 *
-failure_of(Worker *worker, const EsJob *job)
-{
-	uint32		hash = 2166136261U;
-
-	for (const char *c = job->key; *c != '\0'; c++)
-		hash = (hash ^ (unsigned char) *c) * 16777619U;
-	return &worker->failed[(hash ^ (hash >> 16)) % KEY_SLOTS];
-}
-
-static void
-settle_all(EsThread *thread, Worker *worker, EsJob **jobs, int n, EsOutcome outcome, const char *text)
-{
-	for (int i = 0; i < n; i++)
-		finish(thread, worker, jobs[i], outcome, text, NULL);
-}
-
-/* one transaction, over a connection that is made where there is none */
-static void
-try_batch(EsThread *thread, Worker *worker, EsJob **jobs, int n, Answer *answer)
-{
-	long long	deadline = jobs[0]->deadline;
-
-	for (int i = 1; i < n; i++)
-		deadline = Min(deadline, jobs[i]->deadline);
-	if (!get_connection(thread, worker, deadline, answer))
-		return;
-	run_transaction(thread, worker, jobs, n, deadline, answer);
-	if (answer->kind == ANSWER_LOST || answer->kind == ANSWER_NOBODY || PQstatus(worker->conn) != CONNECTION_OK)
-		drop_connection(worker);
-}
-
-/*
- * One that is there and was not closed by the other side.  A new one is asked whether somebody is there who takes events: what a
- * batch cannot do then, one of its messages cannot.
- */
-static bool
-get_connection(EsThread *thread, Worker *worker, long long deadline, Answer *answer)
-{
-	char		fault[200] = "";
-
-	if (worker->conn != NULL && (PQconsumeInput(worker->conn) == 0 || PQstatus(worker->conn) != CONNECTION_OK))
-		drop_connection(worker);
-	if (worker->conn != NULL)
-		return true;
-	worker->conn = es_pg_connect(thread, &worker->target, deadline, fault, sizeof(fault));
-	if (worker->conn == NULL)
-	{
-		say(answer, ANSWER_NOBODY, ES_OUTCOME_UNAVAILABLE, fault, NULL);
-		return false;
-	}
-	PQsetNoticeReceiver(worker->conn, be_silent, NULL);
-	run_transaction(thread, worker, NULL, 0, deadline, answer);
-	if (answer->kind == ANSWER_DONE)
-		return true;
-	answer->kind = ANSWER_NOBODY;
-	drop_connection(worker);
-	return false;
-}
-
-static void
-drop_connection(Worker *worker)
-{
-	PQfinish(worker->conn);
-	worker->conn = NULL;
-}
-
-/* n = 0: an empty list of events */
-static void
-run_transaction(EsThread *thread, Worker *worker, EsJob **jobs, int n, long long deadline, Answer *answer)
-{
-	PGconn	   *conn = worker->conn;
-	long		ms = (long) (deadline - es_thread_now());
-
-	if (ms <= 0)
-	{
-		say(answer, ANSWER_NOBODY, ES_OUTCOME_UNAVAILABLE, "no time was left to send it", NULL);
-		return;
-	}
-	worker->used_at = es_thread_now();
-	deadline += GRACE_MS;
-	if (!put_statements(worker, jobs, n, ms) || !flush(thread, conn, deadline))
-		lose(conn, answer, "it could not be sent");
-	else
-		read_answers(thread, conn, deadline, answer);
-	if (answer->kind != ANSWER_LOST && answer->kind != ANSWER_NOBODY && !PQexitPipelineMode(conn))
-		drop_connection(worker);
-}
-
-/* all up to the sync is one transaction */
-static bool
-put_statements(Worker *worker, EsJob **jobs, int n, long ms)
-{
-	PGconn	   *conn = worker->conn;
-	char		text[24];
-	const char *timeout[1] = {text};
-
-	snprintf(text, sizeof(text), "%ldms", ms);
-	if (!PQenterPipelineMode(conn) || !PQsendQueryParams(conn, SET_TIMEOUT, 1, NULL, timeout, NULL, NULL, 0))
-		return false;
-	if (n == 0 && !put_events(conn, jobs, 0, NULL))
-		return false;
-	for (int i = 0; i < n;)
-	{
-		int			end = i + 1;
-
-		while (end < n && same_target(jobs[i], jobs[end]))
-			end++;
-		if (!put_events(conn, jobs + i, end - i, jobs[i]->topic))
-			return false;
-		i = end;
-	}
-	return PQpipelineSync(conn) == 1;
-}
-
-/* the bodies are JSON objects: as an array */
-static bool
-put_events(PGconn *conn, EsJob **jobs, int n, const char *target)
-{
-	size_t		size = 3;
-	char	   *array;
-	char	   *at;
-	const char *values[2];
-	bool		ok;
-
-	for (int i = 0; i < n; i++)
-		size += jobs[i]->body_len + 1;
-	array = malloc(size);
-	if (array == NULL)
-		return false;
-	at = array;
-	*at++ = '[';
-	for (int i = 0; i < n; i++)
-	{
-		if (i > 0)
-			*at++ = ',';
-		memcpy(at, jobs[i]->body, jobs[i]->body_len);
-		at += jobs[i]->body_len;
-	}
-	*at++ = ']';
-	*at = '\0';
-	values[0] = array;
-	values[1] = target;
-	ok = PQsendQueryParams(conn, ACCEPT, 2, NULL, values, NULL, NULL, 0) == 1;
-	free(array);
-	return ok;
-}
-
-static bool
-same_target(const EsJob *a, const EsJob *b)
-{
-	return a->topic == NULL || b->topic == NULL ? a->topic == b->topic : strcmp(a->topic, b->topic) == 0;
-}
-
-static bool
-flush(EsThread *thread, PGconn *conn, long long deadline)
-{
-	int			left;
-
-	while ((left = PQflush(conn)) == 1)
-	{
-		/* what the other side says meanwhile must be read, or both wait for room */
-		if (!es_pg_wait(thread, PQsocket(conn), POLLIN | POLLOUT, deadline) || !PQconsumeInput(conn))
-			return false;
-	}
-	return left == 0;
-}
-
-/* to the sync; the first error is the one that counts */
-static void
-read_answers(EsThread *thread, PGconn *conn, long long deadline, Answer *answer)
-{
-	bool		failed = false;
-
-	/* two results for each statement, and a few; so that nothing that libpq may do is waited for without an end */
-	for (int i = 0; i < 2 * MAX_BATCH + 16; i++)
-	{
-		PGresult   *result;
-		ExecStatusType status;
-
-		while (PQisBusy(conn))
-			if (!es_pg_wait(thread, PQsocket(conn), POLLIN, deadline) || !PQconsumeInput(conn))
-			{
-				if (!failed)
-					lose(conn, answer, "there was no answer in time");
-				return;
-			}
-		result = PQgetResult(conn);
-		if (result == NULL && PQstatus(conn) == CONNECTION_OK)
-			continue;			/* the end of one statement */
-		status = PQresultStatus(result);
-		if (status == PGRES_PIPELINE_SYNC && !failed)
-			say(answer, ANSWER_DONE, ES_OUTCOME_DELIVERED, "", NULL);
-		else if (result == NULL && !failed)
-			lose(conn, answer, "the connection was lost");
-		else if (status == PGRES_FATAL_ERROR && !failed)
-		{
-			judge(result, answer);
-			failed = true;
-		}
-		PQclear(result);
-		if (status == PGRES_PIPELINE_SYNC || result == NULL)
-			return;
-	}
-	lose(conn, answer, "the answers have no end");
-}
-
-static void
-lose(PGconn *conn, Answer *answer, const char *why)
-{
-	say(answer, ANSWER_LOST, ES_OUTCOME_RETRY, why, PQstatus(conn) == CONNECTION_BAD ? PQerrorMessage(conn) : NULL);
-}
-
-/*
- * What the other side's SQLSTATE means.  What is wrong with a message (22, 23, another event with its id, a stream that is gone) is wrong the
- * next time, too.  What a person has to put right (a function, a right) is no fault of the message, but may be one of its target.
- */
-static void
-judge(const PGresult *result, Answer *answer)
-{
-	static const char *const nobody[] = {"08", "53", "57P", "58", "25006", NULL};
-	static const char *const person[] = {"28", "42501", "42883", "3F000", "ST010", NULL};
-	static const char *const reject[] = {"22", "23", "ST002", "ST004", "ST005", NULL};
-	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-
-	if (state == NULL)
-		say(answer, ANSWER_LOST, ES_OUTCOME_RETRY, "the connection was lost", PQresultErrorMessage(result));
-	else if (strcmp(state, "57014") == 0)
-		say(answer, ANSWER_LOST, ES_OUTCOME_RETRY, state, message);
-	else if (in_list(state, nobody))
-		say(answer, ANSWER_NOBODY, ES_OUTCOME_UNAVAILABLE, state, message);
-	else if (in_list(state, person))
-		say(answer, ANSWER_FAULT, ES_OUTCOME_UNAVAILABLE, state, message);
-	else if (in_list(state, reject))
-		say(answer, ANSWER_FAULT, ES_OUTCOME_REJECT, state, message);
-	else
-		say(answer, strncmp(state, "40", 2) == 0 ? ANSWER_AGAIN : ANSWER_FAULT, ES_OUTCOME_RETRY, state, message);
-}
-
-/* by its beginning */
-static bool
-in_list(const char *state, const char *const *list)
-{
-	for (; *list != NULL; list++)
-		if (strncmp(state, *list, strlen(*list)) == 0)
-			return true;
-	return false;
-}
-
-static void
-say(Answer *answer, AnswerKind kind, EsOutcome outcome, const char *text, const char *detail)
-{
-	answer->kind = kind;
-	answer->outcome = outcome;
-	snprintf(answer->text, sizeof(answer->text), "%s%s%s", text, detail != NULL && detail[0] != '\0' ? ": " : "",
-			 detail != NULL ? detail : "");
-}
-
-/* libpq would write to the server's standard error */
-static void
-be_silent(void *arg, const PGresult *result)
-{
 }

@@ -1,6 +1,7 @@
 /*
  * postgresql.h
- *		Between postgresql.c, which delivers, and postgresql_connect.c, which reads URLs and connects.
+ *		Between postgresql.c, whose links have threads, postgresql_worker.c, the life of such a thread, and postgresql_connect.c, which
+ *		reads URLs and connects.
  */
 #ifndef ES_POSTGRESQL_H
 #define ES_POSTGRESQL_H
@@ -50,10 +51,20 @@ extern void es_pg_forget_environment(void);
 /* what is behind it */
 extern void es_pg_free_target(EsPgTarget *target);
 
+/* what the thread of a link has */
+typedef struct EsPgWorker EsPgWorker;
+
+/* NULL and why not */
+extern EsPgWorker *es_pg_make_worker(const EsTransportHost *core, const EsLinkConfig *config, char *fault, size_t size);
+/* NULL: nothing */
+extern void es_pg_end_worker(void *worker);
+
 /*
  * The thread's
  */
 
+/* its life; ends the worker */
+extern void es_pg_run(EsThread *thread, void *worker);
 /* a connection that is not blocking; NULL and why not.  The resolver cannot be interrupted */
 extern PGconn *es_pg_connect(EsThread *thread, const EsPgTarget *target, long long deadline, char *fault, size_t size);
 /* waits for the socket; false: the time is up, or the thread is to end */

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "postgresql.h"
+#include "settings.h"
 
 #define DEFAULT_PORT "5432"
 #define DEFAULT_CONNECT_MS 10000L
@@ -59,8 +60,6 @@ static const char *check_values(const EsPgUrl *url);
 static bool decode(const char *text, size_t len, char *buffer, size_t size);
 static bool is_number(const char *text, long min, long max);
 static bool is_one_of(const char *text, const char *const *list);
-static const char *setting(const EsSetting *settings, int n, const char *name);
-static char *copy(const char *text);
 static bool copy_settings(EsPgTarget *target, const EsLinkConfig *config);
 static bool set_password(EsPgTarget *target, const EsLinkConfig *config, char *fault, size_t size);
 static PGconn *dial(EsThread *thread, const EsPgTarget *target, const struct addrinfo *address, long long deadline, char *fault,
@@ -293,11 +292,11 @@ es_pg_make_target(EsPgTarget *target, const EsTransportHost *core, const EsLinkC
 	target->verify = config->tls_verify;
 	target->plain_text = strcmp(target->url.sslmode, "disable") == 0;
 	target->connect_ms = target->url.connect_timeout[0] != '\0' ? atol(target->url.connect_timeout) * 1000 : DEFAULT_CONNECT_MS;
-	target->endpoint = copy(config->endpoint);
-	target->networks = copy(config->allowed_networks);
-	target->server_name = copy(config->tls_server_name);
-	target->ca_file = copy(config->tls_ca_file);
-	target->pem = copy(setting(config->secrets, config->nsecrets, "tls"));
+	target->endpoint = es_settings_copy(config->endpoint);
+	target->networks = es_settings_copy(config->allowed_networks);
+	target->server_name = es_settings_copy(config->tls_server_name);
+	target->ca_file = es_settings_copy(config->tls_ca_file);
+	target->pem = es_settings_copy(es_settings_secret(config, "tls"));
 	if (target->endpoint != NULL && target->networks != NULL && copy_settings(target, config) && set_password(target, config, fault, size))
 		return true;
 	es_pg_free_target(target);
@@ -339,21 +338,6 @@ es_pg_forget_environment(void)
 		(void) unsetenv(*name);
 }
 
-static const char *
-setting(const EsSetting *settings, int n, const char *name)
-{
-	for (int i = 0; i < n; i++)
-		if (strcmp(settings[i].name, name) == 0)
-			return settings[i].value;
-	return NULL;
-}
-
-static char *
-copy(const char *text)
-{
-	return text == NULL ? NULL : strdup(text);
-}
-
 static bool
 copy_settings(EsPgTarget *target, const EsLinkConfig *config)
 {
@@ -363,8 +347,8 @@ copy_settings(EsPgTarget *target, const EsLinkConfig *config)
 	for (int i = 0; i < config->nclient; i++)
 	{
 		target->nclient++;
-		target->client[i].name = copy(config->client[i].name);
-		target->client[i].value = copy(config->client[i].value);
+		target->client[i].name = es_settings_copy(config->client[i].name);
+		target->client[i].value = es_settings_copy(config->client[i].value);
 		if (target->client[i].name == NULL || target->client[i].value == NULL)
 			return false;
 	}
@@ -375,12 +359,10 @@ copy_settings(EsPgTarget *target, const EsLinkConfig *config)
 static bool
 set_password(EsPgTarget *target, const EsLinkConfig *config, char *fault, size_t size)
 {
-	const char *secret = setting(config->secrets, config->nsecrets, "sasl");
+	const char *secret = es_settings_credentials(config);
 	char	   *user = target->url.user;
 	size_t		len = strlen(user);
 
-	if (secret == NULL)
-		secret = setting(config->secrets, config->nsecrets, "basic");
 	if (len == 0 && secret != NULL)
 	{
 		len = strcspn(secret, ":");
@@ -399,7 +381,7 @@ set_password(EsPgTarget *target, const EsLinkConfig *config, char *fault, size_t
 		return true;
 	if (strncmp(secret, user, len) == 0 && secret[len] == ':')
 		secret += len + 1;
-	target->password = copy(secret);
+	target->password = es_settings_copy(secret);
 	return target->password != NULL;
 }
 

@@ -140,6 +140,13 @@ es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *es
 #define es_index_beginscan(heap, index, snapshot, nkeys) index_beginscan((heap), (index), (snapshot), (nkeys), 0)
 #endif
 
+/* 17 lets the caller give a lexer of JSON its memory (1c99cde2f) */
+#if PG_VERSION_NUM >= 170000
+#define es_json_lexer(text, len) makeJsonLexContextCstringLen(NULL, (text), (len), GetDatabaseEncoding(), true)
+#else
+#define es_json_lexer(text, len) makeJsonLexContextCstringLen((text), (len), GetDatabaseEncoding(), true)
+#endif
+
 /* 16 made one function of the permission checks (c727f511b) */
 #include "catalog/pg_proc.h"
 #include "utils/acl.h"

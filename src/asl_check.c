@@ -109,7 +109,8 @@ find_target(const EsAslDefinition *definition, const EsAslMachine *machine, cons
 static bool
 link_state(const EsAslDefinition *definition, EsAslState *state, StringInfo faults)
 {
-	bool		is_linked = true;
+	/* what neither goes on nor ends is a fault already */
+	bool		is_linked = state->next_name != NULL || state->choices != NULL || is_end(state);
 	ListCell   *lc;
 
 	if (state->next_name != NULL)

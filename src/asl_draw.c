@@ -63,6 +63,7 @@ es_asl_draw(const EsAslDefinition *definition, const EsAslLive *live)
 	draw_machine(&drawing, definition->machine);
 	if (live != NULL)
 		draw_statuses(&drawing, definition);
+	drawing.text.data[--drawing.text.len] = '\0';
 	return drawing.text.data;
 }
 

@@ -109,8 +109,7 @@ find_target(const EsAslDefinition *definition, const EsAslMachine *machine, cons
 static bool
 link_state(const EsAslDefinition *definition, EsAslState *state, StringInfo faults)
 {
-	/* what neither goes on nor ends is a fault already */
-	bool		is_linked = state->next_name != NULL || state->choices != NULL || is_end(state);
+	bool		is_linked = true;
 	ListCell   *lc;
 
 	if (state->next_name != NULL)
@@ -143,7 +142,8 @@ link_state(const EsAslDefinition *definition, EsAslState *state, StringInfo faul
 		is_linked &= catcher->next != NULL;
 		follow(state, catcher->next);
 	}
-	return is_linked;
+	/* what neither goes on nor ends is a fault already */
+	return is_linked && (state->followers != NIL || is_end(state));
 }
 
 static void

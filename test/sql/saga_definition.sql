@@ -303,23 +303,23 @@ SELECT evtstore.define_saga('silent', '{"StartAt": "A", "Saga": {"OnFail": "stop
 SELECT evtstore.define_saga('silent', '{"StartAt": "M", "States": {"M": {"Type": "Map", "End": true, "ItemProcessor": {"StartAt": "I", "States": {"I": {"Type": "Task", "Resource": "sql:shop.book", "End": true}}}}}}');
 
 \echo rights: whoever defines the first version owns the saga
-CREATE ROLE saga_one;
-CREATE ROLE saga_two;
-GRANT evtstore_admin TO saga_one, saga_two;
-GRANT USAGE ON SCHEMA shop TO saga_one;
+CREATE ROLE regress_saga_one;
+CREATE ROLE regress_saga_two;
+GRANT evtstore_admin TO regress_saga_one, regress_saga_two;
+GRANT USAGE ON SCHEMA shop TO regress_saga_one;
 REVOKE EXECUTE ON FUNCTION shop.book FROM PUBLIC;
-SET ROLE saga_one;
+SET ROLE regress_saga_one;
 SELECT evtstore.define_saga('theirs', '[{"do": "sql:shop.book"}]');
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION shop.book TO saga_one;
-SET ROLE saga_one;
+GRANT EXECUTE ON FUNCTION shop.book TO regress_saga_one;
+SET ROLE regress_saga_one;
 SELECT evtstore.define_saga('theirs', '[{"do": "sql:shop.book"}]');
-SET ROLE saga_two;
+SET ROLE regress_saga_two;
 SELECT evtstore.define_saga('theirs', '[{"do": "queue:payment.charge"}]');
 SELECT evtstore.drop_saga('theirs');
 RESET ROLE;
-GRANT saga_one TO saga_two;
-SET ROLE saga_two;
+GRANT regress_saga_one TO regress_saga_two;
+SET ROLE regress_saga_two;
 SELECT evtstore.define_saga('theirs', '[{"do": "queue:payment.charge"}]');
 -- the owner stays, and it is he who has to be able to call it
 SELECT evtstore.define_saga('theirs', '[{"do": "sql:shop.book"}, {"do": "queue:payment.charge", "pivot": true}]');
@@ -328,8 +328,8 @@ SELECT owner, spec FROM evtstore_internal.definition WHERE name = 'theirs';
 SELECT evtstore.drop_saga('theirs');
 SELECT count(*) FROM evtstore_internal.saga_version v WHERE NOT EXISTS (SELECT FROM evtstore_internal.definition d WHERE d.id = v.definition_id);
 SELECT evtstore.explain_definition('theirs');
-DROP OWNED BY saga_one, saga_two;
-DROP ROLE saga_one, saga_two;
+DROP OWNED BY regress_saga_one, regress_saga_two;
+DROP ROLE regress_saga_one, regress_saga_two;
 
 -- not in a transaction that may not write, nor where the name is newer than the snapshot
 BEGIN READ ONLY;

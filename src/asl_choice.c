@@ -158,7 +158,7 @@ compile_rule(const JsonbValue *value, bool is_top, const char *where, StringInfo
 	while (JsonbIteratorNext(&it, &v, true) == WJB_KEY)
 	{
 		char	   *key = es_asl_value_string(&v);
-		char	   *inner = psprintf("%s.%s", where, key);
+		char	   *inner = es_asl_where(where, key);
 
 		(void) JsonbIteratorNext(&it, &v, true);
 		if (strcmp(key, "Next") != 0)

@@ -62,7 +62,7 @@ compile_object(const JsonbValue *value, const char *where, StringInfo faults)
 	{
 		char	   *key = es_asl_value_string(&v);
 		int			len = strlen(key);
-		char	   *inner = psprintf("%s.%s", where, key);
+		char	   *inner = es_asl_where(where, key);
 		EsAslPayload *item;
 
 		(void) JsonbIteratorNext(&it, &v, true);

@@ -99,7 +99,7 @@ read_state(Jsonb *given)
 				(errcode(ES_ERRCODE_INVALID_DEFINITION),
 				 errmsg("the state is invalid"),
 				 errdetail("%s", relative(faults.data, name)),
-				 errhint("docs/reference/sagas-states.md has the fields of each type of state.")));
+				 errhint("It is one state, as it stands in \"States\" of a definition.")));
 	return es_asl_find_state(definition, name);
 }
 
@@ -174,7 +174,7 @@ has_target(const List *targets, const char *name)
 	return false;
 }
 
-/* faults as if the state were all: $.Retry[0], not $.States.State.Retry[0] */
+/* faults and causes as if the state were all: $.Retry[0], not $.States.State.Retry[0] */
 static char *
 relative(const char *faults, const char *name)
 {
@@ -362,11 +362,12 @@ static void
 settle_fault(Trial *trial)
 {
 	const EsAslState *state = trial->state;
-	EsAslFault	fault = trial->fault;
+	EsAslFault	fault = {trial->fault.error, trial->fault.cause == NULL ? NULL : relative(trial->fault.cause, state->name)};
 	int			retrier = es_asl_find_retrier(state->retriers, state->nretriers, fault.error);
 	int			catcher = es_asl_find_catcher(state, fault.error);
 
 	trial->status = "FAILED";
+	trial->fault = fault;
 	trial->next = NULL;
 	if (retrier >= 0)
 	{

@@ -206,6 +206,7 @@ typedef struct EsAslState
 	Jsonb *result; /* NULL: its input */
 	/* Choice */
 	EsAslChoices *choices;
+	List *conditions; /* char *: of each, for a drawing */
 	char *fallback_name;
 	struct EsAslState *fallback; /* Default; NULL: none */
 	/* Wait: one of these */
@@ -294,6 +295,26 @@ extern char *es_asl_call_text(const EsAslCall *call);
 extern EsAslState *es_asl_find_state(const EsAslDefinition *definition, const char *name);
 /* does the error (a name, or 'SQLSTATE condition_name': either is one) match one of these? */
 extern bool es_asl_error_matches(const List *errors, const char *error);
+
+/* ---- asl_text.c: fields that are there twice, which a jsonb no longer shows ---- */
+
+extern void es_asl_find_duplicates(text *json, StringInfo faults);
+/* one fault of several: its end, and the length of its path.  NULL: there is none */
+extern const char *es_asl_next_fault(const char *fault, int *path_length);
+
+/* ---- asl_draw.c: Mermaid ---- */
+
+/* what became of a state, for a drawing of an instance */
+typedef struct EsAslLive
+{
+	const char *status; /* waiting, pending, done, failed, unknown, withdrawn, undone; NULL: not entered */
+	const char *note;	/* a line more; NULL: none */
+} EsAslLive;
+
+/* live: by the number of the state; NULL: of the definition alone */
+extern char *es_asl_draw(const EsAslDefinition *definition, const EsAslLive *live);
+/* "$.total NumericGreaterThan 100" */
+extern char *es_asl_condition_text(const JsonbValue *rule);
 
 /* ---- asl_state.c: what a state does with its input and its result ---- */
 

@@ -142,7 +142,8 @@ link_state(const EsAslDefinition *definition, EsAslState *state, StringInfo faul
 		is_linked &= catcher->next != NULL;
 		follow(state, catcher->next);
 	}
-	return is_linked;
+	/* what neither goes on nor ends is a fault already */
+	return is_linked && (state->followers != NIL || is_end(state));
 }
 
 static void

@@ -38,6 +38,7 @@ static unsigned with(unsigned combinations, unsigned effect);
 static bool has(unsigned combinations, unsigned effect);
 static void enter(Effects *effects, const EsAslState *from, const EsAslState *to, unsigned combinations);
 static void keep_inside(Effects *effects, const EsAslState *state, unsigned combinations);
+static void remember(Effects *effects, const EsAslState **known, const EsAslState *found);
 static void enter_branches(Effects *effects, const EsAslState *state);
 static void check_state(const Effects *effects, const EsAslState *state, StringInfo faults);
 static void check_task(const Effects *effects, const EsAslState *state, StringInfo faults);
@@ -180,10 +181,10 @@ enter(Effects *effects, const EsAslState *from, const EsAslState *to, unsigned c
 {
 	unsigned	all = effects->entered[to->number] | combinations;
 
-	if (has(combinations, PIVOT) && effects->pivot[to->number] == NULL)
-		effects->pivot[to->number] = from->class == ES_ASL_PIVOT ? from : effects->pivot[from->number];
-	if (has(combinations, RETRIABLE) && effects->retriable[to->number] == NULL)
-		effects->retriable[to->number] = from->class == ES_ASL_RETRIABLE ? from : effects->retriable[from->number];
+	if (has(combinations, PIVOT))
+		remember(effects, &effects->pivot[to->number], from->class == ES_ASL_PIVOT ? from : effects->pivot[from->number]);
+	if (has(combinations, RETRIABLE))
+		remember(effects, &effects->retriable[to->number], from->class == ES_ASL_RETRIABLE ? from : effects->retriable[from->number]);
 	effects->is_changed |= all != effects->entered[to->number];
 	effects->entered[to->number] = all;
 }
@@ -202,11 +203,20 @@ keep_inside(Effects *effects, const EsAslState *state, unsigned combinations)
 		effects->inside[machine->number] = all;
 		if (machine->owner == NULL)
 			continue;
-		if (state->class == ES_ASL_PIVOT || effects->pivot[machine->owner->number] == NULL)
-			effects->pivot[machine->owner->number] = state->class == ES_ASL_PIVOT ? state : effects->pivot[state->number];
-		if (state->class == ES_ASL_RETRIABLE || effects->retriable[machine->owner->number] == NULL)
-			effects->retriable[machine->owner->number] = state->class == ES_ASL_RETRIABLE ? state : effects->retriable[state->number];
+		remember(effects, &effects->pivot[machine->owner->number], state->class == ES_ASL_PIVOT ? state : effects->pivot[state->number]);
+		remember(effects, &effects->retriable[machine->owner->number],
+				 state->class == ES_ASL_RETRIABLE ? state : effects->retriable[state->number]);
 	}
+}
+
+/* the first that is found; for messages only */
+static void
+remember(Effects *effects, const EsAslState **known, const EsAslState *found)
+{
+	if (*known != NULL || found == NULL)
+		return;
+	*known = found;
+	effects->is_changed = true;
 }
 
 static void

@@ -287,6 +287,12 @@ check_arguments(Parser *parser, const EsAslExpression *function)
 						 intrinsic->max == 1 || (intrinsic->max < 0 && intrinsic->min == 1) ? "" : "s", function->nargs);
 		return false;
 	}
+	for (int i = 0; i < function->nargs && intrinsic->of_numbers; i++)
+		if (function->args[i]->kind == KIND_CONSTANT && function->args[i]->constant.type != jbvNumeric)
+		{
+			es_asl_add_fault(parser->faults, parser->where, "%s takes numbers, and paths to numbers", intrinsic->name);
+			return false;
+		}
 	if (es_asl_intrinsic_is_format(intrinsic) && function->args[0]->raw != NULL)
 	{
 		const char *template = function->args[0]->raw;

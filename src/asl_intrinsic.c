@@ -89,7 +89,7 @@ static const AslIntrinsic intrinsics[] = {
 	{"States.Array", 0, -1, run_array},
 	{"States.ArrayPartition", 2, 2, run_array_partition},
 	{"States.ArrayContains", 2, 2, run_array_contains},
-	{"States.ArrayRange", 3, 3, run_array_range},
+	{"States.ArrayRange", 3, 3, run_array_range, true},
 	{"States.ArrayGetItem", 2, 2, run_array_get_item},
 	{"States.ArrayLength", 1, 1, run_array_length},
 	{"States.ArrayUnique", 1, 1, run_array_unique},
@@ -97,8 +97,8 @@ static const AslIntrinsic intrinsics[] = {
 	{"States.Base64Decode", 1, 1, run_base64_decode},
 	{"States.Hash", 2, 2, run_hash},
 	{"States.JsonMerge", 3, 3, run_json_merge},
-	{"States.MathRandom", 2, 3, run_math_random},
-	{"States.MathAdd", 2, 2, run_math_add},
+	{"States.MathRandom", 2, 3, run_math_random, true},
+	{"States.MathAdd", 2, 2, run_math_add, true},
 	{"States.StringSplit", 2, 2, run_string_split},
 	{"States.UUID", 0, 0, run_uuid}
 };

@@ -18,6 +18,7 @@ struct AslIntrinsic
 	int min; /* arguments */
 	int max; /* -1: any number */
 	AslIntrinsicRun run;
+	bool of_numbers; /* all arguments */
 };
 
 /* NULL: there is none of that name */

@@ -349,7 +349,18 @@ finish_state(EsAslParser *parser, EsAslState *state, const JsonbValue *value)
 static void
 read_choices(EsAslParser *parser, const EsAslField *field, const char *where, const JsonbValue *value, void *to)
 {
-	((EsAslState *) to)->choices = es_asl_choices_compile(value, where, parser->faults);
+	EsAslState *state = to;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+
+	state->choices = es_asl_choices_compile(value, where, parser->faults);
+	if (state->choices == NULL || !es_asl_value_is_array(value))
+		return;
+	it = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+		if (token == WJB_ELEM)
+			state->conditions = lappend(state->conditions, es_asl_condition_text(&v));
 }
 
 static void

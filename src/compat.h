@@ -77,6 +77,21 @@
 #endif
 #define es_proc_by_number(n) (&ProcGlobal->allProcs[(n)])
 
+/* 16 lets actions of the JSON parser end it, 17 lets its lexer be on the stack */
+#include "utils/jsonfuncs.h"
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType EsJsonResult;
+#define ES_JSON_GO_ON() return JSON_SUCCESS
+#else
+typedef void EsJsonResult;
+#define ES_JSON_GO_ON() return
+#endif
+#if PG_VERSION_NUM >= 170000
+#define es_make_json_lexer(json) makeJsonLexContext(NULL, (json), true)
+#else
+#define es_make_json_lexer(json) makeJsonLexContext((json), true)
+#endif
+
 /* 17 added custom wait events (c9af05465) */
 #if PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"

@@ -320,6 +320,10 @@ extern char *es_asl_condition_text(const JsonbValue *rule);
 
 /* InputPath and Parameters: what its work gets.  NULL: it failed */
 extern Jsonb *es_asl_state_input(const EsAslState *state, const EsAslScope *scope, EsAslFault *fault);
+/* of a Map: ItemsPath, an array, from what es_asl_state_input gave.  NULL: it failed */
+extern Jsonb *es_asl_state_items(const EsAslState *state, const EsAslScope *scope, EsAslFault *fault);
+/* ItemSelector: an item's input; scope->input as above.  $$.Map.Item is there for it, with Index and Value */
+extern Jsonb *es_asl_item_input(const EsAslState *state, const EsAslScope *scope, int index, Jsonb *item, EsAslFault *fault);
 /* ResultSelector, ResultPath and OutputPath: the next state's input.  scope->input: the state's input as it came */
 extern Jsonb *es_asl_state_output(const EsAslState *state, const EsAslScope *scope, Jsonb *result, EsAslFault *fault);
 /* the input of a catcher's next state */

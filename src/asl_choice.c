@@ -95,7 +95,7 @@ struct EsAslChoices
 };
 
 static Rule *compile_rule(const JsonbValue *value, bool is_top, const char *where, StringInfo faults);
-static void compile_field(Rule *rule, int *noperators, const char *key, const JsonbValue *value, const char *where, StringInfo faults);
+static bool compile_field(Rule *rule, int *noperators, const char *key, const JsonbValue *value, const char *where, StringInfo faults);
 static bool compile_group(Rule *rule, const char *key, const JsonbValue *value, const char *where, StringInfo faults);
 static List *compile_list(const JsonbValue *value, bool is_top, const char *where, StringInfo faults);
 static bool compile_test(Rule *rule, const char *key, const JsonbValue *value, const char *where, StringInfo faults);
@@ -144,6 +144,7 @@ compile_rule(const JsonbValue *value, bool is_top, const char *where, StringInfo
 {
 	Rule	   *rule = palloc0(sizeof(Rule));
 	int			noperators = 0;
+	bool		is_known = true;
 	JsonbIterator *it;
 	JsonbValue	v;
 
@@ -158,11 +159,11 @@ compile_rule(const JsonbValue *value, bool is_top, const char *where, StringInfo
 	while (JsonbIteratorNext(&it, &v, true) == WJB_KEY)
 	{
 		char	   *key = es_asl_value_string(&v);
-		char	   *inner = psprintf("%s.%s", where, key);
+		char	   *inner = es_asl_where(where, key);
 
 		(void) JsonbIteratorNext(&it, &v, true);
 		if (strcmp(key, "Next") != 0)
-			compile_field(rule, &noperators, key, &v, inner, faults);
+			is_known &= compile_field(rule, &noperators, key, &v, inner, faults);
 		else if (!is_top)
 			es_asl_add_fault(faults, inner, "only the rules of Choices themselves have it");
 		else if (v.type != jbvString)
@@ -170,18 +171,19 @@ compile_rule(const JsonbValue *value, bool is_top, const char *where, StringInfo
 		else
 			rule->next = es_asl_value_string(&v);
 	}
-	if (noperators != 1)
+	if (noperators != 1 && is_known)
 		es_asl_add_fault(faults, where, "a rule has one comparison, or one of And, Or, Not; this has %d", noperators);
-	else if (rule->kind >= KIND_COMPARE && rule->variable == NULL && getKeyJsonValueFromContainer(value->val.binary.data, "Variable", 8, &v) == NULL)
+	else if (noperators == 1 && rule->kind >= KIND_COMPARE && rule->variable == NULL && getKeyJsonValueFromContainer(value->val.binary.data, "Variable", 8, &v) == NULL)
 		es_asl_add_fault(faults, where, "\"Variable\" is missing");
-	else if (rule->kind < KIND_COMPARE && rule->variable != NULL)
+	else if (noperators == 1 && rule->kind < KIND_COMPARE && rule->variable != NULL)
 		es_asl_add_fault(faults, where, "And, Or and Not have no \"Variable\"");
 	if (is_top && getKeyJsonValueFromContainer(value->val.binary.data, "Next", 4, &v) == NULL)
 		es_asl_add_fault(faults, where, "\"Next\" is missing");
 	return rule;
 }
 
-static void
+/* false: there is no such field */
+static bool
 compile_field(Rule *rule, int *noperators, const char *key, const JsonbValue *value, const char *where, StringInfo faults)
 {
 	if (strcmp(key, "Variable") == 0)
@@ -195,7 +197,14 @@ compile_field(Rule *rule, int *noperators, const char *key, const JsonbValue *va
 			 compile_comparison(rule, key, value, where, faults))
 		(*noperators)++;
 	else
-		es_asl_add_fault(faults, where, "a rule has no such field");
+	{
+		bool		is_jsonata = strcmp(key, "Condition") == 0 || strcmp(key, "Output") == 0;
+
+		es_asl_add_fault(faults, where, is_jsonata ? "it belongs to JSONata, which is not supported: write comparisons of paths" :
+						 strcmp(key, "Assign") == 0 ? "variables are not supported" : "a rule has no such field");
+		return false;
+	}
+	return true;
 }
 
 static bool

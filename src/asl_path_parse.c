@@ -125,7 +125,7 @@ parse_root(Parser *parser, EsAslPath *path)
 	if (parser->is_reference && path->root == ASL_ROOT_CONTEXT)
 		return refuse(parser, "the context object cannot be written to");
 	if (is_name_char(parser, *parser->at))
-		return refuse(parser, "variables are not taken; a field of the input is $.name");
+		return refuse(parser, "variables are not supported; a field of the input is $.name");
 	return true;
 }
 
@@ -215,7 +215,7 @@ parse_bracket(Parser *parser, EsAslPath *path)
 		is_read = step->filter != NULL;
 	}
 	else if (*parser->at == '(')
-		return refuse(parser, "scripts are not taken; the last element is [-1]");
+		return refuse(parser, "scripts are not supported; the last element is [-1]");
 	else
 		is_read = parse_places(parser, path);
 	if (!is_read)
@@ -422,7 +422,7 @@ parse_comparison(Parser *parser)
 	}
 	else if (strncmp(parser->at, "=~", 2) == 0 || isalpha((unsigned char) *parser->at))
 	{
-		(void) refuse(parser, "regular expressions and operators that are words are not taken; operators are == != < <= > >= && || !");
+		(void) refuse(parser, "regular expressions and operators that are words are not supported; operators are == != < <= > >= && || !");
 		return NULL;
 	}
 	return filter;

@@ -24,6 +24,7 @@ struct EsAslPayload
 	Kind		kind;
 	Jsonb	   *constant;
 	EsAslExpression *expression;
+	char	   *where;			/* it stands in the definition: for the cause */
 	List	   *items;			/* of an array and an object: EsAslPayload */
 	List	   *keys;			/* of an object: char *, without .$ */
 };
@@ -62,7 +63,7 @@ compile_object(const JsonbValue *value, const char *where, StringInfo faults)
 	{
 		char	   *key = es_asl_value_string(&v);
 		int			len = strlen(key);
-		char	   *inner = psprintf("%s.%s", where, key);
+		char	   *inner = es_asl_where(where, key);
 		EsAslPayload *item;
 
 		(void) JsonbIteratorNext(&it, &v, true);
@@ -111,6 +112,7 @@ compile_expression(const JsonbValue *value, const char *where, StringInfo faults
 	EsAslPayload *payload = palloc0(sizeof(EsAslPayload));
 
 	payload->kind = KIND_EXPRESSION;
+	payload->where = pstrdup(where);
 	if (value->type == jbvString)
 		payload->expression = es_asl_expression_compile(es_asl_value_string(value), where, faults);
 	else
@@ -164,11 +166,12 @@ push(JsonbParseState **state, JsonbIteratorToken token, const EsAslPayload *payl
 	 EsAslFault *fault)
 {
 	bool		is_object = payload->kind == KIND_OBJECT;
+	EsAslFault	own = {NULL};
 	JsonbValue	value;
 
 	check_stack_depth();
-	if (payload->kind == KIND_EXPRESSION && !es_asl_expression_value(payload->expression, scope, &value, fault))
-		return false;
+	if (payload->kind == KIND_EXPRESSION && !es_asl_expression_value(payload->expression, scope, &value, &own))
+		return es_asl_fail(fault, own.error, "%s: %s", payload->where, own.cause);
 	if (payload->kind == KIND_CONSTANT)
 		es_asl_value_set_jsonb(&value, payload->constant);
 	if (payload->kind == KIND_EXPRESSION || payload->kind == KIND_CONSTANT)

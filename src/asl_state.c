@@ -14,6 +14,7 @@
 #include "utils/numeric.h"
 
 #include "asl_value.h"
+#include "options.h"
 
 /* a retry is not later than that: a year; s */
 #define MAX_DELAY 31622400.0
@@ -36,6 +37,45 @@ es_asl_state_input(const EsAslState *state, const EsAslScope *scope, EsAslFault 
 	if (selected.input == NULL || state->parameters == NULL || state->type == ES_ASL_MAP)
 		return selected.input;
 	return es_asl_payload_make(state->parameters, &selected, fault);
+}
+
+Jsonb *
+es_asl_state_items(const EsAslState *state, const EsAslScope *scope, EsAslFault *fault)
+{
+	Jsonb	   *items = select_from(&state->items_path, scope, "ItemsPath", fault);
+
+	if (items == NULL || (JB_ROOT_IS_ARRAY(items) && !JB_ROOT_IS_SCALAR(items)))
+		return items;
+	(void) es_asl_fail(fault, ES_ASL_RUNTIME, "ItemsPath: %s is no array", es_options_shown(items));
+	return NULL;
+}
+
+Jsonb *
+es_asl_item_input(const EsAslState *state, const EsAslScope *scope, int index, Jsonb *item, EsAslFault *fault)
+{
+	JsonbParseState *parse = NULL;
+	EsAslScope	of_item = *scope;
+	Jsonb	   *map;
+	JsonbValue	v;
+
+	if (state->parameters == NULL)
+		return item;
+	(void) pushJsonbValue(&parse, WJB_BEGIN_OBJECT, NULL);
+	push_string(&parse, WJB_KEY, "Map");
+	(void) pushJsonbValue(&parse, WJB_BEGIN_OBJECT, NULL);
+	push_string(&parse, WJB_KEY, "Item");
+	(void) pushJsonbValue(&parse, WJB_BEGIN_OBJECT, NULL);
+	push_string(&parse, WJB_KEY, "Index");
+	es_asl_value_set_integer(&v, index);
+	(void) pushJsonbValue(&parse, WJB_VALUE, &v);
+	push_string(&parse, WJB_KEY, "Value");
+	es_asl_value_set_jsonb(&v, item);
+	(void) pushJsonbValue(&parse, WJB_VALUE, &v);
+	(void) pushJsonbValue(&parse, WJB_END_OBJECT, NULL);
+	(void) pushJsonbValue(&parse, WJB_END_OBJECT, NULL);
+	map = JsonbValueToJsonb(pushJsonbValue(&parse, WJB_END_OBJECT, NULL));
+	of_item.context = scope->context == NULL ? map : es_options_merge(scope->context, map);
+	return es_asl_payload_make(state->parameters, &of_item, fault);
 }
 
 Jsonb *
@@ -83,7 +123,7 @@ select_from(const EsAslSelect *select, const EsAslScope *scope, const char *fiel
 	return own_value(select->expression, scope, field, &value, fault) ? es_asl_value_jsonb(&value) : NULL;
 }
 
-/* of a field of the state itself */
+/* of a field of the state itself; its name, or NULL: for the cause */
 static bool
 own_value(const EsAslExpression *expression, const EsAslScope *scope, const char *field, JsonbValue *value, EsAslFault *fault)
 {
@@ -91,7 +131,8 @@ own_value(const EsAslExpression *expression, const EsAslScope *scope, const char
 
 	if (es_asl_expression_value(expression, scope, value, &own))
 		return true;
-	return es_asl_fail(fault, strcmp(own.error, ES_ASL_PARAMETER_PATH) == 0 ? ES_ASL_RUNTIME : own.error, "%s: %s", field, own.cause);
+	return es_asl_fail(fault, strcmp(own.error, ES_ASL_PARAMETER_PATH) == 0 ? ES_ASL_RUNTIME : own.error, "%s%s%s",
+					   field == NULL ? "" : field, field == NULL ? "" : ": ", own.cause);
 }
 
 int
@@ -168,7 +209,7 @@ es_asl_number(const EsAslNumber *number, const EsAslScope *scope, double *value,
 	*value = number->value;
 	if (number->expression == NULL)
 		return true;
-	if (!own_value(number->expression, scope, "a number", &v, fault))
+	if (!own_value(number->expression, scope, NULL, &v, fault))
 		return false;
 	if (v.type == jbvNumeric)
 		*value = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(v.val.numeric)));
@@ -185,7 +226,7 @@ es_asl_text(const EsAslText *text, const EsAslScope *scope, char **value, EsAslF
 	*value = text->value;
 	if (text->expression == NULL)
 		return true;
-	if (!own_value(text->expression, scope, "a text", &v, fault))
+	if (!own_value(text->expression, scope, NULL, &v, fault))
 		return false;
 	if (v.type != jbvString)
 		return es_asl_fail(fault, ES_ASL_RUNTIME, "%s is no string", es_asl_value_shown(&v));

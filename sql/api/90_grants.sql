@@ -7,7 +7,8 @@ GRANT EXECUTE ON FUNCTION
     evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event,
     evtstore.stream_version,
     evtstore.head_position, evtstore.why_behind, evtstore.hot_keys, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
-    evtstore.merge_data, evtstore.merge_patch, evtstore.message_status, evtstore.to_cloudevent, evtstore.check_saga, evtstore.explain_definition
+    evtstore.merge_data, evtstore.merge_patch, evtstore.message_status, evtstore.to_cloudevent,
+    evtstore.check_saga, evtstore.explain_definition, evtstore.test_state
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head, evtstore.wait_for TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads

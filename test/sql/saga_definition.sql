@@ -319,10 +319,14 @@ SELECT evtstore.define_saga('theirs', '[{"do": "queue:payment.charge"}]');
 SELECT evtstore.drop_saga('theirs');
 RESET ROLE;
 GRANT regress_saga_one TO regress_saga_two;
+CREATE FUNCTION shop.of_two(jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT $1';
+REVOKE EXECUTE ON FUNCTION shop.of_two FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION shop.of_two TO regress_saga_two;
 SET ROLE regress_saga_two;
 SELECT evtstore.define_saga('theirs', '[{"do": "queue:payment.charge"}]');
 -- the owner stays, and it is he who has to be able to call it
 SELECT evtstore.define_saga('theirs', '[{"do": "sql:shop.book"}, {"do": "queue:payment.charge", "pivot": true}]');
+SELECT evtstore.define_saga('theirs', '[{"do": "sql:shop.of_two"}]');
 RESET ROLE;
 SELECT owner, spec FROM evtstore_internal.definition WHERE name = 'theirs';
 SELECT evtstore.drop_saga('theirs');

@@ -130,6 +130,7 @@ static Jsonb *read_version(int32 id, int version, bytea **hash);
 static void compile(Compiled *entry, const Saga *saga, Jsonb *spec, bytea *hash);
 static void show(Compiled *entry, const Saga *saga);
 static void retire(MemoryContext *context);
+static void forget_dropped(void);
 
 /* evtstore.define_saga(name text, definition jsonb) -> int */
 Datum
@@ -414,6 +415,7 @@ find_version(const Saga *saga, int version)
 		return NULL;
 	if (entry == NULL)
 	{
+		forget_dropped();
 		entry = hash_search(compiled, &key, HASH_ENTER, NULL);
 		entry->shown = NULL;
 		entry->hash = NULL;
@@ -506,4 +508,28 @@ retire(MemoryContext *context)
 	if (*context != NULL)
 		MemoryContextSetParent(*context, TopTransactionContext);
 	*context = NULL;
+}
+
+/* ids do not come again, so nobody else would */
+static void
+forget_dropped(void)
+{
+	HASH_SEQ_STATUS status;
+	Compiled   *entry;
+	/* not looked up again: who asks holds one of these */
+	const Saga *all = (const Saga *) sagas.entries;
+
+	hash_seq_init(&status, compiled);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		bool		is_there = false;
+
+		for (int i = 0; i < sagas.n; i++)
+			is_there |= all[i].id == entry->key.id;
+		if (is_there)
+			continue;
+		retire(&entry->shown_context);
+		retire(&entry->context);
+		hash_search(compiled, &entry->key, HASH_REMOVE, NULL);
+	}
 }

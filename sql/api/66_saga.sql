@@ -2,7 +2,7 @@ CREATE OR REPLACE FUNCTION evtstore.define_saga(name text, definition jsonb)
 RETURNS int
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_define_saga';
 COMMENT ON FUNCTION evtstore.define_saga IS
-'A version of a saga, as Amazon States Language with JSONPath and the key "Saga", or as a list of steps ([{"do": "queue:a", "undo": "queue:a_undo"}, …]);
+'A version of a saga, as Amazon States Language with JSONPath and the key "Saga", or as a list of steps ([{"do": "queue:a", "undo": "queue:a_undo"}, ...]);
 returns its number. New instances take the version that was defined last; those there are keep theirs. What equals an older version makes that one the
 active one again. Functions (sql:schema.function, jsonb to jsonb) run as who defined the first version. All faults are told at once, in DETAIL; a NOTICE names
 Tasks that say nothing of an undo. Errors: ST009, 42501 a saga of another role.';

@@ -2286,4 +2286,83 @@ return [
 		change => [ "(memcmp(address->bytes, mapped, 12) != 0 && memcmp(address->bytes, nat64, 12) != 0)", "memcmp(address->bytes, mapped, 12) != 0" ],
 		tests  => '091_ssrf',
 	},
+	# ---- definitions of sagas: asl_check.c, asl_class.c, asl_text.c, saga_version.c ----
+	{
+		name   => 'saga definitions: a branch is left by Next',
+		file   => 'asl_check.c',
+		change => [ "if (definition->by_name[i]->machine == machine)", "if (true)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a loop may have no end',
+		file   => 'asl_check.c',
+		change => [ "	check_ends(definition, is_open, faults);\n}", "	(void) is_open;\n	(void) check_ends;\n}" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: items of a Map one after the other',
+		file   => 'asl_class.c',
+		change => [ "if (j != i || state->type == ES_ASL_MAP)", "if (j != i)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: branches know nothing of each other',
+		file   => 'asl_class.c',
+		change => [ "if (j != i || state->type == ES_ASL_MAP)", "if (state->type == ES_ASL_MAP)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a Task that failed is done',
+		file   => 'asl_class.c',
+		change => [ "unsigned	caught = entered;", "unsigned	caught = left;" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a Catch knows nothing of what branches did',
+		file   => 'asl_class.c',
+		change => [ "caught |= effects->inside[state->branches[j]->number];", ";" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a failure behind the pivot is nobody\'s',
+		file   => 'asl_class.c',
+		change => [ "has(entered, PIVOT) && !is_caught(state))", "has(entered, PIVOT) && false)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: fields there twice are not seen',
+		file   => 'asl_text.c',
+		change => [ "if (strcmp(lfirst(lc), name) == 0)", "if (false)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga versions: the same content is another version',
+		file   => 'saga_version.c',
+		change => [ "if (existing != NULL)\n\t\tversion = run_int(&equal_plan, values);", "if (false)\n\t\tversion = run_int(&equal_plan, values);" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga versions: the hash is not looked at again',
+		file   => 'saga_version.c',
+		change => [ "entry->hash == NULL || VARSIZE(hash) != VARSIZE(entry->hash) || memcmp(hash, entry->hash, VARSIZE(hash)) != 0", "entry->hash == NULL" ],
+		tests  => 'saga_definition saga_define',
+	},
+	{
+		name   => 'saga versions: the name is not locked',
+		file   => 'saga_version.c',
+		change => [ "\tes_definition_lock(\"saga\", name);\n\tAcceptInvalidationMessages();\n\texisting", "\texisting" ],
+		tests  => 'saga_define',
+	},
+	{
+		name   => 'saga versions: anybody defines one of another\'s saga',
+		file   => 'saga_version.c',
+		change => [ "if (existing != NULL)\n\t\trequire_owner(existing);", ";" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga versions: functions are looked at as who calls',
+		file   => 'saga_version.c',
+		change => [ "existing == NULL ? GetUserId() : get_role_oid(existing->owner, true), &faults", "GetUserId(), &faults" ],
+		tests  => 'saga_definition',
+	},
 ];

@@ -185,7 +185,7 @@ relative(const char *faults, const char *name)
 	initStringInfo(&buf);
 	while (*faults != '\0')
 	{
-		const char *end = strchrnul(faults, '\n');
+		const char *end = faults + strcspn(faults, "\n");
 
 		if (strncmp(faults, prefix, len) == 0)
 		{

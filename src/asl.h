@@ -49,6 +49,8 @@ typedef struct EsAslFault
 #define ES_ASL_INTRINSIC "States.IntrinsicFailure"
 #define ES_ASL_TOLERATED "States.ExceedToleratedFailureThreshold"
 
+/* where and a key of it: $.States.Charge, or $.States['Charge it'] where the key is not plain */
+extern char *es_asl_where(const char *where, const char *key);
 extern void es_asl_add_fault(StringInfo faults, const char *where, const char *format, ...) pg_attribute_printf(3, 4);
 /* sets it, where none is set yet; false, so that it can be returned */
 extern bool es_asl_fail(EsAslFault *fault, const char *error, const char *format, ...) pg_attribute_printf(3, 4);
@@ -177,9 +179,11 @@ typedef struct EsAslState
 {
 	char *name;
 	char *where; /* $.States.Charge */
-	int number;	 /* in the whole definition, from 0, in order of writing */
+	int number;	 /* in the whole definition, from 0; a state before those in it, else in the order that jsonb has */
 	EsAslType type;
 	struct EsAslMachine *machine; /* that it is in */
+	char *next_name; /* NULL: it has none */
+	List *followers; /* EsAslState *: next, those of choices and catchers; each once */
 	struct EsAslState *next; /* NULL: it ends the machine, or it is a Choice, a Succeed, a Fail */
 	bool is_end;
 
@@ -202,6 +206,8 @@ typedef struct EsAslState
 	Jsonb *result; /* NULL: its input */
 	/* Choice */
 	EsAslChoices *choices;
+	List *conditions; /* char *: of each, for a drawing */
+	char *fallback_name;
 	struct EsAslState *fallback; /* Default; NULL: none */
 	/* Wait: one of these */
 	EsAslNumber seconds;
@@ -237,7 +243,10 @@ typedef struct EsAslState
 typedef struct EsAslMachine
 {
 	EsAslState *owner; /* NULL: the definition's own */
+	int number;		   /* in the whole definition, from 0 */
 	int place;		   /* which of the owner's branches */
+	char *where;	   /* $, $.States.Both.Branches[0] */
+	char *start_name;
 	EsAslState *start;
 	EsAslState **states;
 	int nstates;
@@ -255,7 +264,10 @@ typedef struct EsAslDefinition
 	char *comment;
 	EsAslMachine *machine;
 	EsAslState **states; /* all, by number */
+	EsAslState **by_name; /* the same, in order of names */
 	int nstates;
+	EsAslMachine **machines; /* all, by number */
+	int nmachines;
 	double timeout; /* s; 0: none */
 	EsAslOnFail on_fail;
 	bool goes_on;	/* "OnCompensateFail": "continue": an undo that failed for good is left, and the next one follows; else stuck */
@@ -271,17 +283,47 @@ typedef struct EsAslDefinition
 extern EsAslDefinition *es_asl_parse(Jsonb *definition, StringInfo faults);
 /* in asl_steps.c: the definition that a short form stands for; the same pointer where it is none */
 extern Jsonb *es_asl_expand_steps(Jsonb *definition, StringInfo faults);
-/* in asl_check.c: reachability, ends, classes on every path; what is wrong is added to faults.  Fills undeclared */
-extern void es_asl_check(EsAslDefinition *definition, StringInfo faults);
+/* in asl_check.c: puts states in the place of their names, and looks at names, reachability, ends; part of es_asl_parse */
+extern void es_asl_link(EsAslDefinition *definition, StringInfo faults);
+/* in asl_class.c: classes on every path; what is wrong is added to faults.  Fills undeclared.  Part of es_asl_parse, on what is linked */
+extern void es_asl_check_classes(EsAslDefinition *definition, StringInfo faults);
+/* "Task" */
+extern const char *es_asl_type_name(EsAslType type);
+/* "queue:orders", as it was written */
+extern char *es_asl_call_text(const EsAslCall *call);
 /* the state with that name; NULL: none.  Names are unique in a definition */
 extern EsAslState *es_asl_find_state(const EsAslDefinition *definition, const char *name);
 /* does the error (a name, or 'SQLSTATE condition_name': either is one) match one of these? */
 extern bool es_asl_error_matches(const List *errors, const char *error);
 
+/* ---- asl_text.c: fields that are there twice, which a jsonb no longer shows ---- */
+
+extern void es_asl_find_duplicates(text *json, StringInfo faults);
+/* one fault of several: its end, and the length of its path.  NULL: there is none */
+extern const char *es_asl_next_fault(const char *fault, int *path_length);
+
+/* ---- asl_draw.c: Mermaid ---- */
+
+/* what became of a state, for a drawing of an instance */
+typedef struct EsAslLive
+{
+	const char *status; /* waiting, pending, done, failed, unknown, withdrawn, undone; NULL: not entered */
+	const char *note;	/* a line more; NULL: none */
+} EsAslLive;
+
+/* live: by the number of the state; NULL: of the definition alone */
+extern char *es_asl_draw(const EsAslDefinition *definition, const EsAslLive *live);
+/* "$.total NumericGreaterThan 100" */
+extern char *es_asl_condition_text(const JsonbValue *rule);
+
 /* ---- asl_state.c: what a state does with its input and its result ---- */
 
 /* InputPath and Parameters: what its work gets.  NULL: it failed */
 extern Jsonb *es_asl_state_input(const EsAslState *state, const EsAslScope *scope, EsAslFault *fault);
+/* of a Map: ItemsPath, an array, from what es_asl_state_input gave.  NULL: it failed */
+extern Jsonb *es_asl_state_items(const EsAslState *state, const EsAslScope *scope, EsAslFault *fault);
+/* ItemSelector: an item's input; scope->input as above.  $$.Map.Item is there for it, with Index and Value */
+extern Jsonb *es_asl_item_input(const EsAslState *state, const EsAslScope *scope, int index, Jsonb *item, EsAslFault *fault);
 /* ResultSelector, ResultPath and OutputPath: the next state's input.  scope->input: the state's input as it came */
 extern Jsonb *es_asl_state_output(const EsAslState *state, const EsAslScope *scope, Jsonb *result, EsAslFault *fault);
 /* the input of a catcher's next state */

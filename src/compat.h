@@ -77,6 +77,21 @@
 #endif
 #define es_proc_by_number(n) (&ProcGlobal->allProcs[(n)])
 
+/* 16 lets actions of the JSON parser end it, 17 lets its lexer be on the stack */
+#include "utils/jsonfuncs.h"
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType EsJsonResult;
+#define ES_JSON_GO_ON() return JSON_SUCCESS
+#else
+typedef void EsJsonResult;
+#define ES_JSON_GO_ON() return
+#endif
+#if PG_VERSION_NUM >= 170000
+#define es_make_json_lexer(json) makeJsonLexContext(NULL, (json), true)
+#else
+#define es_make_json_lexer(json) makeJsonLexContext((json), true)
+#endif
+
 /* 17 added custom wait events (c9af05465) */
 #if PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"
@@ -138,6 +153,13 @@ es_exec_insert_index_tuples(ResultRelInfo *rri, TupleTableSlot *slot, EState *es
 #define es_index_beginscan(heap, index, snapshot, nkeys) index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0)
 #else
 #define es_index_beginscan(heap, index, snapshot, nkeys) index_beginscan((heap), (index), (snapshot), (nkeys), 0)
+#endif
+
+/* 17 lets the caller give a lexer of JSON its memory (1c99cde2f) */
+#if PG_VERSION_NUM >= 170000
+#define es_json_lexer(text, len) makeJsonLexContextCstringLen(NULL, (text), (len), GetDatabaseEncoding(), true)
+#else
+#define es_json_lexer(text, len) makeJsonLexContextCstringLen((text), (len), GetDatabaseEncoding(), true)
 #endif
 
 /* 16 made one function of the permission checks (c727f511b) */

@@ -7,7 +7,8 @@ GRANT EXECUTE ON FUNCTION
     evtstore.read_stream, evtstore.read_category, evtstore.read_all, evtstore.read_query, evtstore.get_event,
     evtstore.stream_version,
     evtstore.head_position, evtstore.why_behind, evtstore.hot_keys, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
-    evtstore.merge_data, evtstore.merge_patch, evtstore.message_status, evtstore.to_cloudevent
+    evtstore.merge_data, evtstore.merge_patch, evtstore.message_status, evtstore.to_cloudevent,
+    evtstore.check_saga, evtstore.explain_definition, evtstore.test_state
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head, evtstore.wait_for TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
@@ -37,6 +38,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
     evtstore.pause, evtstore.resume, evtstore.redrive, evtstore.discard, evtstore.unblock_key, evtstore.skip_event, evtstore.evict_consumer,
     evtstore.grant_use, evtstore.revoke_use,
+    evtstore.define_saga, evtstore.drop_saga,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule, evtstore.test_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.reset_breaker, evtstore.test_endpoint, evtstore.replay,
     evtstore.set_endpoint_secret, evtstore.resume_delivery

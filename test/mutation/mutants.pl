@@ -1070,6 +1070,122 @@ return [
 		tests  => 'cesql',
 	},
 
+	# ---- asl: what states of sagas do ----
+	{
+		name   => 'a slice of asl has its end',
+		file   => 'asl_path.c',
+		change => [ "from < Min(to, size)", "from <= Min(to, size - 1)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'what asl does not find is equal to all',
+		file   => 'asl_path.c',
+		change => [ "(has_both && es_asl_value_equal(&a, &b))", "(!has_both || es_asl_value_equal(&a, &b))" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'a filter of asl below all asks the object itself, too',
+		file   => 'asl_path.c',
+		change => [ "if (state->path->steps[n + 1].kind == ASL_STEP_FILTER)\n\t\twalk_children", "if (false)\n\t\twalk_children" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl puts a field beside the one that is there',
+		file   => 'asl_path.c',
+		change => [ "is_there |= is_it;", "" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl makes arrays that are missing',
+		file   => 'asl_path.c',
+		change => [ "at != NULL && es_asl_value_is_array(at))\n\t\treturn put_item", "true)\n\t\treturn at == NULL ? put(state, token, at, path, n + 1, value, result, fault) : put_item" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl functions nest as deep as one likes',
+		file   => 'asl_function.c',
+		change => [ "if (++parser->depth > MAX_NESTED)", "if (false)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl functions side by side count as nested',
+		file   => 'asl_function.c',
+		change => [ "\tparser->depth--;\n", "" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl looks not how deep a text is nested',
+		file   => 'asl_intrinsic.c',
+		change => [ "if (depth > MAX_JSON_DEPTH)", "if (false)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl base64 may be of any bytes',
+		file   => 'asl_intrinsic.c',
+		change => [ "if (!pg_verify_mbstr(PG_UTF8, bytes, len, true))", "if (false)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl random numbers reach the end',
+		file   => 'asl_intrinsic.c',
+		change => [ "((int64) end - start - 1)", "((int64) end - start)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl takes a field twice',
+		file   => 'asl_payload.c',
+		change => [ "\tcheck_keys(payload, where, faults);\n", "" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl rules look at all that stands behind',
+		file   => 'asl_choice.c',
+		change => [ "if (rule->kind != KIND_NOT && result == (rule->kind == KIND_OR))", "if (false)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'an asl star takes no more after a mismatch',
+		file   => 'asl_choice.c',
+		change => [ "else if (star < 0)", "else if (true)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl ALL matches faults of the definition',
+		file   => 'asl_state.c',
+		change => [ "if (strcmp(error, ES_ASL_RUNTIME) == 0 || strcmp(error, ES_ASL_DATA_LIMIT) == 0)", "if (false)" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl retries once more',
+		file   => 'asl_state.c',
+		change => [ "used >= retrier->max_attempts", "used > retrier->max_attempts" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl retries grow for ever',
+		file   => 'asl_state.c',
+		change => [ "delay = Min(delay, retrier->max_delay);", "" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl selectors see what was selected before',
+		file   => 'asl_state.c',
+		change => [ "of_result.input = es_asl_payload_make(state->result_selector, &of_result, fault);", "of_result.input = es_asl_payload_make(state->result_selector, scope, fault);" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl years have no leap',
+		file   => 'asl.c',
+		change => [ "day_tab[isleap(year)]", "day_tab[0]" ],
+		tests  => 'asl',
+	},
+	{
+		name   => 'asl offsets have no sign',
+		file   => 'asl.c',
+		change => [ "*seconds = sign * (hour", "*seconds = (hour" ],
+		tests  => 'asl',
+	},
+
 	# ---- condition.c, search.c: append conditions ----
 	{
 		name   => 'the condition is not checked',
@@ -2268,5 +2384,84 @@ return [
 		file   => 'transport/address.c',
 		change => [ "(memcmp(address->bytes, mapped, 12) != 0 && memcmp(address->bytes, nat64, 12) != 0)", "memcmp(address->bytes, mapped, 12) != 0" ],
 		tests  => '091_ssrf',
+	},
+	# ---- definitions of sagas: asl_check.c, asl_class.c, asl_text.c, saga_version.c ----
+	{
+		name   => 'saga definitions: a branch is left by Next',
+		file   => 'asl_check.c',
+		change => [ "if (definition->by_name[i]->machine == machine)", "if (true)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a loop may have no end',
+		file   => 'asl_check.c',
+		change => [ "	check_ends(definition, is_open, faults);\n}", "	(void) is_open;\n	(void) check_ends;\n}" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: items of a Map one after the other',
+		file   => 'asl_class.c',
+		change => [ "if (j != i || state->type == ES_ASL_MAP)", "if (j != i)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: branches know nothing of each other',
+		file   => 'asl_class.c',
+		change => [ "if (j != i || state->type == ES_ASL_MAP)", "if (state->type == ES_ASL_MAP)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a Task that failed is done',
+		file   => 'asl_class.c',
+		change => [ "unsigned	caught = entered;", "unsigned	caught = left;" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a Catch knows nothing of what branches did',
+		file   => 'asl_class.c',
+		change => [ "caught |= effects->inside[state->branches[j]->number];", ";" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: a failure behind the pivot is nobody\'s',
+		file   => 'asl_class.c',
+		change => [ "has(entered, PIVOT) && !is_caught(state))", "has(entered, PIVOT) && false)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga definitions: fields there twice are not seen',
+		file   => 'asl_text.c',
+		change => [ "if (strcmp(lfirst(lc), name) == 0)", "if (false)" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga versions: the same content is another version',
+		file   => 'saga_version.c',
+		change => [ "if (existing != NULL)\n\t\tversion = run_int(&equal_plan, values);", "if (false)\n\t\tversion = run_int(&equal_plan, values);" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga versions: the hash is not looked at again',
+		file   => 'saga_version.c',
+		change => [ "entry->hash == NULL || VARSIZE(hash) != VARSIZE(entry->hash) || memcmp(hash, entry->hash, VARSIZE(hash)) != 0", "entry->hash == NULL" ],
+		tests  => 'saga_definition saga_define',
+	},
+	{
+		name   => 'saga versions: the name is not locked',
+		file   => 'saga_version.c',
+		change => [ "\tes_definition_lock(\"saga\", name);\n\tAcceptInvalidationMessages();\n\texisting", "\texisting" ],
+		tests  => 'saga_define',
+	},
+	{
+		name   => 'saga versions: anybody defines one of another\'s saga',
+		file   => 'saga_version.c',
+		change => [ "if (existing != NULL)\n\t\trequire_owner(existing);", ";" ],
+		tests  => 'saga_definition',
+	},
+	{
+		name   => 'saga versions: functions are looked at as who calls',
+		file   => 'saga_version.c',
+		change => [ "existing == NULL ? GetUserId() : get_role_oid(existing->owner, true), &faults", "GetUserId(), &faults" ],
+		tests  => 'saga_definition',
 	},
 ];

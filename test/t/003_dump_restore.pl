@@ -32,6 +32,7 @@ sql($old, q{
 	SELECT evtstore.create_queue('pushed', '{"endpoint": "e"}');
 	SELECT evtstore.create_subscription('lanes', '{"categories": ["a"]}', lanes => 3);
 	SELECT evtstore.create_rule('kept', '{"categories": ["a"]}', 'queue:kept');
+	SELECT evtstore.define_saga('kept', '[{"do": "queue:kept", "undo": "none"}]'), evtstore.define_saga('kept', '[{"do": "queue:kept", "pivot": true}]');
 	-- consumers settle every second event, in ranges above the checkpoints; one fails, one is given up, the rest is out
 	CREATE TABLE settled (subscription text, position bigint, PRIMARY KEY (subscription, position));
 	CREATE FUNCTION consume(subscription text, rest boolean) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -95,11 +96,14 @@ my %facts = (
 	aside   => 'SELECT retrying, waiting, closing_lanes FROM evtstore.subscription_status',
 	status  => 'SELECT name, mode, state FROM evtstore.projection_status',
 	consumed => 'SELECT name, position, blocked, retrying, waiting, dead FROM evtstore.subscription_status WHERE name <> \'lanes\' ORDER BY name',
+	sagas   => q{SELECT d.name, d.spec, v.version, v.hash, evtstore.explain_definition(d.name, v.version)
+		FROM evtstore_internal.definition d JOIN evtstore_internal.saga_version v ON v.definition_id = d.id ORDER BY v.version},
 	fired   => 'SELECT count(*) FROM fired');
 my $receipt = sql($old, q{SELECT receipt FROM evtstore.poll('follow', 'd') ORDER BY position DESC LIMIT 1});
 my %before = map { $_ => sql($old, $facts{$_}) } keys %facts;
 my $last   = last_position($old);
 like($before{count}, qr/^305\|/, 'the old store has its events');
+like($before{sagas}, qr/^kept\|\{"version": 2\}\|1\|.*^kept\|\{"version": 2\}\|2\|/ms, 'and sagas their versions');
 like($before{consumed}, qr/^follow\|\d+\|0\|1\|\d+\|0\ntagged\|\d+\|0\|0\|0\|1$/, 'of which consumers settled some');
 
 # dump: files of the ways to dump

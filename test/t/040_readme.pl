@@ -1,5 +1,5 @@
 #
-# README.md, docs/quickstart.md, docs/read-models.md, docs/rules.md, docs/concepts.md and docs/dcb.md do what they say.
+# README.md, docs/quickstart.md, docs/read-models.md, docs/rules.md, docs/sagas.md, docs/concepts.md and docs/dcb.md do what they say.
 #
 # Every ```sql block of a page is run, from top to bottom, each by a psql of its own in one database per page.  A block
 # without a language that follows it, with nothing but empty lines between, is what psql prints: it is compared.  A sql
@@ -32,6 +32,7 @@ run_page('README.md',          'readme');
 run_page('docs/quickstart.md', 'quickstart');
 run_page('docs/read-models.md', 'read_models', before => 'CREATE EXTENSION evtstore');
 run_page('docs/rules.md', 'rules', before => 'CREATE EXTENSION evtstore');
+run_page('docs/sagas.md', 'sagas', before => 'CREATE EXTENSION evtstore; CREATE SCHEMA shop');
 run_page('docs/concepts.md', 'concepts', before => 'CREATE EXTENSION evtstore; CREATE SCHEMA acme');
 # no CONTEXT: it would show a line of PL/pgSQL under each error of the page's functions
 run_page('docs/dcb.md', 'dcb', options => [ '-v', 'SHOW_CONTEXT=never' ]);

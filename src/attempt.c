@@ -18,7 +18,7 @@
 /* of what is told of an error */
 #define MAX_ERROR_BYTES 1000
 
-static char *error_text(void);
+static char *error_text(const ErrorData *edata);
 
 char *
 es_attempt(void (*run)(void *arg), void *arg)
@@ -36,14 +36,21 @@ es_attempt(void (*run)(void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
-		int			code = geterrcode();
+		ErrorData  *edata;
+		int			code;
 
-		if (code == ERRCODE_QUERY_CANCELED || code == ERRCODE_ADMIN_SHUTDOWN || code == ERRCODE_CRASH_SHUTDOWN)
-			PG_RE_THROW();
 		MemoryContextSwitchTo(caller);
-		error = error_text();
+		edata = CopyErrorData();
+		code = edata->sqlerrcode;
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+		/* whoever catches it further up, as PL/pgSQL can, ends a subtransaction of his own, and not this one */
+		if (code == ERRCODE_QUERY_CANCELED || code == ERRCODE_ADMIN_SHUTDOWN || code == ERRCODE_CRASH_SHUTDOWN)
+			ReThrowError(edata);
+		error = error_text(edata);
+		FreeErrorData(edata);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -52,13 +59,11 @@ es_attempt(void (*run)(void *arg), void *arg)
 }
 
 static char *
-error_text(void)
+error_text(const ErrorData *edata)
 {
-	ErrorData  *edata = CopyErrorData();
 	char	   *text = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode),
 								edata->message != NULL ? edata->message : "missing error text");
 
 	text[pg_mbcliplen(text, strlen(text), MAX_ERROR_BYTES)] = '\0';
-	FreeErrorData(edata);
 	return text;
 }

@@ -99,7 +99,7 @@ TAP_TESTS      = 1
 PROVE_TESTS   ?= test/t/*.pl
 override PROVE_FLAGS += -I test/t/lib
 
-EXTRA_CLEAN = evtstore_*.so src/transport/libs/*.o log output_iso results tmp_check tmp_check_iso
+EXTRA_CLEAN = src/condition_names.inc evtstore_*.so src/transport/libs/*.o log output_iso results tmp_check tmp_check_iso
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 ifeq ($(PGXS),)
@@ -107,6 +107,11 @@ $(error $(PG_CONFIG) does not answer: install the server's development package (
 	or say PG_CONFIG=/path/to/pg_config)
 endif
 include $(PGXS)
+
+# names of SQLSTATEs, from the server's own list
+src/condition_names.inc: $(datadir)/errcodes.txt
+	awk '$$2 ~ /^[EWS]$$/ && NF == 4 { printf "{\"%s\", \"%s\"},\n", $$1, $$4 }' $< > $@
+src/condition_name.o src/condition_name.bc: src/condition_names.inc
 
 export EVTSTORE_PSQL = $(bindir)/psql
 

@@ -88,6 +88,7 @@ evtstore_receive(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable("receive");
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
+	es_queue_refuse_reserved(name);
 	consumer = es_arg_optional_name(fcinfo, 1, "consumer", ES_MAX_NAME_BYTES);
 	if (consumer != NULL && strncmp(consumer, ES_QUEUE_WORKER_PREFIX, strlen(ES_QUEUE_WORKER_PREFIX)) == 0)
 		ereport(ERROR,
@@ -535,7 +536,8 @@ make_delivery(int32 queue_id, const EsHold *hold, TupleTableSlot *slot)
 	delivery->body = DatumGetJsonbPCopy(VALUE(ES_MESSAGE_BODY));
 	delivery->headers = DatumGetJsonbPCopy(VALUE(ES_MESSAGE_HEADERS));
 	delivery->enqueued_at = DatumGetTimestampTz(VALUE(ES_MESSAGE_ENQUEUED_AT));
-	delivery->has_event = !IS_NULL(ES_MESSAGE_EVENT_ID);
+	/* a command has an id, of its saga, and no type */
+	delivery->has_event = !IS_NULL(ES_MESSAGE_TYPE);
 	if (delivery->has_event)
 	{
 		delivery->position = DatumGetInt64(VALUE(ES_MESSAGE_POSITION));

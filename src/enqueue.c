@@ -132,6 +132,8 @@ es_queue_send(const EsQueue *queue, EsMessage *messages, int n)
 
 	if (n == 0)
 		return;
+	if (queue->is_for_sagas && !messages[0].is_arrival)
+		es_queue_refuse_reserved(queue->name);
 	sending.fair_by = queue->fair_by == NULL ? NULL : es_placeholder_copy(queue->fair_by);
 	for (int i = 0; i < n; i++)
 		if (messages[i].tenant == NULL)
@@ -163,7 +165,16 @@ es_queue_fill_message(EsMessage *message, const Datum *columns, const bool *null
 	message->key = nulls[ES_LETTER_KEY] ? (Datum) 0 : columns[ES_LETTER_KEY];
 	message->priority = DatumGetInt32(columns[ES_LETTER_PRIORITY]);
 	if (nulls[ES_LETTER_TYPE])
+	{
+		message->is_command = !nulls[ES_LETTER_EVENT_ID];
+		if (message->is_command)
+		{
+			message->event_id = *DatumGetUUIDP(columns[ES_LETTER_EVENT_ID]);
+			message->position = DatumGetInt64(columns[ES_LETTER_POSITION]);
+			message->version = DatumGetInt64(columns[ES_LETTER_VERSION]);
+		}
 		return;
+	}
 	message->type = columns[ES_LETTER_TYPE];
 	message->tags = columns[ES_LETTER_TAGS];
 	message->position = DatumGetInt64(columns[ES_LETTER_POSITION]);
@@ -409,6 +420,12 @@ insert_message(Sending *sending, const EsMessage *message, EsReady *ready)
 		SET(ES_MESSAGE_EVENT_ID, UUIDPGetDatum(&message->event_id));
 		SET(ES_MESSAGE_TYPE, message->type);
 		SET(ES_MESSAGE_TAGS, message->tags);
+	}
+	else if (message->is_command)
+	{
+		SET(ES_MESSAGE_EVENT_ID, UUIDPGetDatum(&message->event_id));
+		SET(ES_MESSAGE_POSITION, Int64GetDatum(message->position));
+		SET(ES_MESSAGE_VERSION, Int64GetDatum(message->version));
 	}
 	if (message->stream != (Datum) 0)
 	{

@@ -34,6 +34,7 @@ typedef enum EsLockSpace
 	ES_LOCK_LEDGER = 0xE50A,
 	ES_LOCK_SNAPSHOT = 0xE50B,
 	ES_LOCK_SCAVENGE = 0xE50C, /* one for the store */
+	ES_LOCK_SAGA = 0xE515, /* a definition of sagas: shared by who starts one (saga_answer.c) */
 	ES_LOCK_SHADOW = 0xE514	   /* the privileges on the schema of shadows (shadow.c) */
 } EsLockSpace;
 

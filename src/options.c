@@ -176,12 +176,18 @@ es_options_object(Jsonb *options, const char *key)
 }
 
 Jsonb *
+es_options_any(Jsonb *options, const char *key)
+{
+	return get_container(options, key);
+}
+
+Jsonb *
 es_options_array(Jsonb *options, const char *key)
 {
 	return get_container(options, key);
 }
 
-/* an object or an array */
+/* an object or an array, or a scalar that stands alone */
 static Jsonb *
 get_container(Jsonb *options, const char *key)
 {

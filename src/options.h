@@ -48,6 +48,7 @@ extern int64 es_options_interval_of(const char *text);
 /* of a string; 22023 where it is no time */
 extern TimestampTz es_options_moment(Jsonb *options, const char *key, TimestampTz dflt);
 extern Jsonb *es_options_object(Jsonb *options, const char *key); /* NULL when absent */
+extern Jsonb *es_options_any(Jsonb *options, const char *key); /* the same, whatever it is */
 extern int64 es_options_version(Jsonb *options, const char *key, int64 dflt);
 extern Jsonb *es_options_array(Jsonb *options, const char *key); /* NULL when absent */
 extern List *es_options_strings(Jsonb *options, const char *key); /* list of char *, NIL when absent */

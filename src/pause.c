@@ -38,6 +38,7 @@ evtstore_pause(PG_FUNCTION_ARGS)
 	const char *kind;
 
 	es_catalog_require_writable("pause");
+	es_queue_refuse_reserved(name);
 	kind = kind_of(&name);
 	set_paused(kind, name, true);
 	PG_RETURN_VOID();

@@ -29,10 +29,11 @@ es_push_list(EsPushKind kind)
 		const EsQueue *queue = lfirst(lc);
 		EsPush	   *push;
 
-		if (!is_wanted(queue->endpoint, kind))
+		if (queue->is_for_sagas ? kind != ES_PUSH_INSIDE : !is_wanted(queue->endpoint, kind))
 			continue;
 		push = palloc0(sizeof(EsPush));
 		push->id = queue->id;
+		push->is_for_sagas = queue->is_for_sagas;
 		push->is_queue = true;
 		push->name = pstrdup(queue->name);
 		push->endpoint = pstrdup(queue->endpoint);

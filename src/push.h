@@ -11,6 +11,7 @@ typedef struct EsPush
 {
 	int32 id;
 	bool is_queue;
+	bool is_for_sagas; /* what has arrived for them; endpoint is no endpoint */
 	bool is_rule; /* each event has an endpoint of its own, and endpoint is NULL */
 	char *name;
 	char *endpoint;

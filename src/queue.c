@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -53,6 +54,9 @@ static const EsOption queue_options[] = {
 	{"retry", ES_OPTION_OBJECT},
 	{NULL}
 };
+
+/* it is for workers, who are woken for a queue that has an endpoint; tried again for ever, because nothing of it can be done without */
+#define SAGAS_SPEC "{\"endpoint\": \"" ES_QUEUE_SAGAS "\", \"retry\": {\"max_attempts\": 0, \"initial\": \"100ms\", \"max_delay\": \"60000ms\"}}"
 
 static EsPlan delete_messages_plan = {
 	.sql = "DELETE FROM evtstore_internal.message WHERE queue_id = $1",
@@ -103,6 +107,7 @@ evtstore_create_queue(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable("create_queue");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	es_queue_refuse_reserved(name);
 	es_arg_required(fcinfo, 1, "options");
 	spec = canonical_spec(PG_GETARG_JSONB_P(1));
 	require_targets(name, spec);
@@ -124,6 +129,7 @@ evtstore_alter_queue(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable("alter_queue");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	es_queue_refuse_reserved(name);
 	es_arg_required(fcinfo, 1, "changes");
 	changes = PG_GETARG_JSONB_P(1);
 	es_definition_lock("queue", name);
@@ -151,6 +157,7 @@ evtstore_drop_queue(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable("drop_queue");
 	name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
+	es_queue_refuse_reserved(name);
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -172,10 +179,38 @@ evtstore_drop_queue(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+void
+es_queue_make_sagas(void)
+{
+	Jsonb	   *spec = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(SAGAS_SPEC)));
+
+	if (es_definition_cache_by_name(&cache, ES_QUEUE_SAGAS) != NULL)
+		return;
+	es_definition_lock("queue", ES_QUEUE_SAGAS);
+	if (es_definition_find("queue", ES_QUEUE_SAGAS) == NULL)
+		(void) es_definition_create_as("queue", ES_QUEUE_SAGAS, GetUserNameFromId(es_catalog()->owner, false), "pg_catalog", spec);
+}
+
+void
+es_queue_refuse_reserved(const char *name)
+{
+	if (strncmp(name, ES_QUEUE_WORKER_PREFIX, strlen(ES_QUEUE_WORKER_PREFIX)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("queue \"%s\" is evtstore's own", name),
+				 errhint("Names that begin with \"%s\" are reserved; what sagas do is in the view evtstore.sagas.", ES_QUEUE_WORKER_PREFIX)));
+}
+
+const EsQueue *
+es_queue_find(const char *name)
+{
+	return es_definition_cache_by_name(&cache, name);
+}
+
 const EsQueue *
 es_queue_get(const char *name)
 {
-	const EsQueue *queue = es_definition_cache_by_name(&cache, name);
+	const EsQueue *queue = es_queue_find(name);
 
 	if (queue == NULL)
 		ereport(ERROR,
@@ -252,6 +287,7 @@ fill_queue(void *entry, const EsDefinition *definition)
 	EsQueue    *queue = entry;
 
 	queue->endpoint = es_options_string(definition->spec, "endpoint", NULL);
+	queue->is_for_sagas = strcmp(definition->name, ES_QUEUE_SAGAS) == 0;
 	queue->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	queue->max_in_flight = es_options_int(definition->spec, "max_in_flight", 0);
 	queue->rate = es_options_number(definition->spec, "rate", 0);
@@ -393,6 +429,7 @@ require_targets(const char *name, Jsonb *spec)
 	}
 	if (target != NULL)
 	{
+		es_queue_refuse_reserved(target);
 		es_definition_lock("queue", target);
 		/* two changes at a time could close a circle that neither sees */
 		es_definition_lock("dead letter queues", "all");

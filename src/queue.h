@@ -12,6 +12,7 @@
 #include "utils/uuid.h"
 
 #include "placeholder.h"
+#include "queue_command.h"
 #include "queue_state.h"
 #include "retry.h"
 #include "spi.h"
@@ -23,6 +24,7 @@ typedef struct EsQueue
 	char *name;
 	char *endpoint; /* NULL: pulled by consumers */
 	bool is_paused;
+	bool is_for_sagas; /* ES_QUEUE_SAGAS */
 	int max_in_flight; /* 0: any */
 	double rate;	   /* messages a second; 0: any */
 	int64 dedup_window; /* ms that a dedup_id is remembered */
@@ -43,6 +45,8 @@ typedef enum EsFairBy
 
 /* the queue by name, from the backend's cache; ST008 when unknown.  Valid until the next catalog generation */
 extern const EsQueue *es_queue_get(const char *name);
+/* the same; NULL when unknown */
+extern const EsQueue *es_queue_find(const char *name);
 /* queues with an endpoint that are not paused, in order of id; list of EsQueue *, palloc'd in the current context */
 extern List *es_queue_list_pushed(void);
 /* the same, of those that have a channel of NOTIFY, paused or not */
@@ -63,6 +67,9 @@ typedef struct EsMessage
 	/* filled by es_queue_send: its id, or that of the first one with its dedup_id */
 	int64 id;
 	bool is_duplicate;
+	/* of a saga: its id is event_id, its step's parent and seq are position and version, and the message carries no event */
+	bool is_command;
+	bool is_arrival; /* for ES_QUEUE_SAGAS, which takes no others */
 	/* where the message carries an event; type is 0 otherwise, and stream where the event has none */
 	Datum stream;
 	Datum type;
@@ -184,6 +191,13 @@ extern char *es_queue_worker_consumer(int slot);
 
 extern void es_queue_init(void);
 
+/* the queue of what is left for sagas (saga_arrival.c); workers serve it, and nobody else sends to it or receives from it */
+#define ES_QUEUE_SAGAS "evtstore:sagas"
+/* makes it where there is none */
+extern void es_queue_make_sagas(void);
+/* 42501: it is that one */
+extern void es_queue_refuse_reserved(const char *name);
+
 /*
  * Between queue.c, send.c, enqueue.c, claim.c and settle.c only
  */
@@ -248,6 +262,8 @@ extern bool es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt
 extern uint64 es_queue_tenant_hash(const char *tenant, int len);
 /* puts what this transaction sent to the queue and that may be taken in it at the end of the array; returns how many */
 extern int es_queue_sent_here(int32 queue_id, EsReady **ready);
+/* deletes the row of a hold; false: there is none.  In settle.c */
+extern bool es_queue_delete_row(int32 queue_id, const EsHold *hold, EsCommand *command);
 /* bigint[] */
 extern Datum es_queue_id_array(const int64 *ids, int n);
 extern char *es_queue_receipt(int32 queue_id, int64 message_id, uint64 epoch);

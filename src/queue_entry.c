@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "guc.h"
@@ -110,6 +111,12 @@ es_queue_async_commits(void)
 {
 	find_parts();
 	return &pool->async;
+}
+
+TimestampTz
+es_queue_remembers_since(void)
+{
+	return pool->since;
 }
 
 void
@@ -446,6 +453,7 @@ area_init(void *ptr)
 	SpinLockInit(&pool->mutex);
 	/* another one than before the crash, so that no receipt from then fits */
 	pg_atomic_init_u64(&pool->last_epoch, es_shmem_incarnation() >> 2);
+	pool->since = GetCurrentTimestamp();
 	es_async_init(&pool->async);
 	pool->free_entry = pool->free_channel = 0;
 	pool->nfree = nentries;

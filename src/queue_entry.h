@@ -83,6 +83,7 @@ typedef struct Pool
 	int			nfree;			/* entries */
 	int32		free_channel;
 	pg_atomic_uint64 last_epoch;
+	TimestampTz since;			/* when this memory was made */
 	EsAsyncCommits async;
 } Pool;
 

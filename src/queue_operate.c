@@ -83,6 +83,7 @@ evtstore_purge_queue(PG_FUNCTION_ARGS)
 	bool		is_pushed;
 
 	es_catalog_require_writable("purge_queue");
+	es_queue_refuse_reserved(es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES));
 	queue = get_queue(fcinfo, "name");
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,

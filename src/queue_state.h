@@ -171,6 +171,9 @@ extern void es_queue_state_forget(int32 queue_id);
 extern void es_queue_state_forget_store(Oid definition);
 extern void es_queue_state_forget_databases(List *existing);
 
+/* of messages that were sent before nobody knows who has had them */
+extern TimestampTz es_queue_remembers_since(void);
+
 /* when the next lease ends or the next delay is over; 0: none */
 extern TimestampTz es_queue_state_next_due(EsQueueState *state);
 

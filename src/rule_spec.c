@@ -105,6 +105,8 @@ compile_target(EsRule *rule, const char *target, StringInfo faults)
 				 errhint("Write 'queue:NAME', 'sql:schema.function' or 'endpoint:NAME'.")));
 	rule->target = es_template_compile_text(name, "target", faults);
 	rule->constant = es_template_constant(rule->target);
+	if (rule->kind == ES_RULE_QUEUE && rule->constant != NULL)
+		es_queue_refuse_reserved(rule->constant);
 	if (rule->kind == ES_RULE_FUNCTION && rule->constant == NULL)
 		add_fault(faults, "target", "a function cannot be computed");
 }

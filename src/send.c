@@ -58,6 +58,7 @@ evtstore_send(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable_or_replay("send");
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
+	es_queue_refuse_reserved(name);
 	es_arg_required(fcinfo, 1, "body");
 	message.body = JsonbPGetDatum(PG_GETARG_JSONB_P(1));
 	if (es_arg_optional_name(fcinfo, 2, "key", ES_MAX_KEY_BYTES) != NULL)
@@ -99,6 +100,7 @@ evtstore_send_batch(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable_or_replay("send_batch");
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
+	es_queue_refuse_reserved(name);
 	es_arg_required(fcinfo, 1, "bodies");
 	n = get_array(fcinfo, 1, "bodies", JSONBOID, -1, &bodies, NULL);
 	if (!PG_ARGISNULL(2))
@@ -146,6 +148,7 @@ evtstore_send_messages(PG_FUNCTION_ARGS)
 
 	es_catalog_require_writable_or_replay("send_messages");
 	name = es_arg_name(fcinfo, 0, "queue", ES_MAX_NAME_BYTES);
+	es_queue_refuse_reserved(name);
 	es_arg_required(fcinfo, 1, "messages");
 	messages = parse_messages(PG_GETARG_JSONB_P(1), &n);
 	InitMaterializedSRF(fcinfo, 0);

@@ -73,7 +73,8 @@ static EsPlan dead_letter_plan = {
 	" SELECT nextval('evtstore_internal.dead_letter_id_seq'),"
 	" id, position, version, enqueued_at, $8, occurred_at, recorded_at, queue_id, -rank, $5,"
 	" schema_version, event_id, tenant, 'queue', $6, key, stream, type, tags, body, headers,"
-	" COALESCE(first_error, $7), $7, " ES_QUEUE_HISTORY("$5", "$8", "$7") " FROM message",
+	" COALESCE(first_error, $7), $7, " ES_QUEUE_HISTORY("$5", "$8", "$7") " FROM message"
+	" RETURNING type IS NULL AND event_id IS NOT NULL, event_id, position, version, tenant",
 	.nargs = 8,
 	.args = {HELD_ARGS, INT4OID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
 };
@@ -97,11 +98,13 @@ static EsPlan was_lost_plan = {
 };
 
 static void require_use(const EsQueue *queue);
-static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms);
-static bool acknowledge(int32 queue_id, const EsHold *hold);
+static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered);
+static void read_command(TupleTableSlot *slot, EsCommand *command);
+static void refuse_acknowledgement(const EsMessageReceipt *receipt, bool is_command);
 static bool fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, const char *reason, int64 delay_ms,
 				 bool *is_gone);
-static bool send_dead_letter(const char *target, Datum *values);
+static bool send_dead_letter(const char *target, Datum *values, EsCommand *command);
+static bool keep_dead_letter(Datum *values, EsCommand *command);
 static void bind_hold(Datum *values, int32 queue_id, const EsHold *hold);
 static uint64 tenant_hash(void);
 static const char *why_stale(const EsMessageReceipt *receipt, const char *why);
@@ -119,7 +122,7 @@ es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const 
 	{
 		if (i == 0 || receipts[i].queue_id != receipts[i - 1].queue_id)
 			require_use(es_queue_lock(receipts[i].queue_id, AccessShareLock));
-		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms);
+		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms, NULL);
 	}
 }
 
@@ -143,7 +146,15 @@ es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 del
 
 	if (!es_queue_parse_receipt(receipt, &parsed))
 		elog(ERROR, "malformed receipt \"%s\"", receipt);
-	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms) == NULL;
+	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms, NULL) == NULL;
+}
+
+void
+es_queue_settle_command(EsMessageReceipt *receipt, EsCommand *command)
+{
+	memset(command, 0, sizeof(EsCommand));
+	require_use(es_queue_lock(receipt->queue_id, AccessShareLock));
+	receipt->stale = settle(receipt, ES_SETTLE_ACK, NULL, -1, command);
 }
 
 char *
@@ -158,6 +169,7 @@ es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char
 	const EsQueue *queue = es_queue_lock(queue_id, AccessShareLock);
 	char	   *target = queue->dead_letter_queue == NULL ? NULL : pstrdup(queue->dead_letter_queue);
 	Datum		values[9];
+	EsCommand	command = {false};
 
 	bind_hold(values, queue_id, hold);
 	values[4] = Int32GetDatum(attempt);
@@ -165,8 +177,12 @@ es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char
 	values[6] = CStringGetTextDatum(error);
 	values[7] = TimestampTzGetDatum(now);
 	values[8] = CStringGetTextDatum(queue->name);
-	if (target != NULL ? send_dead_letter(target, values) : es_spi_run(&dead_letter_plan, values, NULL, false, 0) == 1)
+	if (target != NULL ? send_dead_letter(target, values, &command) : keep_dead_letter(values, &command))
+	{
+		/* the step that waits for it is told */
+		(void) es_queue_tell_command_died(&command, error);
 		return true;
+	}
 	if (es_spi_run(&attempt_plan, values, NULL, false, 0) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
@@ -177,7 +193,7 @@ es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char
 
 /* a new message there, of its old tenant and key; false: there is no row.  Inside es_queue_spi_begin */
 static bool
-send_dead_letter(const char *target, Datum *values)
+send_dead_letter(const char *target, Datum *values, EsCommand *command)
 {
 	Datum		columns[ES_LETTER_COLUMNS];
 	bool		nulls[ES_LETTER_COLUMNS];
@@ -188,7 +204,27 @@ send_dead_letter(const char *target, Datum *values)
 	for (int i = 0; i < ES_LETTER_COLUMNS; i++)
 		columns[i] = es_spi_value(0, i, &nulls[i]);
 	es_queue_fill_message(&message, columns, nulls);
+	/* its step has failed: in that queue it is a message like others */
+	*command = (EsCommand) {message.is_command, message.event_id, (int) message.position, (int) message.version, message.tenant};
+	message.is_command = false;
 	es_queue_send(es_queue_get(target), &message, 1);
+	return true;
+}
+
+static bool
+keep_dead_letter(Datum *values, EsCommand *command)
+{
+	bool		isnull;
+
+	if (es_spi_run(&dead_letter_plan, values, NULL, false, 0) != 1)
+		return false;
+	command->is_one = DatumGetBool(es_spi_value(0, 0, &isnull));
+	if (!command->is_one)
+		return true;
+	command->saga_id = *DatumGetUUIDP(es_spi_value(0, 1, &isnull));
+	command->parent = (int) es_spi_int64(0, 2);
+	command->seq = (int) es_spi_int64(0, 3);
+	command->tenant = es_spi_text(0, 4);
 	return true;
 }
 
@@ -248,8 +284,9 @@ require_use(const EsQueue *queue)
 
 /* NULL, or why the receipt is stale.  Workers are woken where this makes a message ready, now or after a time */
 static const char *
-settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms)
+settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered)
 {
+	EsCommand	command = {false};
 	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
 	EsQueueState *state = queue == NULL ? NULL : es_queue_state_find(receipt->queue_id);
 	EsRetry		retry;
@@ -269,7 +306,11 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 	switch (how)
 	{
 		case ES_SETTLE_ACK:
-			is_gone = found = acknowledge(receipt->queue_id, &hold);
+			is_gone = found = es_queue_delete_row(receipt->queue_id, &hold, &command);
+			if (found && command.is_one != (answered != NULL))
+				refuse_acknowledgement(receipt, command.is_one);
+			if (answered != NULL)
+				*answered = command;
 			break;
 		case ES_SETTLE_NACK:
 		case ES_SETTLE_REJECT:
@@ -290,9 +331,44 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 	return NULL;
 }
 
-/* deletes the row; false: there is none */
-static bool
-acknowledge(int32 queue_id, const EsHold *hold)
+/* what would leave a step waiting for ever, or answer what nobody asked */
+static void
+refuse_acknowledgement(const EsMessageReceipt *receipt, bool is_command)
+{
+	const char *name = es_queue_lock(receipt->queue_id, AccessShareLock)->name;
+
+	if (is_command)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("message %lld of queue \"%s\" is a command of a saga, which waits for an answer", (long long) receipt->message_id, name),
+				 errhint("Answer it with evtstore.reply() or evtstore.fail(); nack() and release() give it back.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("message %lld of queue \"%s\" is no command of a saga", (long long) receipt->message_id, name),
+			 errhint("Settle it with evtstore.ack(), nack() or reject().")));
+}
+
+static void
+read_command(TupleTableSlot *slot, EsCommand *command)
+{
+	bool		has_no_type;
+	bool		isnull;
+	Datum		id = slot_getattr(slot, ES_MESSAGE_EVENT_ID, &isnull);
+
+	if (isnull)
+		return;
+	(void) slot_getattr(slot, ES_MESSAGE_TYPE, &has_no_type);
+	command->is_one = has_no_type;
+	if (!has_no_type)
+		return;
+	command->saga_id = *DatumGetUUIDP(id);
+	command->parent = (int) DatumGetInt64(slot_getattr(slot, ES_MESSAGE_POSITION, &isnull));
+	command->seq = (int) DatumGetInt64(slot_getattr(slot, ES_MESSAGE_VERSION, &isnull));
+	command->tenant = TextDatumGetCString(slot_getattr(slot, ES_MESSAGE_TENANT, &isnull));
+}
+
+bool
+es_queue_delete_row(int32 queue_id, const EsHold *hold, EsCommand *command)
 {
 	EsTable    *table = es_table_open(ES_TABLE_MESSAGE, es_catalog()->message);
 	TupleTableSlot *slot = es_table_make_slot(table);
@@ -304,6 +380,7 @@ acknowledge(int32 queue_id, const EsHold *hold)
 	{
 		ItemPointerData tid = slot->tts_tid;
 
+		read_command(slot, command);
 		ExecClearTuple(slot);
 		PushActiveSnapshot(snapshot);
 		deleted = es_table_delete(es_table_open(ES_TABLE_MESSAGE, es_catalog()->message), &tid);

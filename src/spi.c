@@ -19,6 +19,7 @@
 #include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
@@ -157,6 +158,26 @@ es_spi_run_foreign(SPIPlanPtr plan, Datum *values, const char *sql)
 		elog(ERROR, "could not connect to SPI");
 	check_result(SPI_execute_plan(plan, values, NULL, false, 0), sql);
 	SPI_finish();
+}
+
+Datum
+es_spi_call_foreign(SPIPlanPtr plan, Datum *values, const char *sql, MemoryContext context, bool *isnull)
+{
+	Datum		result;
+	MemoryContext old;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	check_result(SPI_execute_plan(plan, values, NULL, false, 2), sql);
+	if (SPI_processed != 1)
+		elog(ERROR, "\"%s\" has not one row", sql);
+	result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, isnull);
+	old = MemoryContextSwitchTo(context);
+	if (!*isnull)
+		result = datumCopy(result, false, -1);
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+	return result;
 }
 
 void

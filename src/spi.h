@@ -8,7 +8,7 @@
 
 #include "executor/spi.h"
 
-#define ES_SPI_MAX_ARGS 24
+#define ES_SPI_MAX_ARGS 26
 
 /* one statement on our own tables; static in its module, planned once per backend */
 typedef struct EsPlan
@@ -60,6 +60,8 @@ extern SPIPlanPtr es_spi_prepare_foreign(const char *sql, int nargs, Oid *argtyp
 /* the plan is the same for all values: large ones are not copied into plans of their own */
 extern SPIPlanPtr es_spi_prepare_foreign_generic(const char *sql, int nargs, Oid *argtypes);
 extern void es_spi_run_foreign(SPIPlanPtr plan, Datum *values, const char *sql);
+/* the same, of a statement with one row of one column, which is copied into that context */
+extern Datum es_spi_call_foreign(SPIPlanPtr plan, Datum *values, const char *sql, MemoryContext context, bool *isnull);
 /* runs what its effects deferred to the commit, so that an error belongs to this statement and not to the transaction */
 extern void es_spi_check_constraints(void);
 extern void es_spi_free_plan(SPIPlanPtr plan);

@@ -1,0 +1,37 @@
+/*
+ * queue_command.h
+ *		Messages that are commands of sagas: answered, never acknowledged.
+ */
+#ifndef ES_QUEUE_COMMAND_H
+#define ES_QUEUE_COMMAND_H
+
+#include "utils/uuid.h"
+
+struct EsMessageReceipt;
+
+/* whose a command is */
+typedef struct EsCommand
+{
+	bool is_one; /* false: the message is no command */
+	pg_uuid_t saga_id;
+	int parent;
+	int seq;
+	const char *tenant;
+} EsCommand;
+
+/* settles it as an acknowledgement does.  Sets stale, or fills *command; 22023 where the message is none */
+extern void es_queue_settle_command(struct EsMessageReceipt *receipt, EsCommand *command);
+/*
+ * A command, or a timer, is not wanted any more.  True: it is gone, and nobody has ever had it.  False: somebody has or had it, or it is not
+ * there; then, with takes_away, his receipt does not hold any longer and the message is gone as well, unless he is settling it right now.
+ * Waits for nobody
+ */
+extern bool es_queue_withdraw(int32 queue_id, int64 message_id, bool takes_away);
+
+/* called where a command is given up or rejected, in that transaction */
+typedef void (*EsCommandHook)(const EsCommand *command, const char *error);
+extern void es_queue_register_command_hook(EsCommandHook hook);
+/* what of a command is in the columns of its message; false: it is none */
+extern bool es_queue_tell_command_died(const EsCommand *command, const char *error);
+
+#endif

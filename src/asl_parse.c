@@ -178,6 +178,7 @@ es_asl_parse(Jsonb *definition, StringInfo faults)
 	es_asl_link(parser.definition, faults);
 	if (faults->len > before)
 		return NULL;
+	parser.definition->uses_context = strstr(JsonbToCString(NULL, &definition->root, VARSIZE(definition)), "$$") != NULL;
 	es_asl_check_classes(parser.definition, faults);
 	return faults->len > before ? NULL : parser.definition;
 }

@@ -29,6 +29,7 @@
 #include "read.h"
 #include "registry.h"
 #include "rule.h"
+#include "saga.h"
 #include "shmem.h"
 #include "stream.h"
 #include "table.h"
@@ -69,6 +70,7 @@ _PG_init(void)
 	es_lane_init();
 	es_queue_state_init();
 	es_command_init();
+	es_saga_init();
 
 	/*
 	 * The order of these is the order in which an append runs them: what a projection's handler or a rule's function appends to

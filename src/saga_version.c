@@ -32,7 +32,9 @@
 #include "error.h"
 #include "evtstore.h"
 #include "identity.h"
+#include "lock.h"
 #include "options.h"
+#include "queue.h"
 #include "saga_version.h"
 #include "spi.h"
 
@@ -99,6 +101,22 @@ static EsPlan read_plan = {
 	.sql = "SELECT spec, hash FROM evtstore_internal.saga_version WHERE definition_id = $1 AND version = $2",
 	.nargs = 2,
 	.args = {INT4OID, INT4OID},
+};
+
+static EsPlan open_plan = {
+	.sql = "SELECT 1 FROM evtstore_internal.saga WHERE definition_id = $1 AND ended_at IS NULL LIMIT 1",
+	.nargs = 1,
+	.args = {INT4OID},
+};
+
+static EsPlan delete_instances_plan = {
+	.sql = "WITH gone AS (DELETE FROM evtstore_internal.saga WHERE definition_id = $1 RETURNING id),"
+	" keys AS (DELETE FROM evtstore_internal.saga_key WHERE definition_id = $1),"
+	" answers AS (DELETE FROM evtstore_internal.saga_answer WHERE saga_id IN (SELECT id FROM gone)),"
+	" signals AS (DELETE FROM evtstore_internal.saga_signal WHERE saga_id IN (SELECT id FROM gone))"
+	" DELETE FROM evtstore_internal.saga_step WHERE saga_id IN (SELECT id FROM gone)",
+	.nargs = 1,
+	.args = {INT4OID},
 };
 
 static EsPlan delete_plan = {
@@ -179,11 +197,19 @@ evtstore_drop_saga(PG_FUNCTION_ARGS)
 				 errmsg("saga \"%s\" does not exist", name),
 				 errhint("Define it with evtstore.define_saga().")));
 	require_owner(definition);
+	/* who starts one has it shared */
+	(void) es_lock_mode(ES_LOCK_SAGA, definition->id, AccessExclusiveLock);
 	values[0] = Int32GetDatum(definition->id);
-	es_definition_drop("saga", name);
 	es_spi_begin(&state);
+	if (es_spi_run_latest(&open_plan, values, NULL) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("saga \"%s\" cannot be dropped: instances of it are open", name),
+				 errhint("Wait until they have ended, or cancel them with evtstore.cancel_saga().")));
 	es_spi_run(&delete_plan, values, NULL, false, 0);
+	es_spi_run(&delete_instances_plan, values, NULL, false, 0);
 	es_spi_end(&state);
+	es_definition_drop("saga", name);
 	PG_RETURN_VOID();
 }
 
@@ -235,7 +261,11 @@ keep_version(const char *name, const EsDefinition *existing, Jsonb *spec)
 	id = existing != NULL ? existing->id :
 		es_definition_create_as("saga", name, GetUserNameFromId(GetUserId(), false), namespace_search_path, es_options_of_int("version", 1));
 	if (existing == NULL)
+	{
 		es_identity_establish();
+		/* for what is left for its instances */
+		es_queue_make_sagas();
+	}
 	values[0] = Int32GetDatum(id);
 	values[1] = JsonbPGetDatum(spec);
 	if (existing != NULL)
@@ -297,7 +327,9 @@ check_reference(const Reference *reference, const char *where, StringInfo faults
 	switch (call->kind)
 	{
 		case ES_ASL_QUEUE:
-			if (es_definition_find("queue", call->name) == NULL)
+			if (strncmp(call->name, ES_QUEUE_WORKER_PREFIX, strlen(ES_QUEUE_WORKER_PREFIX)) == 0)
+				es_asl_add_fault(faults, where, "queue \"%s\" is evtstore's own", call->name);
+			else if (es_definition_find("queue", call->name) == NULL)
 				es_asl_add_fault(faults, where, "queue \"%s\" does not exist", call->name);
 			break;
 		case ES_ASL_ENDPOINT:

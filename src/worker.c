@@ -39,6 +39,7 @@
 #include "push.h"
 #include "registry.h"
 #include "rule.h"
+#include "saga.h"
 #include "subscription.h"
 #include "subscription_source.h"
 #include "waiter.h"
@@ -295,7 +296,7 @@ take_turn(Worker *worker, Turn *turn)
 		SetCurrentStatementStartTimestamp();
 		es_process_show(turn->name);
 		es_crash_mark_set(turn->id);
-		handled = turn->push == NULL ? project(turn) : es_deliver(turn->push, es_registry_slot(), &es_process_stop, &turn->due);
+		handled = turn->push == NULL ? project(turn) : turn->push->is_for_sagas ? es_saga_work(es_registry_slot()) : es_deliver(turn->push, es_registry_slot(), &es_process_stop, &turn->due);
 		pgstat_report_stat(false);
 		turn->failures = 0;
 	}

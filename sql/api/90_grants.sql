@@ -17,7 +17,7 @@ GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane
     evtstore_internal.in_flight, evtstore_internal.endpoint_figures, evtstore_internal.endpoint_tries TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.rule_status, evtstore.queue_status, evtstore.dead_letters,
     evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys, evtstore.stuck,
-    evtstore.endpoint_status, evtstore.endpoint_attempts
+    evtstore.endpoint_status, evtstore.endpoint_attempts, evtstore.sagas, evtstore.saga_steps, evtstore.stuck_sagas
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION
@@ -25,6 +25,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.begin_command, evtstore.finish_command, evtstore.stream_version, evtstore.head_position,
     evtstore.send, evtstore.send_batch, evtstore.send_messages, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
     evtstore.reject, evtstore.release, evtstore.extend, evtstore.settle, evtstore.poll, evtstore.leave,
+    evtstore.start_saga, evtstore.reply, evtstore.fail, evtstore.signal_saga, evtstore.signal_saga_by_key,
     evtstore.once(text, text), evtstore.once(text, uuid), evtstore.accept_events, evtstore.save_snapshot
 TO evtstore_writer;
 
@@ -38,7 +39,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
     evtstore.pause, evtstore.resume, evtstore.redrive, evtstore.discard, evtstore.unblock_key, evtstore.skip_event, evtstore.evict_consumer,
     evtstore.grant_use, evtstore.revoke_use,
-    evtstore.define_saga, evtstore.drop_saga,
+    evtstore.define_saga, evtstore.drop_saga, evtstore.cancel_saga, evtstore.retry_saga, evtstore.skip_step, evtstore.resolve_step, evtstore.mark_undone,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule, evtstore.test_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.reset_breaker, evtstore.test_endpoint, evtstore.replay,
     evtstore.set_endpoint_secret, evtstore.resume_delivery

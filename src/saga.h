@@ -1,0 +1,19 @@
+/*
+ * saga.h
+ *		Sagas: instances of versioned definitions, with compensation.
+ */
+#ifndef ES_SAGA_H
+#define ES_SAGA_H
+
+#include "datatype/timestamp.h"
+
+extern void es_saga_init(void);
+extern void es_saga_move_init(void);
+
+/*
+ * Worker: brings instances what has arrived for them, in transactions of its own.  Returns how many arrivals it took; slot is that of
+ * the worker
+ */
+extern int es_saga_work(int slot);
+
+#endif

@@ -1,0 +1,364 @@
+/*
+ * saga_call.c
+ *		What steps have done by others: functions of this database, and commands in queues.
+ *
+ * Runs within a transition (saga_move.c), under the lock of its instance.  A function is called in a savepoint, as the owner of the
+ * definition under his search_path; its error is the step's.  Commands are messages, sent when the transition ends.
+ *
+ * Locks: those that the function takes; those of sending.  Everything is the caller's transaction's: a crash leaves nothing of it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "append.h"
+#include "arg.h"
+#include "compat.h"
+#include "condition_name.h"
+#include "definition.h"
+#include "event.h"
+#include "options.h"
+#include "queue.h"
+#include "saga_move.h"
+#include "spi.h"
+
+/* bytes of a message that are kept as a cause */
+#define MAX_CAUSE 2000
+
+/* functions that were called, with their plans; for the life of the backend */
+typedef struct Function
+{
+	char	   *fn;
+	char	   *sql;
+	SPIPlanPtr	plan;
+	struct Function *next;
+} Function;
+
+/* a command to send */
+typedef struct Command
+{
+	EsStep	   *step;
+	const EsAslCall *call;
+	double		delay;
+	TimestampTz deadline;
+} Command;
+
+static Function *functions = NULL;
+
+/* what is done in a savepoint */
+typedef struct Attempt
+{
+	EsMove	   *move;
+	const char *name;
+	Jsonb	   *input;
+	Jsonb	   *output;
+	MemoryContext context;		/* for the output */
+	void		(*run) (struct Attempt *attempt);
+} Attempt;
+
+static bool attempt(Attempt *what, Jsonb **output, EsEnding *failure);
+static void run_function(Attempt *attempt);
+static void run_append(Attempt *attempt);
+static void append_part(StringInfo buf, Jsonb *input, const char *key, bool is_required);
+static Jsonb *null_jsonb(void);
+static Function *function_plan(const char *fn);
+static bool is_of_the_transaction(int code);
+static void describe_error(const ErrorData *edata, EsEnding *failure);
+static void send_command(EsMove *move, const Command *command);
+static Jsonb *command_headers(EsMove *move, const Command *command);
+
+bool
+es_call_function(EsMove *move, const char *fn, Jsonb *input, Jsonb **output, EsEnding *failure)
+{
+	return attempt(&(Attempt) {.move = move, .name = fn, .input = input, .run = run_function}, output, failure);
+}
+
+bool
+es_call_append(EsMove *move, const char *type, Jsonb *input, Jsonb **output, EsEnding *failure)
+{
+	return attempt(&(Attempt) {.move = move, .name = type, .input = input, .run = run_append}, output, failure);
+}
+
+bool
+es_call_now(EsMove *move, const EsAslCall *call, Jsonb *input, Jsonb **output, EsEnding *failure)
+{
+	return call->kind == ES_ASL_SQL ? es_call_function(move, call->name, input, output, failure) :
+		es_call_append(move, call->name, input, output, failure);
+}
+
+bool
+es_call_send(EsMove *move, EsStep *step, const EsAslCall *call, double delay, EsEnding *failure)
+{
+	Command    *command = palloc(sizeof(Command));
+	const EsQueue *queue = es_queue_find(call->name);
+
+	if (queue == NULL)
+	{
+		*failure = (EsEnding) {.error = ES_ASL_TASK_FAILED, .cause = psprintf("queue \"%s\" does not exist", call->name), .is_final = true,
+			.retry_after = -1};
+		return false;
+	}
+
+	command->step = step;
+	command->call = call;
+	command->delay = delay;
+	command->deadline = step->due;
+	/* the row says whose the message is */
+	step->queue_id = queue->id;
+	move->commands = lappend(move->commands, command);
+	return true;
+}
+
+void
+es_call_send_all(EsMove *move)
+{
+	ListCell   *lc;
+
+	foreach(lc, move->commands)
+	{
+		Command    *command = lfirst(lc);
+
+		/* something later in this transition may have ended it */
+		if (command->step->status == ES_STEP_WAITING)
+			send_command(move, command);
+	}
+	move->commands = NIL;
+}
+
+/* false: somebody has it, or had it */
+bool
+es_step_take_back(EsMove *move, EsStep *step)
+{
+	ListCell   *lc;
+
+	foreach(lc, move->commands)
+		if (((Command *) lfirst(lc))->step == step)
+		{
+			move->commands = foreach_delete_current(move->commands, lc);
+			return true;
+		}
+	return step->message_id == 0 || es_queue_withdraw(step->queue_id, step->message_id, true);
+}
+
+/* false: it failed, and its effects are undone */
+static bool
+attempt(Attempt *what, Jsonb **output, EsEnding *failure)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ok = true;
+
+	what->context = CurrentMemoryContext;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(what->context);
+	PG_TRY();
+	{
+		what->run(what);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		/* the subtransaction ends in any case: whoever catches the error further up has others to end */
+		MemoryContextSwitchTo(what->context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(what->context);
+		CurrentResourceOwner = owner;
+		if (is_of_the_transaction(error->sqlerrcode))
+			ReThrowError(error);
+		describe_error(error, failure);
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(what->context);
+	CurrentResourceOwner = owner;
+	*output = what->output;
+	return ok;
+}
+
+/* as the definition's owner */
+static void
+run_function(Attempt *attempt)
+{
+	const EsSagaVersion *version = attempt->move->version;
+	Datum		argument = JsonbPGetDatum(attempt->input);
+	Function   *function;
+	EsSpiState	state;
+	Datum		result;
+	bool		isnull;
+
+	es_spi_become(&state, version->owner, version->search_path);
+	/* what it appends or sends is the tenant's */
+	if (strcmp(attempt->move->saga.tenant, es_queue_tenant()) != 0)
+		(void) set_config_option("evtstore.tenant", attempt->move->saga.tenant, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	function = function_plan(attempt->name);
+	result = es_spi_call_foreign(function->plan, &argument, function->sql, attempt->context, &isnull);
+	es_spi_check_constraints();
+	es_spi_unbecome(&state);
+	attempt->output = isnull ? null_jsonb() : DatumGetJsonbP(result);
+}
+
+/* input: {"stream", "data", "metadata"?, "tags"?, "expected_version"?} */
+static void
+run_append(Attempt *attempt)
+{
+	static const EsOption keys[] = {
+		{"stream", ES_OPTION_STRING},
+		{"data", ES_OPTION_ANY},
+		{"metadata", ES_OPTION_OBJECT},
+		{"tags", ES_OPTION_STRINGS},
+		{"expected_version", ES_OPTION_VERSION},
+		{NULL}
+	};
+	Jsonb	   *input = attempt->input;
+	EsAppendResult result;
+	StringInfoData element;
+	EsEvent    *events;
+	char	   *stream;
+	int			n;
+
+	es_options_check(input, keys, "what the event is made of");
+	stream = es_options_string(input, "stream", NULL);
+	if (stream == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("an event of a saga has no \"stream\""),
+				 errhint("Give it in Parameters: {\"stream.$\": \"…\", \"data\": {…}}.")));
+	es_arg_check_name(stream, "stream", ES_MAX_STREAM_BYTES);
+	initStringInfo(&element);
+	appendStringInfoString(&element, "[{\"type\": ");
+	escape_json(&element, attempt->name);
+	append_part(&element, input, "data", true);
+	append_part(&element, input, "metadata", false);
+	append_part(&element, input, "tags", false);
+	appendStringInfoString(&element, "}]");
+	events = es_event_parse_array(DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(element.data))), &n);
+	events[0].tenant = CStringGetTextDatum(attempt->move->saga.tenant);
+	events[0].stream = CStringGetTextDatum(stream);
+	es_append(attempt->move->saga.tenant, stream, events, n, es_options_version(input, "expected_version", ES_EXPECT_ANY), ES_REQUIRE_NONE, &result);
+	MemoryContextSwitchTo(attempt->context);
+	attempt->output = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("{\"version\": %lld, \"position\": %lld}",
+																							(long long) result.version, (long long) result.position))));
+}
+
+static void
+append_part(StringInfo buf, Jsonb *input, const char *key, bool is_required)
+{
+	Jsonb	   *part = es_options_any(input, key);
+
+	if (part != NULL)
+		appendStringInfo(buf, ", \"%s\": %s", key, JsonbToCString(NULL, &part->root, VARSIZE(part)));
+	else if (is_required)
+		appendStringInfo(buf, ", \"%s\": {}", key);
+}
+
+static Jsonb *
+null_jsonb(void)
+{
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("null")));
+}
+
+/* the plan follows the function when that is replaced: it is saved under the name, as definitions keep it */
+static Function *
+function_plan(const char *fn)
+{
+	Function   *function;
+	Oid			type = JSONBOID;
+	Oid			oid;
+	char	   *sql;
+
+	for (function = functions; function != NULL; function = function->next)
+		if (strcmp(function->fn, fn) == 0)
+			return function;
+	oid = es_definition_function(fn, type);
+	sql = psprintf("SELECT %s($1)::pg_catalog.jsonb", quote_qualified_identifier(get_namespace_name(get_func_namespace(oid)), get_func_name(oid)));
+	function = MemoryContextAllocZero(TopMemoryContext, sizeof(Function));
+	function->fn = MemoryContextStrdup(TopMemoryContext, fn);
+	function->sql = MemoryContextStrdup(TopMemoryContext, sql);
+	function->plan = es_spi_prepare_foreign_generic(sql, 1, &type);
+	function->next = functions;
+	functions = function;
+	return function;
+}
+
+/* of the whole transaction, not of the function: trying the step again in it would not help */
+static bool
+is_of_the_transaction(int code)
+{
+	switch (code)
+	{
+		case ERRCODE_QUERY_CANCELED:
+		case ERRCODE_ADMIN_SHUTDOWN:
+		case ERRCODE_CRASH_SHUTDOWN:
+		case ERRCODE_T_R_SERIALIZATION_FAILURE:
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+			return true;
+		default:
+			return ERRCODE_TO_CATEGORY(code) == ERRCODE_INSUFFICIENT_RESOURCES;
+	}
+}
+
+/* 'SQLSTATE condition_name', either of which Retry and Catch may name */
+static void
+describe_error(const ErrorData *edata, EsEnding *failure)
+{
+	const char *condition = es_condition_name(edata->sqlerrcode);
+	char	   *cause = edata->message != NULL ? edata->message : pstrdup("missing error text");
+
+	cause[pg_mbcliplen(cause, strlen(cause), MAX_CAUSE)] = '\0';
+	failure->error = condition == NULL ? pstrdup(unpack_sql_state(edata->sqlerrcode)) : psprintf("%s %s", unpack_sql_state(edata->sqlerrcode), condition);
+	failure->cause = cause;
+}
+
+static void
+send_command(EsMove *move, const Command *command)
+{
+	EsStep	   *step = command->step;
+	EsMessage	message = {.body = JsonbPGetDatum(step->sent), .headers = JsonbPGetDatum(command_headers(move, command)),
+		.delay_ms = (int64) (command->delay * 1000), .tenant = move->saga.tenant, .is_command = true, .event_id = move->saga.id,
+		.position = step->parent, .version = step->seq};
+
+	es_queue_send(es_queue_get(command->call->name), &message, 1);
+	step->message_id = message.id;
+}
+
+static Jsonb *
+command_headers(EsMove *move, const Command *command)
+{
+	const EsStep *step = command->step;
+	const EsSaga *saga = &move->saga;
+	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&saga->id)));
+	StringInfoData buf;
+	Datum		headers;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "{\"saga_id\": \"%s\", \"saga\": ", id);
+	escape_json(&buf, move->version->name);
+	appendStringInfoString(&buf, ", \"state\": ");
+	escape_json(&buf, step->state);
+	appendStringInfo(&buf, ", \"attempt\": %d, \"idempotency_key\": \"%s/%d\", \"deadline\": %s, \"undo\": %s", step->attempt, id,
+					 step->first_seq, es_move_json_time(command->deadline), step->kind == ES_STEP_UNDO ? "true" : "false");
+	if (step->kind == ES_STEP_UNDO)
+	{
+		EsStep	   *undone = es_move_step(move, step->parent, step->undoes);
+
+		appendStringInfo(&buf, ", \"forward\": \"%s\", \"forward_key\": \"%s/%d\"", undone->status == ES_STEP_UNKNOWN ? "unknown" : "done",
+						 id, undone->first_seq);
+	}
+	appendStringInfoChar(&buf, '}');
+	headers = DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
+	/* correlation and trace of whoever started it */
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(saga->metadata), headers));
+}

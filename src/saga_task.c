@@ -1,0 +1,587 @@
+/*
+ * saga_task.c
+ *		Steps: Tasks and Waits that begin, end, fail and are tried again.
+ *
+ * Runs within a transition (saga_move.c), under the lock of its instance.  A step is a row; it is written when the transition ends.  What
+ * runs here of others is a function of a step, in a savepoint (saga_call.c).
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+#include "asl_value.h"
+#include "compat.h"
+#include "saga_move.h"
+
+/* s that a command has where its state does not say */
+#define DEFAULT_TIMEOUT 3600.0
+
+static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
+static EsNext wait_for_signal(EsMove *move, EsNext at, EsStep *step);
+static EsNext run_now(EsMove *move, EsNext at, EsStep *step);
+static bool is_below(EsMove *move, const EsStep *step, const EsStep *row);
+static double retry_delay(const EsAslState *state, EsStep *step, const EsEnding *ending);
+static void count_try(EsStep *step, int retrier, int nretriers);
+static EsNext leave_wait(EsMove *move, EsNext at, EsStep *step);
+static bool is_known(const EsStep *step);
+static const char *answer_known(EsMove *move, EsStep *step, const EsEnding *ending);
+static const char *answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending);
+static const char *answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending);
+static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
+static void be_late(EsMove *move, EsStep *step);
+static bool is_moment(const char *text, TimestampTz *moment);
+static TimestampTz later(TimestampTz time, double seconds);
+
+EsNext
+es_task_enter(EsMove *move, EsNext at)
+{
+	return begin_attempt(move, at, NULL, 0);
+}
+
+EsNext
+es_wait_enter(EsMove *move, EsNext at)
+{
+	const EsAslState *state = at.state;
+	EsAslScope	scope = es_move_scope(move, state, at.input, 0, NULL);
+	EsAslFault	fault = {0};
+	Jsonb	   *selected = es_asl_state_input(state, &scope, &fault);
+	EsAslScope	inner = {selected, scope.context};
+	double		seconds = 0;
+	char	   *moment = NULL;
+	TimestampTz due = 0;
+
+	if (selected == NULL ||
+		!(state->seconds.is_set ? es_asl_number(&state->seconds, &inner, &seconds, &fault) : es_asl_text(&state->timestamp, &inner, &moment, &fault)))
+		return es_state_fail(move, at, NULL, &(EsEnding) {.error = fault.error, .cause = fault.cause});
+	if (state->seconds.is_set)
+		due = later(move->now, seconds);
+	else if (!is_moment(moment, &due))
+		return es_state_fail(move, at, NULL, &(EsEnding) {.error = ES_ASL_RUNTIME,
+			.cause = psprintf("\"%s\" of state \"%s\" is not a time", moment, state->name)});
+	es_step_new(move, ES_STEP_WAIT, at, NULL)->due = due;
+	return (EsNext) {NULL};
+}
+
+EsNext
+es_state_leave(EsMove *move, EsNext at, EsStep *step, Jsonb *result)
+{
+	EsAslScope	scope = es_move_scope(move, at.state, at.input, step == NULL ? 0 : step->attempt - 1, NULL);
+	EsAslFault	fault = {0};
+	Jsonb	   *output = es_asl_state_output(at.state, &scope, result, &fault);
+
+	/* what it did is done: to try again what comes of it would do that again */
+	if (output == NULL)
+		return es_state_fail(move, at, NULL, &(EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true});
+	if (at.state->next != NULL)
+		return (EsNext) {at.state->next, output, at.branch};
+	if (at.branch != NULL)
+		return es_branch_leave(move, at.branch, output);
+	es_move_finish(move, ES_SAGA_SUCCEEDED, output);
+	return (EsNext) {NULL};
+}
+
+EsNext
+es_state_fail(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending)
+{
+	const EsAslState *state = at.state;
+	double		delay = step == NULL ? -1 : retry_delay(state, step, ending);
+	int			catcher;
+	EsAslFault	fault = {0};
+	EsNext		next = {.branch = at.branch};
+	EsEnding	own;
+
+	if (delay >= 0)
+		return state->type == ES_ASL_TASK ? begin_attempt(move, at, step, delay) : es_branches_again(move, at, step, delay);
+	/* an earlier attempt may be what nobody knows of */
+	if (step != NULL && state->class == ES_ASL_PIVOT && es_steps_unknown_pivot(move) != NULL)
+	{
+		move->saga.error = pstrdup(ending->error);
+		move->saga.cause = ending->cause == NULL ? NULL : pstrdup(ending->cause);
+		es_move_get_stuck(move, at, "pivot_unknown");
+		return (EsNext) {NULL};
+	}
+	catcher = es_asl_find_catcher(state, ending->error);
+	if (catcher >= 0)
+	{
+		next.state = state->catchers[catcher].next;
+		next.input = es_asl_catch_output(&state->catchers[catcher], at.input, ending->error, ending->cause, &fault);
+		if (next.input != NULL)
+			return next;
+		own = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
+		ending = &own;
+	}
+	if (at.branch != NULL)
+		return es_branch_fail(move, at.branch, ending);
+	es_move_fail(move, at, ending->error, ending->cause);
+	return (EsNext) {NULL};
+}
+
+EsStep *
+es_step_new(EsMove *move, EsStepKind kind, EsNext at, const EsStep *previous)
+{
+	EsStep	   *step = palloc0(sizeof(EsStep));
+
+	step->seq = ++move->saga.last_seq;
+	step->parent = at.branch == NULL ? 0 : at.branch->seq;
+	step->above = at.branch == NULL ? 0 : at.branch->parent;
+	step->first_seq = previous == NULL ? step->seq : previous->first_seq;
+	step->attempt = previous == NULL ? 1 : previous->attempt + 1;
+	step->undoes = previous == NULL ? 0 : previous->undoes;
+	if (previous != NULL && previous->ntries > 0)
+	{
+		step->ntries = previous->ntries;
+		step->tries = memcpy(palloc(step->ntries * sizeof(int)), previous->tries, step->ntries * sizeof(int));
+	}
+	step->kind = kind;
+	step->status = ES_STEP_WAITING;
+	step->state = at.state->name;
+	step->input = at.input;
+	step->sent = previous == NULL ? NULL : previous->sent;
+	step->started_at = GetCurrentTimestamp();
+	step->via = move->via;
+	step->is_new = true;
+	move->via = NIL;
+	es_move_add_step(move, step);
+	es_step_change(move, step);
+	return step;
+}
+
+void
+es_step_change(EsMove *move, EsStep *step)
+{
+	move->is_changed = true;
+	step->is_told = true;
+	if (step->is_dirty)
+		return;
+	step->is_dirty = true;
+	move->dirty = lappend(move->dirty, step);
+}
+
+void
+es_step_end(EsMove *move, EsStep *step, EsStepStatus status, const EsEnding *ending)
+{
+	step->status = status;
+	step->ended = ++move->saga.last_ended;
+	step->ended_at = GetCurrentTimestamp();
+	step->due = 0;
+	es_step_change(move, step);
+	if (ending == NULL)
+		return;
+	step->output = ending->output;
+	step->error = ending->error == NULL ? NULL : pstrdup(ending->error);
+	step->cause = ending->cause == NULL ? NULL : pstrdup(ending->cause);
+}
+
+void
+es_steps_write(EsMove *move)
+{
+	ListCell   *lc;
+
+	/* a row has the number of its command */
+	es_call_send_all(move);
+	foreach(lc, move->dirty)
+	{
+		EsStep	   *step = lfirst(lc);
+
+		es_saga_write_step(&move->saga, step);
+		step->is_dirty = false;
+	}
+	move->dirty = NIL;
+}
+
+void
+es_steps_end_waiting(EsMove *move, const EsStep *below, bool undos_too)
+{
+	ListCell   *lc;
+
+	es_steps_write(move);
+	foreach(lc, es_saga_waiting_steps(&move->saga))
+	{
+		EsStep	   *step = es_move_adopt(move, lfirst(lc));
+
+		if ((step->kind != ES_STEP_UNDO || undos_too) && is_below(move, step, below))
+			es_step_end(move, step, es_step_take_back(move, step) ? ES_STEP_WITHDRAWN : ES_STEP_UNKNOWN, NULL);
+	}
+}
+
+/* what is one, and may be undone by an Undo of its own, is none here */
+EsStep *
+es_steps_unknown_pivot(EsMove *move)
+{
+	ListCell   *lc;
+
+	es_steps_write(move);
+	foreach(lc, es_saga_undo_log(&move->saga))
+	{
+		EsStep	   *step = lfirst(lc);
+		const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
+
+		if (step->status == ES_STEP_UNKNOWN && state->class == ES_ASL_PIVOT && !state->undo_on_unknown)
+			return es_move_adopt(move, step);
+	}
+	return NULL;
+}
+
+void
+es_move_settle(EsMove *move, EsStep *step, const EsEnding *ending)
+{
+	EsNext		at = {.input = step->input};
+
+	if (step->kind == ES_STEP_UNDO)
+	{
+		es_undo_ended(move, step, ending);
+		return;
+	}
+	es_step_end(move, step, ending->is_success ? ES_STEP_DONE : ES_STEP_FAILED, ending);
+	if (step->kind == ES_STEP_START)
+	{
+		at.state = move->version->definition->machine->start;
+		es_move_walk(move, at);
+		return;
+	}
+	at.state = es_asl_find_state(move->version->definition, step->state);
+	at.branch = es_move_parent(move, step);
+	if (ending->is_success && at.state->class == ES_ASL_PIVOT)
+		move->saga.has_pivot = true;
+	if (ending->is_success)
+		es_move_walk(move, step->kind == ES_STEP_WAIT ? leave_wait(move, at, step) : es_state_leave(move, at, step, ending->output));
+	else
+		es_move_walk(move, es_state_fail(move, at, step, ending));
+}
+
+/* a Wait hands on what it was given, as InputPath has it */
+static EsNext
+leave_wait(EsMove *move, EsNext at, EsStep *step)
+{
+	EsAslScope	scope = es_move_scope(move, at.state, at.input, 0, NULL);
+	EsAslFault	fault = {0};
+	Jsonb	   *selected = es_asl_state_input(at.state, &scope, &fault);
+
+	if (selected == NULL)
+		return es_state_fail(move, at, NULL, &(EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1});
+	return es_state_leave(move, at, step, selected);
+}
+
+const char *
+es_move_answer(EsMove *move, EsStep *step, const EsEnding *ending)
+{
+	const char *outcome;
+
+	if (step->status == ES_STEP_WAITING && (step->kind == ES_STEP_UNDO ? move->saga.status == ES_SAGA_COMPENSATING : move->saga.status == ES_SAGA_RUNNING))
+	{
+		es_move_settle(move, step, ending);
+		return "accepted";
+	}
+	outcome = is_known(step) ? answer_known(move, step, ending) : answer_unknown(move, step, ending);
+	if (strcmp(outcome, "accepted") != 0)
+		es_saga_write_answer(&move->saga, step->seq, outcome, ending->error, ending->cause, ending->output);
+	return outcome;
+}
+
+void
+es_move_be_late(EsMove *move)
+{
+	EsSaga	   *saga = &move->saga;
+	ListCell   *lc;
+
+	/* this timer is spent, whatever it finds */
+	saga->timer_id = 0;
+	saga->timer_due = 0;
+	if (ES_SAGA_HAS_ENDED(saga->status))
+		return;
+	foreach(lc, es_saga_waiting_steps(saga))
+	{
+		EsStep	   *step = es_move_adopt(move, lfirst(lc));
+
+		if (step->status == ES_STEP_WAITING && step->due != 0 && step->due <= move->now && saga->status != ES_SAGA_STUCK)
+			be_late(move, step);
+	}
+	if (saga->deadline != 0 && saga->deadline <= move->now && saga->status == ES_SAGA_RUNNING && !saga->has_pivot)
+		es_move_fail(move, (EsNext) {NULL}, ES_ASL_TIMEOUT, "the saga's time is over");
+}
+
+/* the step that it stopped at is tried again, with the same key where it is one; a state without a row is entered anew */
+void
+es_move_unstick(EsMove *move)
+{
+	EsSaga	   *saga = &move->saga;
+	EsStep	   *stop;
+	EsStep	   *step;
+	EsNext		at;
+
+	if (strcmp(saga->reason, "undo_failed") == 0)
+	{
+		saga->reason = NULL;
+		es_undo_go_on(move);
+		return;
+	}
+	stop = es_saga_last_stop(saga);
+	if (stop == NULL)
+		elog(ERROR, "a stuck saga does not say where");
+	step = es_saga_stopped_at(saga, stop);
+	at = (EsNext) {es_asl_find_state(move->version->definition, stop->state), stop->input};
+	saga->status = ES_SAGA_RUNNING;
+	saga->reason = saga->error = saga->cause = NULL;
+	if (step == NULL)
+		es_move_walk(move, at);
+	else
+	{
+		step->ntries = 0;
+		es_move_walk(move, step->kind == ES_STEP_TASK ? begin_attempt(move, at, step, 0) : es_branches_again(move, at, step, 0));
+	}
+}
+
+/* the first attempt, or one after previous; delay in s */
+static EsNext
+begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay)
+{
+	const EsAslState *state = at.state;
+	EsStep	   *step = es_step_new(move, ES_STEP_TASK, at, previous);
+	EsAslScope	scope = es_move_scope(move, state, at.input, step->attempt - 1, NULL);
+	EsAslFault	fault = {0};
+	EsAslScope	inner;
+	double		timeout = DEFAULT_TIMEOUT;
+	EsEnding	failure;
+
+	/* the same for all attempts, whatever functions are in it */
+	if (step->sent == NULL)
+		step->sent = es_asl_state_input(state, &scope, &fault);
+	inner = (EsAslScope) {step->sent, scope.context};
+	if (step->sent == NULL || (state->timeout.is_set && !es_asl_number(&state->timeout, &inner, &timeout, &fault)))
+	{
+		EsEnding	ending = {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
+
+		es_step_end(move, step, ES_STEP_FAILED, &ending);
+		return es_state_fail(move, at, step, &ending);
+	}
+	if (ES_CALL_IS_NOW(&state->call))
+	{
+		if (delay <= 0)
+			return run_now(move, at, step);
+		step->due = later(move->now, delay);
+		return (EsNext) {NULL};
+	}
+	step->due = later(move->now, delay + timeout);
+	if (state->call.kind == ES_ASL_SIGNAL)
+		return wait_for_signal(move, at, step);
+	if (!es_call_send(move, step, &state->call, delay, &failure))
+	{
+		es_step_end(move, step, ES_STEP_FAILED, &failure);
+		return es_state_fail(move, at, step, &failure);
+	}
+	return (EsNext) {NULL};
+}
+
+/* it may have come already */
+static EsNext
+wait_for_signal(EsMove *move, EsNext at, EsStep *step)
+{
+	Jsonb	   *payload = es_signal_take(move, at.state->call.name, step->seq);
+
+	step->kind = ES_STEP_SIGNAL;
+	/* without a time it waits for ever */
+	if (!at.state->timeout.is_set)
+		step->due = 0;
+	if (payload == NULL)
+		return (EsNext) {NULL};
+	es_step_end(move, step, ES_STEP_DONE, &(EsEnding) {.is_success = true, .output = payload});
+	return es_state_leave(move, at, step, payload);
+}
+
+static EsNext
+run_now(EsMove *move, EsNext at, EsStep *step)
+{
+	EsEnding	ending = {.retry_after = -1};
+
+	ending.is_success = es_call_now(move, &at.state->call, step->sent, &ending.output, &ending);
+	es_step_end(move, step, ending.is_success ? ES_STEP_DONE : ES_STEP_FAILED, &ending);
+	if (!ending.is_success)
+		return es_state_fail(move, at, step, &ending);
+	if (at.state->class == ES_ASL_PIVOT)
+		move->saga.has_pivot = true;
+	return es_state_leave(move, at, step, ending.output);
+}
+
+/* is it in that Parallel or Map? */
+static bool
+is_below(EsMove *move, const EsStep *step, const EsStep *row)
+{
+	if (row == NULL)
+		return true;
+	for (step = es_move_parent(move, step); step != NULL; step = es_move_parent(move, step))
+		if (step->seq == row->seq)
+			return true;
+	return false;
+}
+
+/* s; < 0: not again */
+static double
+retry_delay(const EsAslState *state, EsStep *step, const EsEnding *ending)
+{
+	int			retrier;
+	double		delay;
+
+	if (ending->is_final)
+		return -1;
+	retrier = es_asl_find_retrier(state->retriers, state->nretriers, ending->error);
+	if (retrier < 0)
+		return -1;
+	count_try(step, retrier, state->nretriers);
+	delay = es_asl_retry_delay(&state->retriers[retrier], step->tries[retrier] - 1);
+	return delay < 0 ? -1 : Max(delay, ending->retry_after);
+}
+
+static void
+count_try(EsStep *step, int retrier, int nretriers)
+{
+	int		   *tries = palloc0(nretriers * sizeof(int));
+
+	if (step->ntries > 0)
+		memcpy(tries, step->tries, Min(step->ntries, nretriers) * sizeof(int));
+	tries[retrier]++;
+	step->tries = tries;
+	step->ntries = nretriers;
+}
+
+static bool
+is_known(const EsStep *step)
+{
+	return step->status == ES_STEP_DONE || step->status == ES_STEP_UNDONE;
+}
+
+static const char *
+answer_known(EsMove *move, EsStep *step, const EsEnding *ending)
+{
+	return ending->is_success ? "duplicate" : "late";
+}
+
+/*
+ * The attempt was given up, or its instance has gone on.  A success makes it known to be done: then it ends a later attempt at the same, or
+ * is undone where the instance compensates, or has.
+ */
+static const char *
+answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
+{
+	EsSaga	   *saga = &move->saga;
+	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
+	bool		is_open_pivot = saga->status == ES_SAGA_STUCK && strcmp(saga->reason, "pivot_unknown") == 0 && state->class == ES_ASL_PIVOT;
+	EsStep	   *other = es_saga_other_attempt(saga, step);
+
+	if (is_open_pivot && step->status == ES_STEP_UNKNOWN && !ending->is_success)
+		return answer_pivot_failed(move, step, ending);
+	if (!ending->is_success)
+		return "late";
+	if (step->kind == ES_STEP_UNDO)
+		return answer_undo(move, step, ending);
+	if (other != NULL && is_known(other))
+		return "duplicate";
+	if (is_open_pivot || (other != NULL && saga->status == ES_SAGA_RUNNING))
+	{
+		if (other != NULL)
+		{
+			other = es_move_adopt(move, other);
+			(void) es_step_take_back(move, other);
+			es_step_end(move, other, ES_STEP_WITHDRAWN, NULL);
+		}
+		saga->status = ES_SAGA_RUNNING;
+		saga->reason = saga->error = saga->cause = NULL;
+		es_move_settle(move, step, ending);
+		return "accepted";
+	}
+	es_step_end(move, step, ES_STEP_DONE, ending);
+	if ((saga->status == ES_SAGA_COMPENSATED || saga->status == ES_SAGA_FAILED || saga->status == ES_SAGA_CANCELLED) && saga->ending != ES_SAGA_FAILED)
+		es_undo_begin(move, saga->ending);
+	return "late";
+}
+
+/* now it is known that the pivot was not done, in this attempt: what waited for that goes on */
+static const char *
+answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending)
+{
+	es_step_end(move, step, ES_STEP_FAILED, ending);
+	if (es_steps_unknown_pivot(move) == NULL)
+		es_undo_begin(move, move->saga.ending);
+	return "accepted";
+}
+
+/* an attempt at an undo that was given up, and succeeded after all */
+static const char *
+answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending)
+{
+	EsStep	   *step = es_move_step(move, undo->parent, undo->undoes);
+	EsStep	   *other = es_saga_other_attempt(&move->saga, undo);
+
+	if (step->status == ES_STEP_UNDONE)
+		return "duplicate";
+	/* nothing more is undone, but this is */
+	if (ES_SAGA_HAS_ENDED(move->saga.status))
+	{
+		es_step_end(move, undo, ES_STEP_DONE, ending);
+		es_undo_mark(move, step);
+		return "late";
+	}
+	if (other != NULL && other->status == ES_STEP_WAITING)
+	{
+		other = es_move_adopt(move, other);
+		(void) es_step_take_back(move, other);
+		es_step_end(move, other, ES_STEP_WITHDRAWN, NULL);
+	}
+	move->saga.reason = NULL;
+	es_undo_ended(move, undo, ending);
+	return "accepted";
+}
+
+/* of a step that waits */
+static void
+be_late(EsMove *move, EsStep *step)
+{
+	EsEnding	ending = {.error = ES_ASL_TIMEOUT, .cause = "no answer in time", .retry_after = -1};
+	EsNext		at = {.input = step->input};
+
+	if (step->kind == ES_STEP_WAIT || step->kind == ES_STEP_START)
+	{
+		es_move_settle(move, step, &(EsEnding) {.is_success = true, .output = NULL});
+		return;
+	}
+	if (step->kind == ES_STEP_UNDO)
+	{
+		if (step->message_id != 0)
+			(void) es_step_take_back(move, step);
+		es_undo_ended(move, step, step->message_id != 0 ? &ending : NULL);
+		return;
+	}
+	at.state = es_asl_find_state(move->version->definition, step->state);
+	at.branch = es_move_parent(move, step);
+	/* the time of a function, or of branches, that are tried again */
+	if (step->kind == ES_STEP_PARALLEL || step->kind == ES_STEP_MAP)
+		es_move_walk(move, es_branches_begin(move, step));
+	else if (step->message_id == 0 && step->kind == ES_STEP_TASK)
+		es_move_walk(move, run_now(move, at, step));
+	else
+	{
+		es_step_end(move, step, es_step_take_back(move, step) ? ES_STEP_WITHDRAWN : ES_STEP_UNKNOWN, &ending);
+		es_move_walk(move, es_state_fail(move, at, step, &ending));
+	}
+}
+
+static bool
+is_moment(const char *text, TimestampTz *moment)
+{
+	int64		seconds;
+	int			nanoseconds;
+
+	if (!es_asl_instant(text, strlen(text), &seconds, &nanoseconds))
+		return false;
+	*moment = seconds * USECS_PER_SEC + nanoseconds / 1000;
+	return true;
+}
+
+static TimestampTz
+later(TimestampTz time, double seconds)
+{
+	return seconds >= (double) (END_TIMESTAMP - 1 - time) / USECS_PER_SEC ? END_TIMESTAMP - 1 : time + (TimestampTz) rint(seconds * USECS_PER_SEC);
+}

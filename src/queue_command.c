@@ -33,6 +33,7 @@ static EsPlan find_plan = {
 };
 
 static EsCommandHook command_hook = NULL;
+static EsAnswerHook answer_hook = NULL;
 
 static bool find(int32 queue_id, int64 id, EsReady *ready, bool *was_had);
 
@@ -40,6 +41,18 @@ void
 es_queue_register_command_hook(EsCommandHook hook)
 {
 	command_hook = hook;
+}
+
+void
+es_queue_register_answer_hook(EsAnswerHook hook)
+{
+	answer_hook = hook;
+}
+
+const char *
+es_queue_answer(const EsAnswer *answer)
+{
+	return answer_hook(answer);
 }
 
 bool

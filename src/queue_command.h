@@ -5,6 +5,7 @@
 #ifndef ES_QUEUE_COMMAND_H
 #define ES_QUEUE_COMMAND_H
 
+#include "utils/jsonb.h"
 #include "utils/uuid.h"
 
 struct EsMessageReceipt;
@@ -27,6 +28,23 @@ extern void es_queue_settle_command(struct EsMessageReceipt *receipt, EsCommand 
  * Waits for nobody
  */
 extern bool es_queue_withdraw(int32 queue_id, int64 message_id, bool takes_away);
+
+/* an answer to a command, by a receipt that need not hold any more */
+typedef struct EsAnswer
+{
+	const char *receipt;
+	bool is_success;
+	Jsonb *output; /* of a success; NULL: null */
+	const char *error; /* of a failure */
+	const char *cause;
+	bool is_final;	   /* not to be tried again */
+	double retry_after; /* s; < 0: not said */
+} EsAnswer;
+
+/* in a layer above: what became of it, "accepted", "late" or "duplicate" */
+typedef const char *(*EsAnswerHook)(const EsAnswer *answer);
+extern void es_queue_register_answer_hook(EsAnswerHook hook);
+extern const char *es_queue_answer(const EsAnswer *answer);
 
 /* called where a command is given up or rejected, in that transaction */
 typedef void (*EsCommandHook)(const EsCommand *command, const char *error);

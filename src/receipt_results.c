@@ -25,6 +25,9 @@
 typedef struct Verdict
 {
 	int			number;			/* from 0, as it was given */
+	bool		is_answer;		/* to a command of a saga */
+	EsAnswer	answer;
+	const char *outcome;		/* of an answer */
 	EsSettle	how;
 	char	   *reason;
 	int64		delay_ms;		/* < 0: by the retry policy */
@@ -35,6 +38,9 @@ typedef struct Verdict
 
 static Verdict *parse_results(Jsonb *array, int *n);
 static void parse_result(Jsonb *element, Verdict *result, const char *what);
+static void parse_answer(Jsonb *element, Verdict *result, char *receipt, const char *verb, const char *what);
+static void refuse_answers(Jsonb *element, const char *verb, const char *what);
+static void refuse_keys(Jsonb *element, const char *const *keys, const char *verb, const char *what);
 static EsSettle parse_do(const char *text, const char *what);
 static int	compare_results(const void *a, const void *b);
 static int	settle_events(Verdict *results, int n);
@@ -57,7 +63,12 @@ evtstore_settle(PG_FUNCTION_ARGS)
 	if (n > 1)
 		qsort(results, n, sizeof(Verdict), compare_results);
 	for (int i = 0; i < n;)
-		if (results[i].is_message)
+		if (results[i].is_answer)
+		{
+			results[i].outcome = es_queue_answer(&results[i].answer);
+			i++;
+		}
+		else if (results[i].is_message)
 		{
 			es_queue_settle_receipts(&results[i].message, 1, results[i].how, results[i].reason, results[i].delay_ms);
 			i++;
@@ -76,7 +87,7 @@ evtstore_settle(PG_FUNCTION_ARGS)
 		bool		nulls[3] = {false, false, stale == NULL};
 
 		values[0] = CStringGetTextDatum(in_order[i]->is_message ? in_order[i]->message.text : in_order[i]->event.text);
-		values[1] = CStringGetTextDatum(stale == NULL ? "accepted" : "stale");
+		values[1] = CStringGetTextDatum(in_order[i]->is_answer ? in_order[i]->outcome : stale == NULL ? "accepted" : "stale");
 		values[2] = stale == NULL ? (Datum) 0 : CStringGetTextDatum(stale);
 		tuplestore_putvalues(rsi->setResult, rsi->setDesc, values, nulls);
 	}
@@ -106,6 +117,11 @@ parse_result(Jsonb *element, Verdict *result, const char *what)
 		{"do", ES_OPTION_STRING},
 		{"reason", ES_OPTION_STRING},
 		{"delay", ES_OPTION_INTERVAL, 0, 100.0 * 365 * 24 * 3600},
+		{"output", ES_OPTION_ANY},
+		{"error", ES_OPTION_STRING},
+		{"cause", ES_OPTION_STRING},
+		{"retryable", ES_OPTION_BOOL},
+		{"retry_after", ES_OPTION_INTERVAL, 0, 100.0 * 365 * 24 * 3600},
 		{NULL}
 	};
 	char	   *receipt;
@@ -119,6 +135,13 @@ parse_result(Jsonb *element, Verdict *result, const char *what)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s has no \"%s\"", what, receipt == NULL ? "receipt" : "do"),
 				 errhint("Give it as {\"receipt\": \"…\", \"do\": \"ack\"}.")));
+	result->is_answer = strcmp(verb, "reply") == 0 || strcmp(verb, "fail") == 0;
+	if (result->is_answer)
+	{
+		parse_answer(element, result, receipt, verb, what);
+		return;
+	}
+	refuse_answers(element, verb, what);
 	result->how = parse_do(verb, what);
 	result->reason = es_queue_clip_reason(es_options_string(element, "reason", NULL));
 	result->delay_ms = es_options_interval_ms(element, "delay", -1);
@@ -131,6 +154,52 @@ parse_result(Jsonb *element, Verdict *result, const char *what)
 	result->is_message = es_queue_parse_receipt(receipt, &result->message);
 	if (!result->is_message && !es_subscription_parse_receipt(receipt, &result->event))
 		es_receipt_refuse(receipt);
+}
+
+/* {"output"} of a reply; {"error", "cause", "retryable", "retry_after"} of a fail */
+static void
+parse_answer(Jsonb *element, Verdict *result, char *receipt, const char *verb, const char *what)
+{
+	static const char *const of_reply[] = {"reason", "delay", "error", "cause", "retryable", "retry_after", NULL};
+	static const char *const of_fail[] = {"reason", "delay", "output", NULL};
+	EsAnswer   *answer = &result->answer;
+
+	answer->receipt = receipt;
+	answer->is_success = strcmp(verb, "reply") == 0;
+	refuse_keys(element, answer->is_success ? of_reply : of_fail, verb, what);
+	answer->output = es_options_any(element, "output");
+	answer->error = es_options_string(element, "error", NULL);
+	answer->cause = es_options_string(element, "cause", NULL);
+	answer->is_final = !es_options_bool(element, "retryable", true);
+	answer->retry_after = es_options_has(element, "retry_after") ? es_options_interval_ms(element, "retry_after", 0) / 1000.0 : -1;
+	if (!answer->is_success && answer->error == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s has no \"error\"", what),
+				 errhint("Give it as {\"receipt\": \"…\", \"do\": \"fail\", \"error\": \"SoldOut\"}.")));
+	result->is_message = es_queue_parse_receipt(receipt, &result->message);
+	if (!result->is_message)
+		es_receipt_refuse(receipt);
+}
+
+static void
+refuse_answers(Jsonb *element, const char *verb, const char *what)
+{
+	static const char *const of_answers[] = {"output", "error", "cause", "retryable", "retry_after", NULL};
+
+	refuse_keys(element, of_answers, verb, what);
+}
+
+static void
+refuse_keys(Jsonb *element, const char *const *keys, const char *verb, const char *what)
+{
+	for (int i = 0; keys[i] != NULL; i++)
+		if (es_options_has(element, keys[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"%s\" in %s does not go with \"do\": \"%s\"", keys[i], what, verb),
+					 errhint("\"reason\" is for nack and reject, \"delay\" for nack, \"output\" for reply; \"error\", \"cause\", \"retryable\" and "
+							 "\"retry_after\" for fail.")));
 }
 
 static EsSettle
@@ -147,7 +216,7 @@ parse_do(const char *text, const char *what)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown \"do\" in %s: \"%s\"", what, es_arg_shown(text, strlen(text))),
-			 errhint("It is ack, nack, reject or release.")));
+			 errhint("It is ack, nack, reject, release, reply or fail.")));
 }
 
 /* as receipt.c settles: messages before events; those of one receipt as they were given */

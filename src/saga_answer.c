@@ -35,7 +35,7 @@ static void require_supported(const EsSagaVersion *version);
 static bool known_start(const EsSaga *saga, const char *key, pg_uuid_t *id);
 static void take_business_key(const EsSaga *saga);
 static Datum start(const EsSagaVersion *version, EsSaga *saga, TimestampTz start_at);
-static const char *answer(const char *receipt, const EsEnding *ending);
+static const char *answer(const EsAnswer *answered);
 static const char *bring(const EsCommand *command, const EsEnding *ending, bool is_stale);
 static const char *leave(const EsCommand *command, const EsEnding *ending);
 static void command_died(const EsCommand *command, const char *error);
@@ -49,6 +49,7 @@ es_saga_init(void)
 {
 	es_saga_move_init();
 	es_queue_register_command_hook(command_died);
+	es_queue_register_answer_hook(answer);
 }
 
 /*
@@ -91,30 +92,33 @@ evtstore_start_saga(PG_FUNCTION_ARGS)
 Datum
 evtstore_reply(PG_FUNCTION_ARGS)
 {
-	EsEnding	ending = {.is_success = true, .retry_after = -1};
+	EsAnswer	answered = {.is_success = true, .retry_after = -1};
 
 	es_catalog_require_writable("reply");
 	es_arg_required(fcinfo, 0, "receipt");
-	ending.output = PG_ARGISNULL(1) ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("null"))) : PG_GETARG_JSONB_P(1);
-	PG_RETURN_TEXT_P(cstring_to_text(answer(text_to_cstring(PG_GETARG_TEXT_PP(0)), &ending)));
+	answered.receipt = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	if (!PG_ARGISNULL(1))
+		answered.output = PG_GETARG_JSONB_P(1);
+	PG_RETURN_TEXT_P(cstring_to_text(answer(&answered)));
 }
 
 /* fail(receipt text, error text, cause text, retryable boolean, retry_after interval) -> text; as reply */
 Datum
 evtstore_fail(PG_FUNCTION_ARGS)
 {
-	EsEnding	ending = {.retry_after = -1};
+	EsAnswer	answered = {.retry_after = -1};
 
 	es_catalog_require_writable("fail");
 	es_arg_required(fcinfo, 0, "receipt");
-	ending.error = es_arg_name(fcinfo, 1, "error", ES_MAX_NAME_BYTES);
+	answered.receipt = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	answered.error = es_arg_name(fcinfo, 1, "error", ES_MAX_NAME_BYTES);
 	if (!PG_ARGISNULL(2))
-		ending.cause = es_queue_clip_reason(text_to_cstring(PG_GETARG_TEXT_PP(2)));
+		answered.cause = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	es_arg_required(fcinfo, 3, "retryable");
-	ending.is_final = !PG_GETARG_BOOL(3);
+	answered.is_final = !PG_GETARG_BOOL(3);
 	if (!PG_ARGISNULL(4))
-		ending.retry_after = es_arg_interval(fcinfo, 4, "retry_after") / (double) USECS_PER_SEC;
-	PG_RETURN_TEXT_P(cstring_to_text(answer(text_to_cstring(PG_GETARG_TEXT_PP(0)), &ending)));
+		answered.retry_after = es_arg_interval(fcinfo, 4, "retry_after") / (double) USECS_PER_SEC;
+	PG_RETURN_TEXT_P(cstring_to_text(answer(&answered)));
 }
 
 static const EsSagaVersion *
@@ -222,21 +226,25 @@ start(const EsSagaVersion *version, EsSaga *saga, TimestampTz start_at)
 
 /* of a worker to the command that it has, or had */
 static const char *
-answer(const char *receipt, const EsEnding *ending)
+answer(const EsAnswer *answered)
 {
+	EsEnding	ending = {.is_success = answered->is_success, .output = answered->output, .error = answered->error,
+		.cause = es_queue_clip_reason(answered->cause), .is_final = answered->is_final, .retry_after = answered->retry_after};
 	EsMessageReceipt parsed;
 	EsCommand	command;
 
-	es_move_refuse_old_snapshot(ending->is_success ? "reply" : "fail");
-	if (!es_queue_parse_receipt(receipt, &parsed))
-		es_receipt_refuse(receipt);
+	es_move_refuse_old_snapshot(ending.is_success ? "reply" : "fail");
+	if (ending.is_success && ending.output == NULL)
+		ending.output = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("null")));
+	if (!es_queue_parse_receipt(answered->receipt, &parsed))
+		es_receipt_refuse(answered->receipt);
 	es_queue_settle_command(&parsed, &command);
 	if (parsed.stale != NULL && !es_saga_of_message(parsed.queue_id, parsed.message_id, &command.saga_id, &command.parent, &command.seq))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("receipt \"%s\" is of no command of a saga", receipt),
+				 errmsg("receipt \"%s\" is of no command of a saga", answered->receipt),
 				 errhint("Messages that no saga sent are answered with evtstore.ack().")));
-	return bring(&command, ending, parsed.stale != NULL);
+	return bring(&command, &ending, parsed.stale != NULL);
 }
 
 static const char *

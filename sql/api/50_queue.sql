@@ -92,7 +92,8 @@ CREATE OR REPLACE FUNCTION evtstore.settle(results jsonb)
 RETURNS TABLE (receipt text, outcome text, reason text)
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_settle';
 COMMENT ON FUNCTION evtstore.settle IS
-'Settles a batch with a result for each: array of {"receipt","do":"ack|nack|reject|release","reason","delay"}. A row for each, in their
+'Settles a batch with a result for each: array of {"receipt","do":"ack|nack|reject|release","reason","delay"}; commands of sagas are answered with
+"do":"reply" and "output", or "fail" and "error", "cause", "retryable", "retry_after". A row for each, in their
 order: outcome accepted, or stale with the reason (settled, claimed_again, lease_expired, key_blocked); a stale one holds up no other.
 Errors: 22023 a malformed result, then nothing is settled; 25001 in REPEATABLE READ for all but ack.';
 

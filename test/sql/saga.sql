@@ -73,6 +73,18 @@ SELECT evtstore.cancel_saga(:'id');
 SELECT status FROM evtstore.sagas WHERE id = :'id';
 SELECT ready, delayed, in_flight FROM evtstore.queue_status WHERE name IN ('pay', 'evtstore:sagas') ORDER BY name;
 SELECT seq, state, kind, status, undoes FROM evtstore.saga_steps WHERE saga_id = :'id' ORDER BY seq;
+-- answers in a batch, each with what became of it
+SELECT evtstore.start_saga('pay', '{"amount": 61}') AS id \gset
+SELECT evtstore.start_saga('pay', '{"amount": 62}') AS id2 \gset
+SELECT array_agg(receipt ORDER BY message_id) AS receipts FROM evtstore.receive('pay', max_count => 2) \gset
+SELECT outcome, reason FROM evtstore.settle(jsonb_build_array(
+    jsonb_build_object('receipt', (:'receipts'::text[])[1], 'do', 'reply', 'output', 1),
+    jsonb_build_object('receipt', (:'receipts'::text[])[2], 'do', 'fail', 'error', 'Declined', 'cause', 'no'),
+    jsonb_build_object('receipt', (:'receipts'::text[])[1], 'do', 'reply')));
+SELECT input->'amount' AS amount, status, output FROM evtstore.sagas WHERE id IN (:'id', :'id2') ORDER BY input->'amount';
+SELECT evtstore.settle(jsonb_build_array(jsonb_build_object('receipt', (:'receipts'::text[])[1], 'do', 'fail')));
+SELECT evtstore.settle(jsonb_build_array(jsonb_build_object('receipt', (:'receipts'::text[])[1], 'do', 'reply', 'error', 'E')));
+SELECT evtstore.settle(jsonb_build_array(jsonb_build_object('receipt', (:'receipts'::text[])[1], 'do', 'ack', 'output', 1)));
 -- caught
 SELECT evtstore.start_saga('pay', '{"amount": 7}') AS id \gset
 SELECT evtstore.fail(receipt, 'Declined', 'no credit') FROM evtstore.receive('pay');

@@ -472,7 +472,7 @@ subtest 'below a store' => sub {
 	my $node   = new_node('store', conf => "restart_after_crash = on\n");
 	my @kinds  = qw(nats relay server);
 	# five batches each time, in two rounds, frozen or not
-	my $batch  = 250;
+	my $batch  = 340;
 	my $events = 5 * $batch * 2 * 2 * @kinds;
 	my $options = '{"topic": "shop.${category}.${type}", "timeout": "2s", "max_in_flight": 500,'
 	  . ' "breaker": {"open_for": "100ms", "max_open_for": "500ms"}}';

@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "guc.h"
 #include "lock.h"
@@ -453,7 +454,8 @@ area_init(void *ptr)
 	SpinLockInit(&pool->mutex);
 	/* another one than before the crash, so that no receipt from then fits */
 	pg_atomic_init_u64(&pool->last_epoch, es_shmem_incarnation() >> 2);
-	pool->since = GetCurrentTimestamp();
+	/* by the clock that messages are enqueued by */
+	pool->since = es_clock_now();
 	es_async_init(&pool->async);
 	pool->free_entry = pool->free_channel = 0;
 	pool->nfree = nentries;

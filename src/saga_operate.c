@@ -220,6 +220,8 @@ find_step(EsMove *move, const char *state)
 		EsStep	   *stop = es_saga_last_stop(&move->saga);
 
 		found = es_saga_stopped_at(&move->saga, stop);
+		if (found != NULL && found->status == ES_STEP_DONE)
+			found = NULL;
 	}
 	if (found == NULL || strcmp(found->state, state) != 0)
 		refuse(move, psprintf("the saga neither waits in state \"%s\" nor is it stuck there", es_arg_shown(state, strlen(state))),

@@ -203,14 +203,14 @@ es_saga_take_key(const EsSaga *saga, const char *kind, const char *key, pg_uuid_
 void
 es_saga_drop_key(const EsSaga *saga, const char *kind, const char *key)
 {
-	EsColumnWriter 	writer = {.n = 0};
+	Datum		values[5] = {Int32GetDatum(saga->definition_id), CStringGetTextDatum(saga->tenant), CStringGetTextDatum(kind),
+		CStringGetTextDatum(key), UUIDPGetDatum(&saga->id)};
+	EsSpiState	state;
 
-	es_column_put(&writer, Int32GetDatum(saga->definition_id));
-	es_column_put_text(&writer, saga->tenant);
-	es_column_put_text(&writer, kind);
-	es_column_put_text(&writer, key);
-	es_column_put(&writer, UUIDPGetDatum(&saga->id));
-	es_column_write(&drop_key_plan, &writer);
+	/* one that has ended, and goes on to undo what was done late, has none any more when it ends again */
+	es_queue_spi_begin(&state);
+	(void) es_spi_run(&drop_key_plan, values, NULL, false, 0);
+	es_spi_end(&state);
 }
 
 void

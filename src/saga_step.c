@@ -118,10 +118,10 @@ static EsPlan last_stop_plan = {
 };
 
 static EsPlan stopped_at_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = 0 AND seq < $2 AND kind <> 'undo'"
-	" ORDER BY seq DESC LIMIT 1",
-	.nargs = 2,
-	.args = {UUIDOID, INT4OID},
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = 0 AND seq < $2 AND state = $3"
+	" AND kind NOT IN ('start', 'undo', 'stop') ORDER BY seq DESC LIMIT 1",
+	.nargs = 3,
+	.args = {UUIDOID, INT4OID, TEXTOID},
 };
 
 static EsPlan last_undo_plan = {
@@ -312,12 +312,10 @@ es_saga_last_stop(const EsSaga *saga)
 EsStep *
 es_saga_stopped_at(const EsSaga *saga, const EsStep *stop)
 {
-	Datum		values[2] = {UUIDPGetDatum(&saga->id), Int32GetDatum(stop->seq)};
+	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(stop->seq), CStringGetTextDatum(stop->state)};
 	List	   *steps = read_steps(&stopped_at_plan, values, 1);
-	EsStep	   *step = steps == NIL ? NULL : linitial(steps);
 
-	/* a state without a row may have come behind it */
-	return step == NULL || strcmp(step->state, stop->state) != 0 || step->status == ES_STEP_DONE ? NULL : step;
+	return steps == NIL ? NULL : linitial(steps);
 }
 
 bool

@@ -30,6 +30,7 @@ static EsNext leave_wait(EsMove *move, EsNext at, EsStep *step);
 static bool is_known(const EsStep *step);
 static const char *answer_known(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending);
+static bool is_stopped_at(const EsSaga *saga, const EsStep *step);
 static const char *answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
 static void be_late(EsMove *move, EsStep *step);
@@ -328,6 +329,9 @@ es_move_unstick(EsMove *move)
 	saga->reason = saga->error = saga->cause = NULL;
 	if (step == NULL)
 		es_move_walk(move, at);
+	else if (step->status == ES_STEP_DONE)
+		/* what came of it was of no use: to do it again would not mend that */
+		es_move_walk(move, es_state_leave(move, at, step, step->output));
 	else
 	{
 		step->ntries = 0;
@@ -459,6 +463,20 @@ answer_known(EsMove *move, EsStep *step, const EsEnding *ending)
 	return ending->is_success ? "duplicate" : "late";
 }
 
+/* does the saga wait for a person because of the failure of an attempt at the same? */
+static bool
+is_stopped_at(const EsSaga *saga, const EsStep *step)
+{
+	EsStep	   *stop;
+	EsStep	   *last;
+
+	if (saga->status != ES_SAGA_STUCK || strcmp(saga->reason, "failed_after_pivot") != 0)
+		return false;
+	stop = es_saga_last_stop(saga);
+	last = stop == NULL ? NULL : es_saga_stopped_at(saga, stop);
+	return last != NULL && last->parent == step->parent && last->first_seq == step->first_seq;
+}
+
 /*
  * The attempt was given up, or its instance has gone on.  A success makes it known to be done: then it ends a later attempt at the same, or
  * is undone where the instance compensates, or has.
@@ -479,7 +497,7 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 		return answer_undo(move, step, ending);
 	if (other != NULL && is_known(other))
 		return "duplicate";
-	if (is_open_pivot || (other != NULL && saga->status == ES_SAGA_RUNNING))
+	if (is_open_pivot || is_stopped_at(saga, step) || (other != NULL && saga->status == ES_SAGA_RUNNING))
 	{
 		if (other != NULL)
 		{

@@ -9,7 +9,6 @@ use warnings;
 
 use EvtGdb;
 use EvtTest;
-use EvtWire;
 use Test::More;
 
 my $node = new_node('main', conf => "log_statement = none\nrestart_after_crash = on\nevtstore.enabled = off\n");
@@ -20,40 +19,9 @@ sub sql { return $node->safe_psql('postgres', shift) }
 # where the commit record is not written yet; and where it is on disk and nobody was told
 my ($RECORD, $TELL) = qw(XactLogCommitRecord ProcArrayEndTransaction);
 
-#
 # cut(how, place, statements): the last statement comes to the place and no further; how: "kill" or "stop"; place: a function, or
-# "after" one.
-#
-sub cut
-{
-	my ($how, $place, @statements) = @_;
-	my $wire = EvtWire->new($node, 'postgres', 'cut') or die "no connection\n";
-	my $last = pop @statements;
-	my ($after, $function) = $place =~ /^(after )?(\w+)$/;
-
-	foreach my $statement (@statements)
-	{
-		my $answer = $wire->query($statement);
-		die "$answer->{message}: $statement\n" if defined $answer->{sqlstate} || $answer->{lost};
-	}
-	my $gdb = EvtGdb->attach($wire->{pid}, $function, after => $after);
-	$wire->put($last);
-	$gdb->wait_until_stopped;
-	if ($how eq 'kill')
-	{
-		$gdb->kill;
-		ok($wire->take->{lost}, "$place, $how: no answer");
-		poll_sql($node, 'SELECT true');
-	}
-	else
-	{
-		$gdb->stop_server($node);
-		ok($wire->take->{lost}, "$place, $how: no answer");
-		$node->start;
-	}
-	$wire->close;
-	return "$place, $how";
-}
+# "after" one
+sub cut { return EvtGdb::cut($node, @_) }
 
 # each place, with a kill and with a stop by turns
 my $turn = 0;

@@ -62,23 +62,11 @@ my $disturb = EvtDisturb->new(
 	seconds => $seconds,
 	clients => ['rule appender'],
 	ways    => {
-		worker    => sub { return of_worker(sub { kill 'KILL', shift }) },
-		end       => sub { return of_worker(sub { defined $disturb::it->ask("SELECT pg_terminate_backend($_[0])") }) },
 		pause     => sub { return operate(qw(pause resume)) },
 		alter     => sub { return defined $disturb::it->ask(q{SELECT evtstore.alter_rule('async', '{"filter": {"types": ["B", "A"]}}')}) },
 	},
 	every => { terminate => 0.7, kill => 8, crash => 8, worker => 5, end => 2, pause => 1, alter => 1 });
 $disturb::it = $disturb;
-
-sub of_worker
-{
-	my $what = shift;
-	my @pids = split /,/, $disturb->ask(q{SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE backend_type LIKE 'evtstore delivery%'}) // '';
-
-	return 0 unless @pids && $what->($pids[ rand @pids ]);
-	poll_until('the server after that', sub { defined $disturb->ask('SELECT 1') });
-	return 1;
-}
 
 # each of them on all rules: what was paused before a crash is resumed by the next one
 sub operate

@@ -25,6 +25,8 @@ EvtDisturb - what goes wrong in a checker while its clients work: ended sessions
 
 What clients do and write down, and what has to be true of it, is the checker's; 071_queues.pl is the shortest one.
 
+Two more ways are for who has delivery workers: "worker" kills one, "end" terminates one.
+
 Ways of the checker's own: ways => { lanes => sub { ... } }, with their time in every; the function says whether it happened.
 
 EVTSTORE_SECONDS says for how long, EVTSTORE_SEED which choices: the same again, as far as the scheduling of processes allows that.
@@ -61,6 +63,8 @@ sub new
 		terminate => sub { $self->terminate },
 		kill      => sub { $self->kill_backend },
 		crash     => sub { crash($self->{node}); 1 },
+		worker    => sub { $self->kill_worker },
+		end       => sub { $self->end_worker },
 		%{ $option{ways} // {} } };
 	return $self;
 }
@@ -130,6 +134,29 @@ sub kill_backend
 
 	return 0 unless kill 'KILL', $pid;
 	poll_until('the server after a backend was killed', sub { defined $self->ask('SELECT 1') });
+	return 1;
+}
+
+# a delivery worker that is killed, and the server with it; and one that is told to end
+sub kill_worker
+{
+	my $self = shift;
+	return $self->of_worker(sub { kill 'KILL', shift });
+}
+
+sub end_worker
+{
+	my $self = shift;
+	return $self->of_worker(sub { defined $self->ask("SELECT pg_terminate_backend($_[0])") });
+}
+
+sub of_worker
+{
+	my ($self, $what) = @_;
+	my @pids = split /,/, $self->ask(q{SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE backend_type LIKE 'evtstore delivery%'}) // '';
+
+	return 0 unless @pids && $what->($pids[ rand @pids ]);
+	poll_until('the server after that', sub { defined $self->ask('SELECT 1') });
 	return 1;
 }
 

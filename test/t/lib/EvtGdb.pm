@@ -18,6 +18,10 @@ EvtGdb - stops a server process between two lines, with a debugger
 	$gdb->kill;                                       # kill -9 where it stands
 	$gdb->stop_server($node);                         # immediate stop of the server: not a step further either
 
+	# all of it: the last of the statements comes to the place, or to where that has returned, and is killed, or the server stopped
+	my $at = EvtGdb::cut($node, 'kill', 'after es_dead_key_add', 'BEGIN', 'SELECT ...');
+	my $at = EvtGdb::cut_process($node, $pid, 'stop', 'es_queue_drop', sub { ... });    # a process that the function brings there
+
 A place is whatever gdb's break takes, of ours or of the server's.  Functions that others call are better than lines, which an
 optimizer moves.
 
@@ -29,6 +33,7 @@ use strict;
 use warnings;
 
 use EvtTest;
+use EvtWire;
 use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -61,6 +66,46 @@ sub require_gdb
 		'<', '/dev/null', '&>', \my $said);
 	plan skip_all => 'gdb cannot stop a server process here' if $said =~ /ptrace: Operation not permitted|Could not attach/;
 	return;
+}
+
+# cut(node, how, place, statements): says where it was, for the names of tests
+sub cut
+{
+	my ($node, $how, $place, @statements) = @_;
+	my $wire = EvtWire->new($node, 'postgres', 'cut') or die "no connection\n";
+	my $last = pop @statements;
+
+	foreach my $statement (@statements)
+	{
+		my $answer = $wire->query($statement);
+		die "$answer->{message}: $statement\n" if defined $answer->{sqlstate} || $answer->{lost};
+	}
+	my $at = cut_process($node, $wire->{pid}, $how, $place, sub { $wire->put($last) });
+	ok($wire->take->{lost}, "$at: no answer");
+	$wire->close;
+	return $at;
+}
+
+# cut_process(node, pid, how, place, code); the server is there again when it returns
+sub cut_process
+{
+	my ($node, $pid, $how, $place, $bring) = @_;
+	my ($after, $function) = $place =~ /^(after )?(\w+)$/;
+	my $gdb = EvtGdb->attach($pid, $function, after => $after);
+
+	$bring->();
+	$gdb->wait_until_stopped;
+	if ($how eq 'kill')
+	{
+		$gdb->kill;
+		poll_sql($node, 'SELECT true');
+	}
+	else
+	{
+		$gdb->stop_server($node);
+		$node->start;
+	}
+	return "$place, $how";
 }
 
 # attach(pid, place, after => 1)

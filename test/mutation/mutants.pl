@@ -2464,4 +2464,52 @@ return [
 		change => [ "existing == NULL ? GetUserId() : get_role_oid(existing->owner, true), &faults", "GetUserId(), &faults" ],
 		tests  => 'saga_definition',
 	},
+	{
+		name   => 'sagas: a late success of what one is stuck at is only written down',
+		file   => 'saga_task.c',
+		change => [ "is_open_pivot || is_stopped_at(saga, step) ||", "is_open_pivot ||" ],
+		tests  => 'saga_stuck',
+	},
+	{
+		name   => 'sagas: what one is stuck at is begun anew, with another key',
+		file   => 'saga_task.c',
+		change => [ "step = es_saga_stopped_at(saga, stop);", "step = NULL;" ],
+		tests  => 'saga_stuck',
+	},
+	{
+		name   => 'sagas: an earlier stop is taken for what one is stuck at',
+		file   => 'saga_row.c',
+		change => [ "kind NOT IN ('start', 'undo', 'stop')", "kind NOT IN ('start', 'undo')" ],
+		tests  => 'saga_stuck',
+	},
+	{
+		name   => 'sagas: a step whose output is of no use is done again',
+		file   => 'saga_task.c',
+		change => [ "else if (step->status == ES_STEP_DONE)\n\t\t/*", "else if (false)\n\t\t/*" ],
+		tests  => 'saga_stuck',
+	},
+	{
+		name   => 'sagas: one that ends again frees the key of another',
+		file   => 'saga_row.c',
+		change => [ "key = $4 AND saga_id = $5", "key = $4 AND $5 IS NOT NULL" ],
+		tests  => 'saga_stuck',
+	},
+	{
+		name   => 'sagas: undone in the order of ending',
+		file   => 'saga_row.c',
+		change => [ "status IN ('done', 'unknown')\"\n\t\" ORDER BY ended DESC", "status IN ('done', 'unknown')\"\n\t\" ORDER BY ended" ],
+		tests  => '097_saga_kill',
+	},
+	{
+		name   => 'sagas: each attempt is undone',
+		file   => 'saga_undo.c',
+		change => [ "!stands_for_all(log, step) ||", "" ],
+		tests  => '096_sagas',
+	},
+	{
+		name   => 'sagas: another instance is waited for',
+		file   => 'saga_move.c',
+		change => [ "may_wait && !holds_another(id)", "may_wait" ],
+		tests  => 'saga',
+	},
 ];

@@ -2491,7 +2491,7 @@ return [
 	{
 		name   => 'sagas: one that ends again frees the key of another',
 		file   => 'saga_row.c',
-		change => [ "key = $4 AND saga_id = $5", "key = $4 AND $5 IS NOT NULL" ],
+		change => [ "key = \$4 AND saga_id = \$5", "key = \$4 AND \$5 IS NOT NULL" ],
 		tests  => 'saga_stuck',
 	},
 	{

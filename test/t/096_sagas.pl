@@ -145,6 +145,19 @@ sub task
 	return \%task;
 }
 
+# side by side; what fails in one ends the other
+sub parallel
+{
+	my (%tasks) = @_;
+
+	foreach my $task (values %tasks)
+	{
+		delete $task->{Catch};
+		$task->{End} = JSON::PP::true;
+	}
+	return { Type => 'Parallel', ResultPath => undef, Branches => [ map { { StartAt => $_, States => { $_ => $tasks{$_} } } } sort keys %tasks ] };
+}
+
 sub define
 {
 	my $number = shift;
@@ -170,10 +183,10 @@ sub define
 			$states{"C$i"} = { Type => 'Choice', Choices => [ { Variable => '$.luck', NumericGreaterThan => 0.5, Next => $next } ], Default => 'S' . ($i + 2) };
 			$next = "C$i";
 		}
-		$states{"S$i"} = task("S$i", $class, $next);
+		my %tasks = map { $_ => task($_, $class, $next) } $class eq 'compensatable' && rand() < 0.25 ? ("S${i}A", "S${i}B") : "S$i";
+		push @fill, map { "('d$number', '$_', '$tasks{$_}{Resource}', '$class', '" . ($tasks{$_}{Saga}{Undo} // 'none') . q{')} } sort keys %tasks;
+		$states{"S$i"} = $tasks{"S$i"} // parallel(%tasks);
 		$states{"S$i"}{Next} = $next;
-		my $saga = $states{"S$i"}{Saga};
-		push @fill, "('d$number', 'S$i', '$states{qq(S$i)}{Resource}', '$class', '" . ($saga->{Undo} // 'none') . q{')};
 	}
 	$states{$last} = $last eq 'Won' ? { Type => 'Succeed' } : { Type => 'Fail', Error => 'Lost' };
 	my %saga = (

@@ -2503,8 +2503,8 @@ return [
 	{
 		name   => 'sagas: each attempt is undone',
 		file   => 'saga_undo.c',
-		change => [ "!stands_for_all(log, step) ||", "" ],
-		tests  => '096_sagas',
+		change => [ "if (other->parent == step->parent && other->first_seq == step->first_seq && other->seq != step->seq)", "if (false)" ],
+		tests  => '097_saga_kill',
 	},
 	{
 		name   => 'sagas: another instance is waited for',

@@ -244,7 +244,7 @@ sub run_starter
 		{
 			my $name   = 'd' . (1 + int rand $DEFINITIONS);
 			my $tenant = rand() < 0.2 ? 'acme' : '';
-			my $key    = rand() < 0.3 ? q{'} . $number . int(rand 10) . q{'} : 'NULL';
+			my $key    = rand() < 0.3 ? q{'} . $number . int(rand 4) . q{'} : 'NULL';
 			# the same one again, now and then
 			my $once  = rand() < 0.2 ? sprintf q{'%d-%d'}, $number, rand 1000 : 'NULL';
 			my $at    = rand() < 0.1 ? q{clock_timestamp() + '} . int(rand 2000) . q{ms'} : 'NULL';

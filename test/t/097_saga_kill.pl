@@ -197,6 +197,21 @@ foreach my $place ('es_queue_withdraw', 'after es_queue_withdraw', 'es_steps_wri
 	finish("timeout, $at", 'succeeded: Book Pay Pack', qw(Pay Pack));
 }
 
+# --- two attempts, of which the first may have had the effect as well: it is undone once ---
+
+start('Pay');
+my $first = sql('SELECT receipt FROM command');
+leap(101);
+poll_until('the timeout', sub { attempts() eq 'unknown 1, waiting 2' });
+leap(51);
+poll_sql($node, q{SELECT ready = 1 FROM evtstore.queue_status WHERE name = 'work'});
+is(sql('SELECT take()'), 'Pay', 'another attempt, while somebody has the first');
+is(sql('SELECT serve()'), 'accepted', 'it is done');
+is(sql('SELECT take()'), 'Pack', 'and what follows fails');
+sql(q{SELECT evtstore.fail(receipt, 'Broken', retryable => false) FROM command});
+is(sql("SELECT evtstore.reply('$first')"), 'duplicate', 'the first is a duplicate');
+finish('two attempts', 'compensated: Book Pay undo Pay undo Book', 'undo Pay');
+
 # --- a failure for good: the undo of Pay is sent; its answer: Book is undone here, and that is the end ---
 
 my $undone = 'compensated: Book Pay undo Pay undo Book';

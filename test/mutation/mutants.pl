@@ -2478,7 +2478,7 @@ return [
 	},
 	{
 		name   => 'sagas: an earlier stop is taken for what one is stuck at',
-		file   => 'saga_row.c',
+		file   => 'saga_step.c',
 		change => [ "kind NOT IN ('start', 'undo', 'stop')", "kind NOT IN ('start', 'undo')" ],
 		tests  => 'saga_stuck',
 	},
@@ -2496,7 +2496,7 @@ return [
 	},
 	{
 		name   => 'sagas: undone in the order of ending',
-		file   => 'saga_row.c',
+		file   => 'saga_step.c',
 		change => [ "status IN ('done', 'unknown')\"\n\t\" ORDER BY ended DESC", "status IN ('done', 'unknown')\"\n\t\" ORDER BY ended" ],
 		tests  => '097_saga_kill',
 	},

@@ -30,6 +30,7 @@ typedef enum Progress
 	IS_LEFT						/* the saga goes on without */
 } Progress;
 
+static void mark_entry(EsMove *move, EsStep *step, EsStepStatus status);
 static bool stands_for_all(List *log, const EsStep *step);
 static bool wants_undo(const EsAslState *state, const EsStep *step);
 static Progress undo(EsMove *move, EsStep *step);
@@ -120,6 +121,12 @@ es_undo_ended(EsMove *move, EsStep *undo, const EsEnding *ending)
 void
 es_undo_mark(EsMove *move, EsStep *step)
 {
+	mark_entry(move, step, ES_STEP_UNDONE);
+}
+
+static void
+mark_entry(EsMove *move, EsStep *step, EsStepStatus status)
+{
 	ListCell   *lc;
 
 	es_steps_write(move);
@@ -130,11 +137,11 @@ es_undo_mark(EsMove *move, EsStep *step)
 		if (other->parent == step->parent && other->first_seq == step->first_seq && other->seq != step->seq)
 		{
 			other = es_move_adopt(move, other);
-			other->status = ES_STEP_UNDONE;
+			other->status = status;
 			es_step_change(move, other);
 		}
 	}
-	step->status = ES_STEP_UNDONE;
+	step->status = status;
 	es_step_change(move, step);
 }
 
@@ -226,10 +233,9 @@ failed(EsMove *move, const EsAslState *state, EsStep *step, EsStep *undo, const 
 		return IS_STUCK;
 	}
 	/* it stays in the history as what could not be undone */
-	step->status = ES_STEP_FAILED;
 	step->error = pstrdup("evtstore.UndoFailed");
 	step->cause = ending->cause == NULL ? NULL : pstrdup(ending->cause);
-	es_step_change(move, step);
+	mark_entry(move, step, ES_STEP_FAILED);
 	es_move_note(move, "left", step->state);
 	return IS_LEFT;
 }

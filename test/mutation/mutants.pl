@@ -2507,6 +2507,12 @@ return [
 		tests  => '097_saga_kill',
 	},
 	{
+		name   => 'sagas: what could not be undone is tried with another attempt',
+		file   => 'saga_undo.c',
+		change => [ "mark_entry(move, step, ES_STEP_FAILED);", "step->status = ES_STEP_FAILED;\n\tes_step_change(move, step);" ],
+		tests  => '097_saga_kill',
+	},
+	{
 		name   => 'sagas: another instance is waited for',
 		file   => 'saga_move.c',
 		change => [ "may_wait && !holds_another(id)", "may_wait" ],

@@ -315,6 +315,8 @@ es_move_finish(EsMove *move, EsSagaStatus status, Jsonb *output)
 void
 es_move_get_stuck(EsMove *move, EsNext at, const char *reason)
 {
+	/* from here on the time of a pivot that may be done is a person's */
+	move->saga.deadline = 0;
 	move->saga.status = ES_SAGA_STUCK;
 	move->saga.reason = pstrdup(reason);
 	if (at.state != NULL)

@@ -63,9 +63,10 @@ static EsPlan insert_plan = {
 
 static EsPlan update_plan = {
 	.sql = "UPDATE evtstore_internal.saga SET last_seq = $2, last_ended = $3, has_pivot = $4, timer_id = $5, timer_due = $6, ended_at = $7,"
-	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13 WHERE id = $1",
-	.nargs = 13,
-	.args = {UUIDOID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID},
+	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13, deadline = $14 WHERE id = $1",
+	.nargs = 14,
+	.args = {UUIDOID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
+		TIMESTAMPTZOID},
 };
 
 /* a concurrent start with the same key is waited for, and then it is there or not */
@@ -169,6 +170,7 @@ es_saga_update(const EsSaga *saga)
 	es_column_put_text(&writer, saga->error);
 	es_column_put_text(&writer, saga->cause);
 	es_column_put_jsonb(&writer, saga->output);
+	es_column_put_time(&writer, saga->deadline);
 	es_column_write(&update_plan, &writer);
 }
 

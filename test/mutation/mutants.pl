@@ -2498,19 +2498,19 @@ return [
 		name   => 'sagas: undone in the order of ending',
 		file   => 'saga_step.c',
 		change => [ "status IN ('done', 'unknown')\"\n\t\" ORDER BY ended DESC", "status IN ('done', 'unknown')\"\n\t\" ORDER BY ended" ],
-		tests  => '097_saga_kill',
+		tests  => '098_saga_kill',
 	},
 	{
 		name   => 'sagas: each attempt is undone',
 		file   => 'saga_undo.c',
 		change => [ "if (other->parent == step->parent && other->first_seq == step->first_seq && other->seq != step->seq)", "if (false)" ],
-		tests  => '097_saga_kill',
+		tests  => '098_saga_kill',
 	},
 	{
 		name   => 'sagas: what could not be undone is tried with another attempt',
 		file   => 'saga_undo.c',
 		change => [ "mark_entry(move, step, ES_STEP_FAILED);", "step->status = ES_STEP_FAILED;\n\tes_step_change(move, step);" ],
-		tests  => '097_saga_kill',
+		tests  => '098_saga_kill',
 	},
 	{
 		name   => 'sagas: another instance is waited for',

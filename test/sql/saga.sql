@@ -1,4 +1,4 @@
--- Instances of sagas: what one transaction does. Time and workers are in 096_sagas.pl.
+-- Instances of sagas: what one transaction does. Time and workers are in 097_sagas.pl.
 \pset null '-'
 CREATE SCHEMA shop;
 CREATE TABLE shop.log (n serial, what text, doc jsonb);

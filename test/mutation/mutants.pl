@@ -2206,6 +2206,24 @@ return [
 		],
 		tests => '089_formats',
 	},
+	{
+		name   => 'CloudEvent: NATS has attributes as they are',
+		file   => 'envelope.c',
+		change => [ 'letter->binding == ES_BINDING_HTTP || letter->binding == ES_BINDING_NATS', 'letter->binding == ES_BINDING_HTTP' ],
+		tests  => '089_formats',
+	},
+	{
+		name   => 'CloudEvent: AMQP has attributes as HTTP has them',
+		file   => 'envelope.c',
+		change => [ 'letter->binding == ES_BINDING_HTTP || letter->binding == ES_BINDING_NATS', 'letter->binding != ES_BINDING_KAFKA' ],
+		tests  => '089_formats',
+	},
+	{
+		name   => 'CloudEvent: AMQP has names of extensions as HTTP has them',
+		file   => 'envelope.c',
+		change => [ '[ES_BINDING_AMQP] = "cloudEvents:"', '[ES_BINDING_AMQP] = "ce-"' ],
+		tests  => '089_formats',
+	},
 
 	# ---- another database ----
 	{

@@ -4,11 +4,13 @@ use strict;
 use warnings;
 use utf8;
 
+use EvtRabbit;
 use EvtTest;
 use EvtTransport;
 use IPC::Open2;
 use JSON::PP qw(decode_json encode_json);
 use MIME::Base64 qw(decode_base64 encode_base64);
+use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -258,7 +260,104 @@ subtest 'secrets are in no log and no dump' => sub {
 	is("@said", 'no yes', 'until it is set again');
 };
 
-# --- Kafka ---
+# --- brokers ---
+
+# NAME=VALUE as a hash
+sub headers_of
+{
+	my %headers;
+
+	foreach my $header (@_)
+	{
+		my ($name, $value) = split /=/, $header, 2;
+		die "header $name twice\n" if exists $headers{$name};
+		$headers{$name} = $value;
+	}
+	return \%headers;
+}
+
+# What the SDK reads of all that the function finds at a broker: records as validator.js wants them.
+sub check_broker
+{
+	my ($kind, $format, $read) = @_;
+	my $file    = "$PostgreSQL::Test::Utils::tmp_check/records.json";
+	my @records = poll_until("all in $format of $kind", sub { my @found = $read->(); @found >= $n ? \@found : undef })->@*;
+
+	is(scalar(@records), $n, "$kind $format: each once");
+	open my $out, '>', $file or die "$file: $!";
+	print $out encode_json($_), "\n" foreach @records;
+	close $out;
+	my @events = map { decode_json($_) } split /\n/, qx(node $script --$kind <$file);
+	is(join('', map { $_->{error} // '' } @events), '', 'the SDK takes all of them');
+	same_events("$kind $format", @events);
+	my @names = map { map { lc } keys %{ $_->{headers} } } @records;
+	is(scalar(grep { $_ eq 'evtstore-attempt' } @names), $n, 'the other headers');
+	ok(!grep({ $_ eq 'x-evil' } @names), 'no header was smuggled in');
+	return;
+}
+
+# the topic's ${format} becomes that
+sub send_to
+{
+	my ($kind, $url, $topic) = @_;
+
+	foreach my $format (qw(binary structured))
+	{
+		my $to = $topic =~ s/\$\{format\}/$format/r;
+		sql(qq{SELECT evtstore.create_endpoint('$kind $format', '$url', '{"format": "$format", "topic": "$to"}')});
+		sql(qq{SELECT evtstore.create_subscription('$kind $format', '{"categories": ["order"]}', endpoint => '$kind $format')});
+	}
+	return;
+}
+
+subtest 'NATS' => sub {
+	my ($server) = grep { -x $_ } map { "$_/nats-server" } split(/:/, $ENV{PATH}), '/usr/sbin';
+	plan skip_all => 'no nats-server' unless $server;
+	plan skip_all => 'evtstore_nats is not built' unless transport_library('nats');
+	my $tool = build_tool('nats_tool', '-lnats');
+	plan skip_all => 'no client library of NATS to read with' unless $tool;
+
+	my $port = PostgreSQL::Test::Cluster::get_free_port();
+	my $url  = "nats://127.0.0.1:$port";
+	my $pid  = start_process('nats', $server, '-a', '127.0.0.1', '-p', $port, '-js', '-sd', PostgreSQL::Test::Utils::tempdir('nats'));
+	# JetStream is ready a moment after the port is
+	foreach my $format (qw(binary structured))
+	{
+		poll_until("stream $format", sub { system_log($tool, 'make', $url, $format, "ce.$format") == 0 });
+	}
+	send_to('nats', $url, 'ce.${format}');
+	foreach my $format (qw(binary structured))
+	{
+		check_broker(
+			'nats', $format,
+			sub {
+				my ($out, $err) = run_command([ $tool, 'hexdump', $url, $format ]);
+				die "nats_tool: $err\n" if $err ne '';
+				return map { my (undef, undef, $value, @headers) = split /\t/; { value => $value, headers => headers_of(@headers) } } split /\n/, $out;
+			});
+	}
+	end_process($pid);
+};
+
+subtest 'RabbitMQ' => sub {
+	plan skip_all => 'RabbitMQ is not installed' unless EvtRabbit::available();
+	plan skip_all => 'evtstore_amqp is not built' unless transport_library('amqp');
+
+	my $rabbit = EvtRabbit->new(queues => { binary => [], structured => [] });
+	send_to('amqp', $rabbit->url, '/${format}');
+	foreach my $format (qw(binary structured))
+	{
+		my @found;
+		check_broker(
+			'amqp', $format,
+			sub {
+				push @found, map { { value => $_->{body}, headers => $_->{headers}, contentType => unpack('H*', $_->{content_type}) } }
+				  $rabbit->drain($format, '/', 'hex');
+				return @found;
+			});
+	}
+	$rabbit->end;
+};
 
 SKIP:
 {
@@ -286,7 +385,7 @@ SKIP:
 		my $records = sub {
 			return map {
 				my (undef, undef, $key, $value, @headers) = split / /, $_;
-				{ key => $key, value => $value, headers => { map { split /=/, $_, 2 } @headers } }
+				{ key => $key, value => $value, headers => headers_of(@headers) }
 			} $ask->("hexdump $topic{$_[0]} 4");
 		};
 
@@ -297,18 +396,7 @@ SKIP:
 			sql(qq{SELECT evtstore.create_endpoint('kafka $format', 'kafka://$brokers', '{"format": "$format", "topic": "$template"}')});
 			sql(qq{SELECT evtstore.create_subscription('kafka $format', '{"categories": ["order"]}', endpoint => 'kafka $format')});
 		}
-		foreach my $format (qw(binary structured))
-		{
-			poll_until("all in $topic{$format}", sub { $ask->("hexdump $topic{$format} 4") >= $n });
-			my $file = "$PostgreSQL::Test::Utils::tmp_check/kafka.json";
-			append_to_file($file, '') unless -e $file;
-			open my $out, '>', $file or die;
-			print $out encode_json($_), "\n" foreach $records->($format);
-			close $out;
-			my @events = map { decode_json($_) } split /\n/, qx(node $script --kafka <$file);
-			is(join('', map { $_->{error} // '' } @events), '', 'the SDK takes all of them');
-			same_events("Kafka $format", @events);
-		}
+		check_broker('kafka', $_, sub { $records->($_) }) foreach qw(binary structured);
 		poll_until('all for the outbox', sub { $ask->('hexdump outbox.event.order 4') >= $n });
 		my ($record) = grep { pack('H*', $_->{value}) =~ /"n": ?1\b/ } $records->('debezium');
 		my $event = $expected{"order-$hard[0]"};

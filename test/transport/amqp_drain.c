@@ -2,13 +2,16 @@
  * amqp_drain.c
  *		Takes everything out of a queue of RabbitMQ and prints it: for tests.
  *
- *		amqp_drain PORT QUEUE [VHOST]
+ *		amqp_drain PORT QUEUE [VHOST [hex]]
  *
  * As guest at 127.0.0.1.  A line for each message, fields between tabs: id, exchange, routing key, content type, delivery mode, app id,
- * body, and each header as NAME=VALUE; timestamps are checked to be of the last hour.  Ends when the queue is empty: exit 0.
+ * body, and each header as NAME=VALUE; with "hex", body and values are in hexadecimal.  Headers are checked to be texts, and timestamps
+ * to be of the last hour.  Ends when the queue is empty: exit 0.
  */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #if __has_include(<rabbitmq-c/amqp.h>)
@@ -35,11 +38,40 @@ print(amqp_bytes_t bytes, const char *end)
 	printf("%.*s%s", (int) bytes.len, (const char *) bytes.bytes, end);
 }
 
+static void
+print_content(amqp_bytes_t bytes, bool is_hex)
+{
+	if (!is_hex)
+		print(bytes, "");
+	else
+		for (size_t i = 0; i < bytes.len; i++)
+			printf("%02x", ((const unsigned char *) bytes.bytes)[i]);
+}
+
+static void
+print_headers(const amqp_table_t *headers, bool is_hex)
+{
+	for (int i = 0; i < headers->num_entries; i++)
+	{
+		const amqp_table_entry_t *header = &headers->entries[i];
+
+		if (header->value.kind != AMQP_FIELD_KIND_UTF8)
+		{
+			fprintf(stderr, "a header of kind %c\n", header->value.kind);
+			exit(1);
+		}
+		printf("\t");
+		print(header->key, "=");
+		print_content(header->value.value.bytes, is_hex);
+	}
+}
+
 int
 main(int argc, char **argv)
 {
 	amqp_connection_state_t connection = amqp_new_connection();
 	amqp_socket_t *tcp = amqp_tcp_socket_new(connection);
+	bool		is_hex = argc > 4 && strcmp(argv[4], "hex") == 0;
 
 	if (argc < 3)
 		return 2;
@@ -80,13 +112,8 @@ main(int argc, char **argv)
 		print(p->content_type, "\t");
 		printf("%d\t", p->_flags & AMQP_BASIC_DELIVERY_MODE_FLAG ? p->delivery_mode : 0);
 		print(p->app_id, "\t");
-		print(message.body, "");
-		for (int i = 0; i < p->headers.num_entries; i++)
-		{
-			printf("\t");
-			print(p->headers.entries[i].key, "=");
-			print(p->headers.entries[i].value.value.bytes, "");
-		}
+		print_content(message.body, is_hex);
+		print_headers(&p->headers, is_hex);
 		printf("\n");
 		amqp_destroy_message(&message);
 		amqp_bytes_free(exchange);

@@ -5,11 +5,13 @@
  *		nats_tool make URL STREAM SUBJECTS [KEY=N ...]	 a stream in files; max_msgs, max_msg_size, max_bytes; it refuses when it is full
  *		nats_tool count URL STREAM						 how many messages it has
  *		nats_tool dump URL STREAM						 a line for each message: sequence, subject, body, NAME=VALUE ..., by tabs
+ *		nats_tool hexdump URL STREAM					 the same, with bodies and values in hexadecimal
  *		nats_tool answer URL SUBJECTS					 answers "thanks" to whatever comes, until it is killed; prints "ready"
  *
  * Not linked with what it tests: another implementation of the protocol.  Exit 1 and why, when something fails.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,7 +88,33 @@ read_all(jsCtx *js, const char *stream)
 }
 
 static void
-dump(jsCtx *js, const char *stream)
+print_bytes(const char *bytes, size_t size, bool is_hex)
+{
+	if (!is_hex)
+		printf("%.*s", (int) size, bytes != NULL ? bytes : "");
+	else
+		for (size_t i = 0; i < size; i++)
+			printf("%02x", (unsigned char) bytes[i]);
+}
+
+/* a header that is there twice is printed twice */
+static void
+print_header(natsMsg *message, const char *name, bool is_hex)
+{
+	const char **values = NULL;
+	int			nvalues = 0;
+
+	must(natsMsgHeader_Values(message, name, &values, &nvalues), 0, "header");
+	for (int i = 0; i < nvalues; i++)
+	{
+		printf("\t%s=", name);
+		print_bytes(values[i], strlen(values[i]), is_hex);
+	}
+	free(values);
+}
+
+static void
+dump(jsCtx *js, const char *stream, bool is_hex)
 {
 	uint64_t	count;
 	uint64_t	last = last_sequence(js, stream, &count);
@@ -106,16 +134,11 @@ dump(jsCtx *js, const char *stream)
 			fprintf(stderr, "message %" PRIu64 " where %" PRIu64 " should be\n", about->Sequence.Stream, sequence);
 			exit(1);
 		}
-		printf("%" PRIu64 "\t%s\t%.*s", sequence, natsMsg_GetSubject(message), natsMsg_GetDataLength(message),
-			   natsMsg_GetData(message) != NULL ? natsMsg_GetData(message) : "");
+		printf("%" PRIu64 "\t%s\t", sequence, natsMsg_GetSubject(message));
+		print_bytes(natsMsg_GetData(message), (size_t) natsMsg_GetDataLength(message), is_hex);
 		if (natsMsgHeader_Keys(message, &names, &nnames) == NATS_OK)
 			for (int i = 0; i < nnames; i++)
-			{
-				const char *value = NULL;
-
-				must(natsMsgHeader_Get(message, names[i], &value), 0, "header");
-				printf("\t%s=%s", names[i], value);
-			}
+				print_header(message, names[i], is_hex);
 		printf("\n");
 		free(names);
 		jsMsgMetaData_Destroy(about);
@@ -166,7 +189,9 @@ main(int argc, char **argv)
 		printf("%" PRIu64 "\n", count);
 	}
 	else if (strcmp(argv[1], "dump") == 0)
-		dump(js, argv[3]);
+		dump(js, argv[3], false);
+	else if (strcmp(argv[1], "hexdump") == 0)
+		dump(js, argv[3], true);
 	else if (strcmp(argv[1], "answer") == 0)
 		answer(connection, argv[3]);
 	else

@@ -155,10 +155,11 @@ sub count_in_log
 }
 
 # Each as { id, exchange, routing_key, content_type, mode, app_id, body, headers => {} }, in the queue's order; they are gone then.
+# With "hex" body and values of headers are in hexadecimal, so that any bytes may be in them.
 sub drain
 {
-	my ($self, $queue, $vhost) = @_;
-	my ($out, $err) = run_command([ $self->drainer, $self->{port}, $queue, $vhost // '/' ]);
+	my ($self, $queue, $vhost, @hex) = @_;
+	my ($out, $err) = run_command([ $self->drainer, $self->{port}, $queue, $vhost // '/', @hex ]);
 
 	die "amqp_drain: $err" if $err ne '';
 	return map {

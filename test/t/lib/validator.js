@@ -5,14 +5,16 @@
 // Each request becomes a line of JSON in the record: {"path", "headers", "body" (base64), "events": [...] or "error", "verified"}.  A query string
 // says more: ?secret=whsec_... verifies the signature with that secret (repeated: with each), ?plain=1 parses nothing.
 //
-//	node validator.js --kafka < RECORDS
+//	node validator.js --kafka|--nats|--amqp < RECORDS
 //
-// Prints a line of JSON for each record {"key", "value", "headers"}, all text in hexadecimal: the event, or {"error"}.
+// Prints a line of JSON for each record {"headers", "value", and "key" of Kafka or "contentType" of AMQP}, all text in hexadecimal but names
+// of headers: the event, or {"error"}.  The SDK has no binding for NATS, whose messages it is given as those of HTTP, which have the same
+// headers, nor for AMQP, whose binding is done here, by its text.
 'use strict';
 
 const fs = require('fs');
 const http = require('http');
-const { HTTP, Kafka } = require('cloudevents');
+const { CloudEvent, HTTP, Kafka } = require('cloudevents');
 const { Webhook } = require('standardwebhooks');
 
 // section 3.1.3.2 of the HTTP binding, which the SDK leaves to its caller
@@ -25,11 +27,15 @@ function decoded(headers)
 	return result;
 }
 
+// what is not text stays bytes
+function content(contentType, body)
+{
+	return /json|text|xml/.test(contentType) ? body.toString('utf8') : body;
+}
+
 function events(headers, body)
 {
-	// what is not text stays bytes
-	const isText = /json|text|xml/.test(headers['content-type']);
-	const parsed = HTTP.toEvent({ headers: decoded(headers), body: isText ? body.toString('utf8') : body });
+	const parsed = HTTP.toEvent({ headers: decoded(headers), body: content(headers['content-type'], body) });
 
 	return (Array.isArray(parsed) ? parsed : [parsed]).map((event) => {
 		event.validate();
@@ -52,21 +58,62 @@ function verified(secrets, headers, body)
 	});
 }
 
-function ofKafka(line)
+function ofKafka(record, headers, bytes)
 {
-	const text = (hex) => Buffer.from(hex, 'hex').toString('utf8');
-	const record = JSON.parse(line);
-	const headers = Object.fromEntries(Object.entries(record.headers).map(([name, value]) => [name, text(value)]));
-	const bytes = Buffer.from(record.value, 'hex');
-	const isText = /json|text|xml/.test(headers['content-type']);
-	const value = isText ? bytes.toString('utf8') : bytes;
+	const value = content(headers['content-type'], bytes);
+	const event = Kafka.toEvent({ headers, key: text(record.key), value, body: value });
 
+	event.validate();
+	return event.toJSON();
+}
+
+// names of headers are what they are in any case; section 3.1.3.2 says what their values may have, which decoding would let pass
+function ofNats(record, headers, bytes)
+{
+	const named = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]);
+
+	for (const [name, value] of named)
+		if (name.startsWith('ce-') && !/^[!#-~]*$/.test(value))
+			throw new Error(`${name} is not percent-encoded`);
+	return events(Object.fromEntries(named), bytes)[0];
+}
+
+// sections 3 and 3.1: the content type is a property, everything else an application property
+function ofAmqp(record, headers, bytes)
+{
+	const contentType = text(record.contentType);
+	const prefix = 'cloudEvents:';
+	const attributes = { datacontenttype: contentType };
+
+	if (/^application\/cloudevents/i.test(contentType))
+		return events({ 'content-type': contentType }, bytes)[0];
+	for (const [name, value] of Object.entries(headers))
+		if (name.startsWith(prefix))
+			attributes[name.slice(prefix.length)] = value;
+	// what the SDK would otherwise make up
+	for (const name of ['id', 'time', 'specversion'])
+		if (!(name in attributes))
+			throw new Error(`no ${name}`);
+	attributes.data = content(contentType, bytes);
+	if (contentType === 'application/json')
+		attributes.data = JSON.parse(attributes.data);
+	return new CloudEvent(attributes, true).toJSON();
+}
+
+// bytes that are no UTF-8 are an error
+function text(hex)
+{
+	return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(Buffer.from(hex, 'hex'));
+}
+
+function ofRecord(read, line)
+{
 	try
 	{
-		const event = Kafka.toEvent({ headers, key: text(record.key), value, body: value });
+		const record = JSON.parse(line);
+		const headers = Object.fromEntries(Object.entries(record.headers).map(([name, value]) => [name, text(value)]));
 
-		event.validate();
-		return event.toJSON();
+		return read(record, headers, Buffer.from(record.value, 'hex'));
 	}
 	catch (error)
 	{
@@ -105,8 +152,11 @@ function serve(portFile, recordFile)
 	});
 }
 
-if (process.argv[2] === '--kafka')
-	for (const line of fs.readFileSync(0, 'utf8').split('\n').filter((text) => text !== ''))
-		console.log(JSON.stringify(ofKafka(line)));
+const readers = { '--kafka': ofKafka, '--nats': ofNats, '--amqp': ofAmqp };
+const read = readers[process.argv[2]];
+
+if (read !== undefined)
+	for (const line of fs.readFileSync(0, 'utf8').split('\n').filter((line) => line !== ''))
+		console.log(JSON.stringify(ofRecord(read, line)));
 else
 	serve(process.argv[2], process.argv[3]);

@@ -44,6 +44,7 @@ $node->restart;
 my %arguments = (
 	'text'        => q{'a'},
 	'jsonb'       => q{'{}'},
+	'json'        => q{'{}'},
 	'jsonb[]'     => q{'{}'},
 	'text[]'      => q{'{}'::text[]},
 	'uuid'        => q{'00000000-0000-7000-8000-000000000001'},

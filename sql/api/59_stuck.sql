@@ -29,10 +29,16 @@ CREATE OR REPLACE VIEW evtstore.stuck AS
     FROM evtstore_internal.definition d
     WHERE d.kind = 'endpoint' AND d.state <> 'active' AND (SELECT evtstore_internal.tenant()) = ''
     UNION ALL
+    SELECT 'saga', d.name, s.id::text, stopped.at, format('%s: %s', s.reason, coalesce(s.error, '?')), NULL, format('SELECT evtstore.retry_saga(%L)', s.id)
+    FROM evtstore_internal.saga s
+    JOIN evtstore_internal.definition d ON d.id = s.definition_id
+    LEFT JOIN LATERAL (SELECT max(t.ended_at) AS at FROM evtstore_internal.saga_step t WHERE t.saga_id = s.id) stopped ON true
+    WHERE s.status = 'stuck' AND (SELECT evtstore_internal.tenant()) IN ('', s.tenant)
+    UNION ALL
     SELECT 'feed', 'head', NULL, w.xact_start, 'an appending transaction is open', format('pid %s', w.pid),
            format('SELECT pg_terminate_backend(%s)', w.pid)
     FROM evtstore.why_behind() w
     WHERE (SELECT evtstore_internal.tenant()) = '' AND w.xact_start < clock_timestamp() - interval '1 minute';
 COMMENT ON VIEW evtstore.stuck IS
-    'everything that waits for a person: keys that are blocked, dead letters, what is paused, rebuilds that cannot go on, appending transactions that hold the head back
+    'everything that waits for a person: keys that are blocked, dead letters, what is paused, rebuilds that cannot go on, sagas that are stuck, appending transactions that hold the head back
 for more than a minute; fix: SQL to run, once the cause is gone';

@@ -158,6 +158,7 @@ SELECT evtstore.define_saga('stuck', '{"StartAt": "Pivot", "States": {
 SELECT evtstore.start_saga('stuck') AS id \gset
 SELECT status, reason, error, cause FROM evtstore.sagas WHERE id = :'id';
 SELECT name, reason, fix = format('SELECT evtstore.retry_saga(%L)', :'id') AS fix FROM evtstore.stuck_sagas;
+SELECT kind, name, key = :'id' AS id, since IS NOT NULL AS since, cause, fix = format('SELECT evtstore.retry_saga(%L)', :'id') AS fix FROM evtstore.stuck WHERE kind = 'saga';
 SELECT evtstore.cancel_saga(:'id');
 SELECT evtstore.retry_saga(:'id');
 SELECT status, reason FROM evtstore.sagas WHERE id = :'id';

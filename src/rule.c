@@ -33,6 +33,7 @@
 #include "lane.h"
 #include "options.h"
 #include "rule_apply.h"
+#include "saga_version.h"
 #include "subscription.h"
 #include "waiter.h"
 #include "wakeup.h"
@@ -124,7 +125,7 @@ evtstore_alter_rule(PG_FUNCTION_ARGS)
 	spec = es_options_merge(definition->spec, changes);
 	spec = es_options_merge(spec, build_spec(&rule, es_options_object(spec, "filter"), es_options_string(spec, "target", ""),
 											 es_options_object(spec, "transform")));
-	if (rule.kind == ES_RULE_FUNCTION && !has_privs_of_role(GetUserId(), owner))
+	if ((rule.kind == ES_RULE_FUNCTION || rule.kind == ES_RULE_SAGA) && !has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("rule \"%s\" runs its function as role \"%s\"", name, definition->owner),
@@ -225,10 +226,15 @@ lanes_of(const EsRule *rule)
 static void
 check_target(const EsRule *rule, Oid owner)
 {
-	const char *kind = rule->kind == ES_RULE_QUEUE ? "queue" : "endpoint";
+	const char *kind = rule->kind == ES_RULE_QUEUE ? "queue" : rule->kind == ES_RULE_SAGA ? "saga" : "endpoint";
 
 	if (rule->kind == ES_RULE_FUNCTION)
 		es_definition_check_function(rule->constant, es_catalog()->delivery_type, owner, "rule");
+	else if (rule->kind == ES_RULE_SAGA)
+	{
+		es_definition_lock(kind, rule->constant);
+		(void) es_saga_version_get(rule->constant, 0);
+	}
 	else if (rule->constant != NULL)
 	{
 		es_definition_lock(kind, rule->constant);

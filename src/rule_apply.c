@@ -481,6 +481,10 @@ load(const EsDefinition *definition)
 	es_rule_compile(rule, es_options_string(definition->spec, "target", ""), es_options_object(definition->spec, "transform"));
 	if (rule->kind == ES_RULE_FUNCTION)
 		rule->sql = psprintf("SELECT %s($1)", NameListToQuotedString(es_qualified_name(rule->constant)));
+	/* once for each event, however often that is tried */
+	else if (rule->kind == ES_RULE_SAGA)
+		rule->sql = psprintf("SELECT evtstore.start_saga(%s, ($1).body, idempotency_key => 'rule:%d:' OPERATOR(pg_catalog.||) ($1).event_id::pg_catalog.text)",
+							 quote_literal_cstr(rule->constant), rule->id);
 	return rule;
 }
 

@@ -19,6 +19,7 @@ typedef enum EsRuleTarget
 {
 	ES_RULE_QUEUE,
 	ES_RULE_FUNCTION,
+	ES_RULE_SAGA, /* an instance of it is started, by a statement as a function is called */
 	ES_RULE_ENDPOINT
 } EsRuleTarget;
 
@@ -47,7 +48,7 @@ struct EsRule
 	const char *constant; /* the same, where it is no computed one; else NULL */
 	EsTransform transform;
 	EsFilter *filter;
-	char *sql;		 /* of a function */
+	char *sql;		 /* of a function, or what starts a saga */
 	SPIPlanPtr plan; /* saved; NULL before first use */
 };
 

@@ -17,6 +17,7 @@
 static const char *const prefixes[] = {
 	[ES_RULE_QUEUE] = "queue:",
 	[ES_RULE_FUNCTION] = "sql:",
+	[ES_RULE_SAGA] = "saga:",
 	[ES_RULE_ENDPOINT] = "endpoint:",
 };
 
@@ -92,23 +93,20 @@ compile_target(EsRule *rule, const char *target, StringInfo faults)
 			rule->kind = i;
 			name = target + strlen(prefixes[i]);
 		}
-	if (strncmp(target, "saga:", strlen("saga:")) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("target \"%s\" is not supported by evtstore %s", es_arg_shown(target, strlen(target)), ES_VERSION),
-				 errhint("Write 'queue:NAME' or 'sql:schema.function'.")));
 	if (name == NULL || *name == '\0')
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_DEFINITION),
 				 errmsg("unknown target \"%s\"", es_arg_shown(target, strlen(target))),
-				 errdetail("target: neither a queue nor a function nor an endpoint."),
-				 errhint("Write 'queue:NAME', 'sql:schema.function' or 'endpoint:NAME'.")));
+				 errdetail("target: neither a queue nor a function nor a saga nor an endpoint."),
+				 errhint("Write 'queue:NAME', 'sql:schema.function', 'saga:NAME' or 'endpoint:NAME'.")));
 	rule->target = es_template_compile_text(name, "target", faults);
 	rule->constant = es_template_constant(rule->target);
 	if (rule->kind == ES_RULE_QUEUE && rule->constant != NULL)
 		es_queue_refuse_reserved(rule->constant);
 	if (rule->kind == ES_RULE_FUNCTION && rule->constant == NULL)
 		add_fault(faults, "target", "a function cannot be computed");
+	if (rule->kind == ES_RULE_SAGA && rule->constant == NULL)
+		add_fault(faults, "target", "a saga cannot be computed");
 }
 
 static void

@@ -76,6 +76,8 @@ call_functions(const EsAppendPart *parts, int nparts, int nevents)
 		return;
 	foreach(lc, es_rules_sync(ES_RULE_FUNCTION))
 		call_for_parts(lfirst(lc), parts, nparts);
+	foreach(lc, es_rules_sync(ES_RULE_SAGA))
+		call_for_parts(lfirst(lc), parts, nparts);
 }
 
 static void

@@ -137,6 +137,7 @@ static HTAB *compiled = NULL;
 
 static void refuse_faults(const char *name, const StringInfo faults) es_noreturn;
 static void require_owner(const EsDefinition *definition);
+static void refuse_if_targeted(const char *name);
 static int	keep_version(const char *name, const EsDefinition *existing, Jsonb *spec);
 static int32 run_int(EsPlan *plan, Datum *values);
 static void check_references(const char *name, const EsAslDefinition *definition, Oid owner, StringInfo faults);
@@ -197,6 +198,7 @@ evtstore_drop_saga(PG_FUNCTION_ARGS)
 				 errmsg("saga \"%s\" does not exist", name),
 				 errhint("Define it with evtstore.define_saga().")));
 	require_owner(definition);
+	refuse_if_targeted(name);
 	/* who starts one has it shared */
 	(void) es_lock_mode(ES_LOCK_SAGA, definition->id, AccessExclusiveLock);
 	values[0] = Int32GetDatum(definition->id);
@@ -236,6 +238,25 @@ refuse_faults(const char *name, const StringInfo faults)
 			 errmsg("the definition of saga \"%s\" is invalid", name),
 			 errdetail_internal("%s", detail.data),
 			 errhint("It is Amazon States Language with JSONPath and the key \"Saga\", or a list of steps: [{\"do\": \"queue:NAME\", \"undo\": \"queue:NAME\"}].")));
+}
+
+/* Locks: the saga's name; create_rule takes it too */
+static void
+refuse_if_targeted(const char *name)
+{
+	char	   *target = psprintf("saga:%s", name);
+	ListCell   *lc;
+
+	foreach(lc, es_definition_list("rule"))
+	{
+		EsDefinition *rule = lfirst(lc);
+
+		if (strcmp(es_options_string(rule->spec, "target", ""), target) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("saga \"%s\" cannot be dropped: rule \"%s\" starts it", name, rule->name),
+					 errhint("Drop the rule first with evtstore.drop_rule().")));
+	}
 }
 
 /* functions run as who defined it first: so only a member of that role may say which */

@@ -5,10 +5,10 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_create_rule'
 COMMENT ON FUNCTION evtstore.create_rule IS
 'Events that match the filter go to the target. filter: {"categories","types","tags","streams"}, each an array, {"pattern"} and {"expression"},
 all given ones must match; {} is every event. target: ''queue:NAME'', which may be computed (''queue:region-${data.region}''), or
-''sql:schema.function'', which takes an evtstore.delivery and runs as who creates the rule. transform: {"body","headers","key","delay","priority",
+''sql:schema.function'', which takes an evtstore.delivery and runs as who creates the rule, or ''saga:NAME'': an instance is started, once for each event, with the body as its input. transform: {"body","headers","key","delay","priority",
 "dedup_id"}, of a function only the first two, each JSON with placeholders such as ${data.total}; what is left out is the event''s: its data, its
 metadata, its stream as the key. mode ''sync'': in the append''s transaction, able to refuse it; ''async'': by workers, each event exactly once, from
-the rule''s creation on. Errors: ST008, ST009, 42710, 42883, 42501, 0A000 other targets.';
+the rule''s creation on. Errors: ST008, ST009, 42710, 42883, 42501.';
 
 CREATE OR REPLACE FUNCTION evtstore.alter_rule(name text, changes jsonb)
 RETURNS void

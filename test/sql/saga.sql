@@ -201,6 +201,16 @@ SELECT evtstore.define_saga('circle', '{"StartAt": "A", "States": {"A": {"Type":
 SELECT evtstore.start_saga('circle') AS id \gset
 SELECT status, error, cause FROM evtstore.sagas WHERE id = :'id';
 
+-- a rule starts one for each event, in the append's transaction or by a worker
+SELECT evtstore.create_rule('begin', '{"types": ["OrderPlaced"]}', 'saga:order', '{"body": {"amount": "${data.total}", "order": "${stream}"}}');
+SELECT version FROM evtstore.append('shop-1', 'OrderPlaced', '{"total": 3}', id => '0190b1a2-0000-7000-8000-000000000001');
+SELECT duplicate FROM evtstore.append('shop-1', 'OrderPlaced', '{"total": 3}', id => '0190b1a2-0000-7000-8000-000000000001');
+SELECT status, input FROM evtstore.sagas WHERE input ? 'order';
+SELECT evtstore.create_rule('computed', '{}', 'saga:${data.saga}');
+SELECT evtstore.create_rule('nowhere', '{}', 'saga:nowhere');
+SELECT evtstore.drop_saga('order');
+SELECT evtstore.drop_rule('begin');
+
 -- bad input
 SELECT evtstore.start_saga('nowhere');
 SELECT evtstore.start_saga('order', version => 0);

@@ -521,7 +521,12 @@ static const char *
 answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending)
 {
 	es_step_end(move, step, ES_STEP_FAILED, ending);
-	if (es_steps_unknown_pivot(move) == NULL)
+	if (es_steps_unknown_pivot(move) != NULL)
+		return "accepted";
+	/* a person who cancelled it wanted it undone, whatever the definition says */
+	if (move->version->definition->on_fail == ES_ASL_STOP && move->saga.ending != ES_SAGA_CANCELLED)
+		es_move_abandon(move, ES_SAGA_FAILED);
+	else
 		es_undo_begin(move, move->saga.ending);
 	return "accepted";
 }

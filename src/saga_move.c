@@ -26,6 +26,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "effect.h"
+#include "error.h"
 #include "event.h"
 #include "saga.h"
 #include "saga_move.h"
@@ -121,6 +122,15 @@ es_move_refuse_old_snapshot(const char *what)
 				 errmsg("%s cannot be called in a REPEATABLE READ or SERIALIZABLE transaction", what),
 				 errdetail("Its snapshot need not show what the saga has done since."),
 				 errhint("Use READ COMMITTED, the default isolation level.")));
+}
+
+void
+es_move_refuse_unknown(const pg_uuid_t *id)
+{
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_NOT_FOUND),
+			 errmsg("saga %s does not exist", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
+			 errhint("The view evtstore.sagas has them.")));
 }
 
 EsSagaFound

@@ -51,6 +51,8 @@ typedef struct EsNext
 
 /* 25001: in a transaction whose snapshot need not show what the saga has done */
 extern void es_move_refuse_old_snapshot(const char *what);
+/* ST008 */
+extern void es_move_refuse_unknown(const pg_uuid_t *id);
 
 /* from there on, until every branch waits */
 extern void es_move_walk(EsMove *move, EsNext next);

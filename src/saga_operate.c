@@ -185,10 +185,7 @@ begin_operating(FunctionCallInfo fcinfo, const char *verb, EsMove *move)
 			es_move_note(move, "role", GetUserNameFromId(GetSessionUserId(), false));
 			break;
 		case ES_SAGA_NONE:
-			ereport(ERROR,
-					(errcode(ES_ERRCODE_NOT_FOUND),
-					 errmsg("saga %s does not exist", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
-					 errhint("The view evtstore.sagas has them.")));
+			es_move_refuse_unknown(id);
 			break;
 		case ES_SAGA_BUSY:
 			ereport(ERROR,

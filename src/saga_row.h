@@ -105,7 +105,6 @@ typedef struct EsStep
 	Jsonb *sent; /* NULL: as input */
 	Jsonb *output;
 	bool is_new;	 /* not in the table yet */
-	bool is_changed; /* other than in the table */
 	bool is_told;	 /* this transition changed it */
 	bool is_dirty;	 /* in the list of what is to be written */
 } EsStep;

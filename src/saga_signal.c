@@ -157,10 +157,7 @@ signal_saga(const pg_uuid_t *id, const char *name, Jsonb *payload, const char *d
 			es_arrival_leave_signal(id, es_queue_tenant(), name, payload, dedup_id);
 			return;
 		case ES_SAGA_NONE:
-			ereport(ERROR,
-					(errcode(ES_ERRCODE_NOT_FOUND),
-					 errmsg("saga %s does not exist", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
-					 errhint("The view evtstore.sagas has them.")));
+			es_move_refuse_unknown(id);
 			break;
 		case ES_SAGA_FOUND:
 			break;

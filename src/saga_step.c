@@ -202,7 +202,7 @@ es_saga_write_step(const EsSaga *saga, EsStep *step)
 		es_column_put_jsonb(&writer, step->output);
 		es_column_write(&insert_step_plan, &writer);
 	}
-	step->is_new = step->is_changed = false;
+	step->is_new = false;
 }
 
 EsStep *

@@ -123,7 +123,27 @@ fail_container(EsMove *move, EsStep *container, const EsEnding *ending)
 
 	es_steps_end_waiting(move, container, false);
 	es_step_end(move, container, ES_STEP_FAILED, &own);
+	/* behind a pivot nothing is undone */
+	if (at_container(move, container).state->is_scope && !move->saga.has_pivot && !es_undo_scope(move, container))
+		return (EsNext) {NULL};
 	return es_state_fail(move, at_container(move, container), container, &own);
+}
+
+int
+es_branches_at_once(EsMove *move, const EsStep *container)
+{
+	const EsAslState *state = at_container(move, container).state;
+	EsAslScope	scope = es_move_scope(move, state, container->input, container->attempt - 1, NULL);
+	EsAslFault	fault = {0};
+	double		most = 0;
+
+	if (state->max_concurrency.is_set)
+	{
+		scope.input = es_asl_state_input(state, &scope, &fault);
+		if (scope.input == NULL || !es_asl_number(&state->max_concurrency, &scope, &most, &fault))
+			most = 0;
+	}
+	return most >= 1 && most < PG_INT32_MAX ? (int) most : PG_INT32_MAX;
 }
 
 static EsNext

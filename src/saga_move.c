@@ -51,6 +51,7 @@ typedef struct StepEntry
 	EsStep	   *step;
 } StepEntry;
 
+static bool is_stuck_in_scope(const EsSaga *saga);
 static EsStep *find_step(EsMove *move, int seq);
 static char *execution_context(EsMove *move);
 static void begin_moving(const pg_uuid_t *id);
@@ -113,6 +114,12 @@ es_move_start(EsMove *move, const EsSagaVersion *version, const EsSaga *saga)
 	MemoryContextSwitchTo(move->context);
 }
 
+int
+es_moves_within(void)
+{
+	return nmoving;
+}
+
 void
 es_move_refuse_old_snapshot(const char *what)
 {
@@ -168,6 +175,8 @@ void
 es_move_end(EsMove *move)
 {
 	EsSaga	   *saga = &move->saga;
+	EsSaga		ended = {.parent_seq = 0};
+	MemoryContext caller = MemoryContextGetParent(move->context);
 
 	nmoving--;
 	es_steps_write(move);
@@ -180,13 +189,22 @@ es_move_end(EsMove *move)
 		es_saga_update(saga);
 	if ((move->is_new || move->is_changed) && !move->version->definition->is_silent)
 		append_events(move);
-	MemoryContextSwitchTo(MemoryContextGetParent(move->context));
+	if (ES_SAGA_HAS_ENDED(saga->status) && (saga->status != move->was || move->must_tell) && !move->is_called && saga->parent_seq != 0)
+		ended = *saga;
+	MemoryContextSwitchTo(caller);
+	if (ended.parent_seq != 0)
+		es_child_tell_parent(&ended);
 	MemoryContextDelete(move->context);
 }
 
 void
 es_move_walk(EsMove *move, EsNext next)
 {
+	bool		is_stuck = move->saga.status == ES_SAGA_STUCK && is_stuck_in_scope(&move->saga);
+
+	/* what a scope is stuck at stops nothing else */
+	if (is_stuck)
+		move->saga.status = ES_SAGA_RUNNING;
 	es_move_fork(move, next);
 	while (move->agenda != NIL && move->saga.status == ES_SAGA_RUNNING)
 	{
@@ -204,6 +222,8 @@ es_move_walk(EsMove *move, EsNext next)
 			next.walked = move->walked;
 		}
 	}
+	if (is_stuck && move->saga.status == ES_SAGA_RUNNING)
+		move->saga.status = ES_SAGA_STUCK;
 }
 
 void
@@ -280,6 +300,24 @@ find_step(EsMove *move, int seq)
 	return NULL;
 }
 
+bool
+es_move_is_live(const EsMove *move, const EsStep *step)
+{
+	const EsSaga *saga = &move->saga;
+
+	if (step->status != ES_STEP_WAITING)
+		return false;
+	if (step->kind == ES_STEP_UNDO)
+		return !ES_SAGA_HAS_ENDED(saga->status);
+	return saga->status == ES_SAGA_RUNNING || (saga->status == ES_SAGA_STUCK && is_stuck_in_scope(saga));
+}
+
+static bool
+is_stuck_in_scope(const EsSaga *saga)
+{
+	return saga->reason != NULL && strcmp(saga->reason, "scope_undo_failed") == 0;
+}
+
 EsStep *
 es_move_parent(EsMove *move, const EsStep *step)
 {
@@ -308,8 +346,9 @@ es_move_fail(EsMove *move, EsNext at, const char *error, const char *cause)
 void
 es_move_abandon(EsMove *move, EsSagaStatus status)
 {
-	es_steps_end_waiting(move, NULL, true);
+	/* first: its children are left as they are, too */
 	move->saga.ending = ES_SAGA_FAILED;
+	es_steps_end_waiting(move, NULL, true);
 	es_move_finish(move, status, NULL);
 }
 
@@ -556,6 +595,8 @@ fill_event(EsMove *move, EsEvent *event, const char *type, bool has_steps)
 	escape_json(&data, move->version->name);
 	appendStringInfo(&data, ", \"version\": %d, \"status\": \"%s\"", saga->version, es_saga_status_name(has_steps ? saga->status : ES_SAGA_RUNNING));
 	append_field(&data, "business_key", saga->business_key);
+	if (move->is_new && saga->parent_seq != 0)
+		append_field(&data, "parent", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&saga->parent_id))));
 	if (has_steps)
 	{
 		append_field(&data, "error", saga->error);

@@ -119,6 +119,9 @@ evtstore_resolve_step(PG_FUNCTION_ARGS)
 				 errhint("It is 'done' or 'failed'.")));
 	es_move_note(&move, "outcome", outcome);
 	step = find_step(&move, state);
+	if (step->kind == ES_STEP_CHILD && step->status == ES_STEP_WAITING)
+		refuse(&move, psprintf("the saga waits in state \"%s\" for another, which says itself what becomes of it", state),
+			   "Cancel that one, or resolve its step; the view evtstore.sagas has it, by parent_id.");
 	(void) es_step_take_back(&move, step);
 	move.saga.status = ES_SAGA_RUNNING;
 	move.saga.reason = move.saga.error = move.saga.cause = NULL;
@@ -151,7 +154,7 @@ evtstore_mark_undone(PG_FUNCTION_ARGS)
 	if (move.saga.status != ES_SAGA_COMPENSATING && move.saga.status != ES_SAGA_STUCK)
 		refuse(&move, "only what a saga that compensates has to undo can be marked", "Cancel it first, or wait until it fails.");
 	step = seq < 1 || seq > move.saga.last_seq ? NULL : es_saga_find_step(&move.saga, (int) seq);
-	if (step == NULL || step->kind != ES_STEP_TASK || (step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN))
+	if (step == NULL || (step->kind != ES_STEP_TASK && step->kind != ES_STEP_CHILD) || (step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN))
 		refuse(&move, psprintf("step %lld is not one that is to be undone", (long long) seq), "The view evtstore.saga_steps has them: those that are done or unknown.");
 	step = es_move_adopt(&move, step);
 	undo = es_saga_last_undo(&move.saga, step);
@@ -162,8 +165,10 @@ evtstore_mark_undone(PG_FUNCTION_ARGS)
 		es_step_end(&move, undo, ES_STEP_WITHDRAWN, NULL);
 	}
 	es_undo_mark(&move, step);
-	move.saga.reason = NULL;
-	es_undo_go_on(&move);
+	if (move.saga.status == ES_SAGA_STUCK)
+		es_undo_resume(&move);
+	else
+		es_undo_leave(&move, step);
 	es_move_end(&move);
 	PG_RETURN_VOID();
 }
@@ -209,10 +214,10 @@ find_step(EsMove *move, const char *state)
 		{
 			EsStep	   *step = lfirst(lc);
 
-			if (strcmp(step->state, state) == 0 && (step->kind == ES_STEP_TASK || step->kind == ES_STEP_WAIT || step->kind == ES_STEP_SIGNAL))
+			if (strcmp(step->state, state) == 0 && (step->kind == ES_STEP_TASK || step->kind == ES_STEP_WAIT || step->kind == ES_STEP_SIGNAL || step->kind == ES_STEP_CHILD))
 				found = step;
 		}
-	else if (move->saga.status == ES_SAGA_STUCK && strcmp(move->saga.reason, "undo_failed") != 0)
+	else if (move->saga.status == ES_SAGA_STUCK && strcmp(move->saga.reason, "undo_failed") != 0 && strcmp(move->saga.reason, "scope_undo_failed") != 0)
 	{
 		EsStep	   *stop = es_saga_last_stop(&move->saga);
 

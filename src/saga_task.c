@@ -23,6 +23,9 @@
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
 static EsNext wait_for_signal(EsMove *move, EsNext at, EsStep *step);
 static EsNext run_now(EsMove *move, EsNext at, EsStep *step);
+static EsNext run_child(EsMove *move, EsNext at, EsStep *step);
+static bool read_timeout(EsMove *move, const EsStep *step, double *timeout, EsAslFault *fault);
+static EsNext leave_attempt(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending);
 static bool is_below(EsMove *move, const EsStep *step, const EsStep *row);
 static double retry_delay(const EsAslState *state, EsStep *step, const EsEnding *ending);
 static void count_try(EsStep *step, int retrier, int nretriers);
@@ -81,7 +84,8 @@ es_state_leave(EsMove *move, EsNext at, EsStep *step, Jsonb *result)
 		return (EsNext) {at.state->next, output, at.branch};
 	if (at.branch != NULL)
 		return es_branch_leave(move, at.branch, output);
-	es_move_finish(move, ES_SAGA_SUCCEEDED, output);
+	if (!es_undo_defers_end(move, output))
+		es_move_finish(move, ES_SAGA_SUCCEEDED, output);
 	return (EsNext) {NULL};
 }
 
@@ -272,7 +276,7 @@ es_move_answer(EsMove *move, EsStep *step, const EsEnding *ending)
 {
 	const char *outcome;
 
-	if (step->status == ES_STEP_WAITING && (step->kind == ES_STEP_UNDO ? move->saga.status == ES_SAGA_COMPENSATING : move->saga.status == ES_SAGA_RUNNING))
+	if (es_move_is_live(move, step))
 	{
 		es_move_settle(move, step, ending);
 		return "accepted";
@@ -298,7 +302,7 @@ es_move_be_late(EsMove *move)
 	{
 		EsStep	   *step = es_move_adopt(move, lfirst(lc));
 
-		if (step->status == ES_STEP_WAITING && step->due != 0 && step->due <= move->now && saga->status != ES_SAGA_STUCK)
+		if (es_move_is_live(move, step) && step->due != 0 && step->due <= move->now)
 			be_late(move, step);
 	}
 	if (saga->deadline != 0 && saga->deadline <= move->now && saga->status == ES_SAGA_RUNNING && !saga->has_pivot)
@@ -314,10 +318,9 @@ es_move_unstick(EsMove *move)
 	EsStep	   *step;
 	EsNext		at;
 
-	if (strcmp(saga->reason, "undo_failed") == 0)
+	if (strcmp(saga->reason, "undo_failed") == 0 || strcmp(saga->reason, "scope_undo_failed") == 0)
 	{
-		saga->reason = NULL;
-		es_undo_go_on(move);
+		es_undo_resume(move);
 		return;
 	}
 	stop = es_saga_last_stop(saga);
@@ -335,7 +338,7 @@ es_move_unstick(EsMove *move)
 	else
 	{
 		step->ntries = 0;
-		es_move_walk(move, step->kind == ES_STEP_TASK ? begin_attempt(move, at, step, 0) : es_branches_again(move, at, step, 0));
+		es_move_walk(move, at.state->type == ES_ASL_TASK ? begin_attempt(move, at, step, 0) : es_branches_again(move, at, step, 0));
 	}
 }
 
@@ -347,25 +350,25 @@ begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay)
 	EsStep	   *step = es_step_new(move, ES_STEP_TASK, at, previous);
 	EsAslScope	scope = es_move_scope(move, state, at.input, step->attempt - 1, NULL);
 	EsAslFault	fault = {0};
-	EsAslScope	inner;
-	double		timeout = DEFAULT_TIMEOUT;
+	double		timeout;
 	EsEnding	failure;
 
 	/* the same for all attempts, whatever functions are in it */
 	if (step->sent == NULL)
 		step->sent = es_asl_state_input(state, &scope, &fault);
-	inner = (EsAslScope) {step->sent, scope.context};
-	if (step->sent == NULL || (state->timeout.is_set && !es_asl_number(&state->timeout, &inner, &timeout, &fault)))
+	if (step->sent == NULL || !read_timeout(move, step, &timeout, &fault))
 	{
 		EsEnding	ending = {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
 
 		es_step_end(move, step, ES_STEP_FAILED, &ending);
 		return es_state_fail(move, at, step, &ending);
 	}
-	if (ES_CALL_IS_NOW(&state->call))
+	if (state->call.kind == ES_ASL_SAGA)
+		step->kind = ES_STEP_CHILD;
+	if (ES_CALL_IS_NOW(&state->call) || step->kind == ES_STEP_CHILD)
 	{
 		if (delay <= 0)
-			return run_now(move, at, step);
+			return step->kind == ES_STEP_CHILD ? run_child(move, at, step) : run_now(move, at, step);
 		step->due = later(move->now, delay);
 		return (EsNext) {NULL};
 	}
@@ -402,12 +405,49 @@ run_now(EsMove *move, EsNext at, EsStep *step)
 	EsEnding	ending = {.retry_after = -1};
 
 	ending.is_success = es_call_now(move, &at.state->call, step->sent, &ending.output, &ending);
-	es_step_end(move, step, ending.is_success ? ES_STEP_DONE : ES_STEP_FAILED, &ending);
-	if (!ending.is_success)
-		return es_state_fail(move, at, step, &ending);
+	return leave_attempt(move, at, step, &ending);
+}
+
+/* its time begins with it; without one it has all the time that it wants */
+static EsNext
+run_child(EsMove *move, EsNext at, EsStep *step)
+{
+	EsEnding	ending = {.retry_after = -1};
+	EsAslFault	fault = {0};
+	double		timeout;
+
+	if (!read_timeout(move, step, &timeout, &fault))
+		ending = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
+	else if (!es_child_start(move, step, &at.state->call, &ending))
+	{
+		step->due = at.state->timeout.is_set ? later(move->now, timeout) : 0;
+		es_step_change(move, step);
+		return (EsNext) {NULL};
+	}
+	return leave_attempt(move, at, step, &ending);
+}
+
+/* s.  False: it cannot be told */
+static bool
+read_timeout(EsMove *move, const EsStep *step, double *timeout, EsAslFault *fault)
+{
+	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
+	EsAslScope	scope = es_move_scope(move, state, step->sent, step->attempt - 1, NULL);
+
+	*timeout = DEFAULT_TIMEOUT;
+	return !state->timeout.is_set || es_asl_number(&state->timeout, &scope, timeout, fault);
+}
+
+/* of what was over at once */
+static EsNext
+leave_attempt(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending)
+{
+	es_step_end(move, step, ending->is_success ? ES_STEP_DONE : ES_STEP_FAILED, ending);
+	if (!ending->is_success)
+		return es_state_fail(move, at, step, ending);
 	if (at.state->class == ES_ASL_PIVOT)
 		move->saga.has_pivot = true;
-	return es_state_leave(move, at, step, ending.output);
+	return es_state_leave(move, at, step, ending->output);
 }
 
 /* is it in that Parallel or Map? */
@@ -491,6 +531,9 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 
 	if (is_open_pivot && step->status == ES_STEP_UNKNOWN && !ending->is_success)
 		return answer_pivot_failed(move, step, ending);
+	/* of a child it is known, then: it has undone what it did */
+	if (!ending->is_success && step->kind == ES_STEP_CHILD && step->status == ES_STEP_UNKNOWN)
+		es_step_end(move, step, ES_STEP_FAILED, ending);
 	if (!ending->is_success)
 		return "late";
 	if (step->kind == ES_STEP_UNDO)
@@ -511,8 +554,7 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 		return "accepted";
 	}
 	es_step_end(move, step, ES_STEP_DONE, ending);
-	if ((saga->status == ES_SAGA_COMPENSATED || saga->status == ES_SAGA_FAILED || saga->status == ES_SAGA_CANCELLED) && saga->ending != ES_SAGA_FAILED)
-		es_undo_begin(move, saga->ending);
+	es_undo_late(move, step);
 	return "late";
 }
 
@@ -553,8 +595,9 @@ answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending)
 		(void) es_step_take_back(move, other);
 		es_step_end(move, other, ES_STEP_WITHDRAWN, NULL);
 	}
-	move->saga.reason = NULL;
 	es_undo_ended(move, undo, ending);
+	if (move->saga.status == ES_SAGA_STUCK)
+		es_undo_resume(move);
 	return "accepted";
 }
 
@@ -570,6 +613,15 @@ be_late(EsMove *move, EsStep *step)
 		es_move_settle(move, step, &(EsEnding) {.is_success = true, .output = NULL});
 		return;
 	}
+	if ((step->kind == ES_STEP_CHILD || (step->kind == ES_STEP_UNDO && step->message_id == 0)) && es_child_is_there(move, step))
+	{
+		/* it says so when it has undone what it did */
+		step->due = 0;
+		es_step_change(move, step);
+		if (es_child_take_back(move, step, NULL, ES_ASL_TIMEOUT, &ending))
+			es_move_settle(move, step, &ending);
+		return;
+	}
 	if (step->kind == ES_STEP_UNDO)
 	{
 		if (step->message_id != 0)
@@ -582,6 +634,8 @@ be_late(EsMove *move, EsStep *step)
 	/* the time of a function, or of branches, that are tried again */
 	if (step->kind == ES_STEP_PARALLEL || step->kind == ES_STEP_MAP)
 		es_move_walk(move, es_branches_begin(move, step));
+	else if (step->kind == ES_STEP_CHILD)
+		es_move_walk(move, run_child(move, at, step));
 	else if (step->message_id == 0 && step->kind == ES_STEP_TASK)
 		es_move_walk(move, run_now(move, at, step));
 	else

@@ -426,6 +426,14 @@ es_saga_version_get(const char *name, int version)
 }
 
 const EsSagaVersion *
+es_saga_version_find(const char *name, int version)
+{
+	const Saga *saga = es_definition_cache_by_name(&sagas, name);
+
+	return saga == NULL ? NULL : find_version(saga, version == 0 ? saga->version : version);
+}
+
+const EsSagaVersion *
 es_saga_version_by_id(int32 definition_id, int version)
 {
 	const Saga *saga = es_definition_cache_by_id(&sagas, definition_id);

@@ -115,6 +115,22 @@ es_branch_fail(EsMove *move, EsStep *branch, const EsEnding *ending)
 	return fail_container(move, container, ending);
 }
 
+bool
+es_branch_is_guarded(EsMove *move, EsStep *branch, const char *error)
+{
+	while (branch != NULL)
+	{
+		EsStep	   *container = es_move_parent(move, branch);
+		const EsAslState *state = at_container(move, container).state;
+
+		if (state->tolerated_count.is_set || state->tolerated_percentage.is_set || es_asl_find_catcher(state, error) >= 0 ||
+			es_asl_find_retrier(state->retriers, state->nretriers, error) >= 0)
+			return true;
+		branch = es_move_parent(move, container);
+	}
+	return false;
+}
+
 /* what still goes on in it ends */
 static EsNext
 fail_container(EsMove *move, EsStep *container, const EsEnding *ending)

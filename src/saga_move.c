@@ -51,7 +51,7 @@ typedef struct StepEntry
 	EsStep	   *step;
 } StepEntry;
 
-static bool is_stuck_in_scope(const EsSaga *saga);
+static int	close_stops(EsMove *move, int parent);
 static EsStep *find_step(EsMove *move, int seq);
 static char *execution_context(EsMove *move);
 static void begin_moving(const pg_uuid_t *id);
@@ -200,10 +200,11 @@ es_move_end(EsMove *move)
 void
 es_move_walk(EsMove *move, EsNext next)
 {
-	bool		is_stuck = move->saga.status == ES_SAGA_STUCK && is_stuck_in_scope(&move->saga);
+	bool		is_outer = !move->is_walking;
 
-	/* what a scope is stuck at stops nothing else */
-	if (is_stuck)
+	/* until it is through, for what goes on beside where it is stuck */
+	move->is_walking = true;
+	if (move->saga.status == ES_SAGA_STUCK && es_saga_goes_on(&move->saga))
 		move->saga.status = ES_SAGA_RUNNING;
 	es_move_fork(move, next);
 	while (move->agenda != NIL && move->saga.status == ES_SAGA_RUNNING)
@@ -222,7 +223,10 @@ es_move_walk(EsMove *move, EsNext next)
 			next.walked = move->walked;
 		}
 	}
-	if (is_stuck && move->saga.status == ES_SAGA_RUNNING)
+	if (!is_outer)
+		return;
+	move->is_walking = false;
+	if (move->saga.status == ES_SAGA_RUNNING && move->saga.reason != NULL)
 		move->saga.status = ES_SAGA_STUCK;
 }
 
@@ -309,13 +313,13 @@ es_move_is_live(const EsMove *move, const EsStep *step)
 		return false;
 	if (step->kind == ES_STEP_UNDO)
 		return !ES_SAGA_HAS_ENDED(saga->status);
-	return saga->status == ES_SAGA_RUNNING || (saga->status == ES_SAGA_STUCK && is_stuck_in_scope(saga));
+	return saga->status == ES_SAGA_RUNNING || (saga->status == ES_SAGA_STUCK && es_saga_goes_on(saga));
 }
 
-static bool
-is_stuck_in_scope(const EsSaga *saga)
+bool
+es_saga_goes_on(const EsSaga *saga)
 {
-	return saga->reason != NULL && strcmp(saga->reason, "scope_undo_failed") == 0;
+	return saga->reason != NULL && (strcmp(saga->reason, "scope_undo_failed") == 0 || strcmp(saga->reason, "failed_after_pivot") == 0);
 }
 
 EsStep *
@@ -365,11 +369,74 @@ void
 es_move_get_stuck(EsMove *move, EsNext at, const char *reason)
 {
 	/* from here on the time of a pivot that may be done is a person's */
-	move->saga.deadline = 0;
-	move->saga.status = ES_SAGA_STUCK;
+	if (strcmp(reason, "scope_undo_failed") != 0)
+		move->saga.deadline = 0;
 	move->saga.reason = pstrdup(reason);
-	if (at.state != NULL)
-		es_step_end(move, es_step_new(move, ES_STEP_STOP, at, NULL), ES_STEP_FAILED, &(EsEnding) {.error = move->saga.error, .cause = move->saga.cause});
+	move->saga.status = move->is_walking && es_saga_goes_on(&move->saga) ? ES_SAGA_RUNNING : ES_SAGA_STUCK;
+	move->is_changed = true;
+	if (at.state == NULL)
+		return;
+	/* it has stopped in this sequence before, and it is the same place */
+	close_stops(move, at.branch == NULL ? 0 : at.branch->seq);
+	es_step_end(move, es_step_new(move, ES_STEP_STOP, at, NULL), ES_STEP_FAILED, &(EsEnding) {.error = move->saga.error, .cause = move->saga.cause});
+}
+
+void
+es_move_close_stops(EsMove *move)
+{
+	(void) close_stops(move, -1);
+}
+
+/* parent: of the branch; 0: of the saga's own sequence; -1: all.  Returns how many are open elsewhere */
+static int
+close_stops(EsMove *move, int parent)
+{
+	int			n = 0;
+	ListCell   *lc;
+
+	es_steps_write(move);
+	foreach(lc, es_saga_open_stops(&move->saga))
+	{
+		EsStep	   *stop = es_move_adopt(move, lfirst(lc));
+
+		if (parent >= 0 && stop->parent != parent)
+		{
+			n++;
+			continue;
+		}
+		stop->status = ES_STEP_DONE;
+		es_step_change(move, stop);
+	}
+	return n;
+}
+
+void
+es_move_leave_stop(EsMove *move, EsStep *stop)
+{
+	EsSaga	   *saga = &move->saga;
+
+	if (stop != NULL && close_stops(move, stop->parent) == 0)
+	{
+		saga->status = ES_SAGA_RUNNING;
+		saga->reason = saga->error = saga->cause = NULL;
+	}
+}
+
+EsStep *
+es_move_stop_of(EsMove *move, const EsStep *step)
+{
+	ListCell   *lc;
+
+	es_steps_write(move);
+	foreach(lc, es_saga_open_stops(&move->saga))
+	{
+		EsStep	   *stop = lfirst(lc);
+		EsStep	   *last = stop->parent == step->parent ? es_saga_stopped_at(&move->saga, stop) : NULL;
+
+		if (last != NULL && last->first_seq == step->first_seq)
+			return es_move_adopt(move, stop);
+	}
+	return NULL;
 }
 
 char *

@@ -16,6 +16,7 @@ typedef struct EsMove
 	TimestampTz now;
 	bool is_new;
 	bool is_changed;  /* it, or one of its steps */
+	bool is_walking;
 	bool is_called;	  /* from a transition of its parent, which sees what comes of it */
 	bool must_tell;	  /* its parent asked, though nothing has changed */
 	EsSagaStatus was; /* its status when this began */
@@ -94,6 +95,14 @@ extern void es_move_fail(EsMove *move, EsNext at, const char *error, const char 
 extern void es_move_finish(EsMove *move, EsSagaStatus status, Jsonb *output);
 /* at: where to try again; state NULL: it is undoing */
 extern void es_move_get_stuck(EsMove *move, EsNext at, const char *reason);
+/* does what waits elsewhere in the saga go on? */
+extern bool es_saga_goes_on(const EsSaga *saga);
+/* nobody goes on from where it is stuck */
+extern void es_move_close_stops(EsMove *move);
+/* somebody goes on from there, so that it may no longer be stuck; stop NULL: it was not */
+extern void es_move_leave_stop(EsMove *move, EsStep *stop);
+/* where it is stuck because of that attempt, or another one at the same; NULL: nowhere */
+extern EsStep *es_move_stop_of(EsMove *move, const EsStep *step);
 /* it ends, and nothing is undone */
 extern void es_move_abandon(EsMove *move, EsSagaStatus status);
 /* what it is stuck at is tried again */
@@ -134,6 +143,8 @@ extern EsNext es_branches_begin(EsMove *move, EsStep *container);
 extern EsNext es_branch_leave(EsMove *move, EsStep *branch, Jsonb *output);
 extern EsNext es_branch_fail(EsMove *move, EsStep *branch, const EsEnding *ending);
 
+/* does a Retry, a Catch or a tolerance of what the branch is in see that failure? */
+extern bool es_branch_is_guarded(EsMove *move, EsStep *branch, const char *error);
 /* how many of them may run at once */
 extern int es_branches_at_once(EsMove *move, const EsStep *container);
 

@@ -162,10 +162,10 @@ extern List *es_saga_undoing_branches(const EsSaga *saga);
 extern bool es_saga_is_undoing(const EsSaga *saga);
 /* is there another attempt at that entry that waits, or is done?  NULL: none */
 extern EsStep *es_saga_other_attempt(const EsSaga *saga, const EsStep *step);
-/* the last attempt at undoing it; NULL: none */
+/* the last attempt at undoing what that entry of its state did, by whichever attempt; NULL: none */
 extern EsStep *es_saga_last_undo(const EsSaga *saga, const EsStep *step);
-/* where it got stuck; NULL: nowhere */
-extern EsStep *es_saga_last_stop(const EsSaga *saga);
+/* where it got stuck, and nobody has gone on from yet */
+extern List *es_saga_open_stops(const EsSaga *saga);
 /* the last attempt at the state where it stopped; NULL: that has no row */
 extern EsStep *es_saga_stopped_at(const EsSaga *saga, const EsStep *stop);
 extern bool es_saga_has_undone(const EsSaga *saga);

@@ -147,21 +147,22 @@ static EsPlan other_attempt_plan = {
 	.args = {UUIDOID, INT4OID, INT4OID, INT4OID},
 };
 
-static EsPlan last_stop_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = 0 AND kind = 'stop' ORDER BY seq DESC LIMIT 1",
+static EsPlan open_stops_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND kind = 'stop' AND status = 'failed' ORDER BY seq",
 	.nargs = 1,
 	.args = {UUIDOID},
 };
 
 static EsPlan stopped_at_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = 0 AND seq < $2 AND state = $3"
-	" AND kind NOT IN ('start', 'undo', 'stop') ORDER BY seq DESC LIMIT 1",
-	.nargs = 3,
-	.args = {UUIDOID, INT4OID, TEXTOID},
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $4 AND seq < $2 AND state = $3"
+	" AND kind NOT IN ('start', 'undo', 'stop', 'branch') ORDER BY seq DESC LIMIT 1",
+	.nargs = 4,
+	.args = {UUIDOID, INT4OID, TEXTOID, INT4OID},
 };
 
 static EsPlan last_undo_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND undoes = $3 ORDER BY seq DESC LIMIT 1",
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND undoes IN"
+	" (SELECT seq FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND first_seq = $3) AND undoes > 0 ORDER BY seq DESC LIMIT 1",
 	.nargs = 3,
 	.args = {UUIDOID, INT4OID, INT4OID},
 };
@@ -331,25 +332,24 @@ es_saga_other_attempt(const EsSaga *saga, const EsStep *step)
 EsStep *
 es_saga_last_undo(const EsSaga *saga, const EsStep *step)
 {
-	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(step->parent), Int32GetDatum(step->seq)};
+	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(step->parent), Int32GetDatum(step->first_seq)};
 	List	   *steps = read_steps(&last_undo_plan, values, 1);
 
 	return steps == NIL ? NULL : linitial(steps);
 }
 
-EsStep *
-es_saga_last_stop(const EsSaga *saga)
+List *
+es_saga_open_stops(const EsSaga *saga)
 {
 	Datum		values[1] = {UUIDPGetDatum(&saga->id)};
-	List	   *steps = read_steps(&last_stop_plan, values, 1);
 
-	return steps == NIL ? NULL : linitial(steps);
+	return read_steps(&open_stops_plan, values, 0);
 }
 
 EsStep *
 es_saga_stopped_at(const EsSaga *saga, const EsStep *stop)
 {
-	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(stop->seq), CStringGetTextDatum(stop->state)};
+	Datum		values[4] = {UUIDPGetDatum(&saga->id), Int32GetDatum(stop->seq), CStringGetTextDatum(stop->state), Int32GetDatum(stop->parent)};
 	List	   *steps = read_steps(&stopped_at_plan, values, 1);
 
 	return steps == NIL ? NULL : linitial(steps);

@@ -20,6 +20,7 @@
 /* s that a command has where its state does not say */
 #define DEFAULT_TIMEOUT 3600.0
 
+static void go_on_from(EsMove *move, EsStep *stop);
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
 static EsNext wait_for_signal(EsMove *move, EsNext at, EsStep *step);
 static EsNext run_now(EsMove *move, EsNext at, EsStep *step);
@@ -33,7 +34,6 @@ static EsNext leave_wait(EsMove *move, EsNext at, EsStep *step);
 static bool is_known(const EsStep *step);
 static const char *answer_known(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending);
-static bool is_stopped_at(const EsSaga *saga, const EsStep *step);
 static const char *answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
 static void be_late(EsMove *move, EsStep *step);
@@ -119,7 +119,8 @@ es_state_fail(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending)
 		own = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
 		ending = &own;
 	}
-	if (at.branch != NULL)
+	/* behind the pivot a branch stops where it is: with what it is in, the others would be done again */
+	if (at.branch != NULL && (!move->saga.has_pivot || es_branch_is_guarded(move, at.branch, ending->error)))
 		return es_branch_fail(move, at.branch, ending);
 	es_move_fail(move, at, ending->error, ending->cause);
 	return (EsNext) {NULL};
@@ -309,27 +310,35 @@ es_move_be_late(EsMove *move)
 		es_move_fail(move, (EsNext) {NULL}, ES_ASL_TIMEOUT, "the saga's time is over");
 }
 
-/* the step that it stopped at is tried again, with the same key where it is one; a state without a row is entered anew */
+/* the steps that it stopped at are tried again */
 void
 es_move_unstick(EsMove *move)
 {
 	EsSaga	   *saga = &move->saga;
-	EsStep	   *stop;
-	EsStep	   *step;
-	EsNext		at;
+	List	   *stops;
+	ListCell   *lc;
 
 	if (strcmp(saga->reason, "undo_failed") == 0 || strcmp(saga->reason, "scope_undo_failed") == 0)
 	{
 		es_undo_resume(move);
 		return;
 	}
-	stop = es_saga_last_stop(saga);
-	if (stop == NULL)
+	stops = es_saga_open_stops(saga);
+	if (stops == NIL)
 		elog(ERROR, "a stuck saga does not say where");
-	step = es_saga_stopped_at(saga, stop);
-	at = (EsNext) {es_asl_find_state(move->version->definition, stop->state), stop->input};
-	saga->status = ES_SAGA_RUNNING;
-	saga->reason = saga->error = saga->cause = NULL;
+	foreach(lc, stops)
+		es_move_leave_stop(move, es_move_adopt(move, lfirst(lc)));
+	foreach(lc, stops)
+		go_on_from(move, lfirst(lc));
+}
+
+/* with the same key where it is a step; a state without a row is entered anew */
+static void
+go_on_from(EsMove *move, EsStep *stop)
+{
+	EsStep	   *step = es_saga_stopped_at(&move->saga, stop);
+	EsNext		at = {es_asl_find_state(move->version->definition, stop->state), stop->input, es_move_parent(move, stop)};
+
 	if (step == NULL)
 		es_move_walk(move, at);
 	else if (step->status == ES_STEP_DONE)
@@ -503,20 +512,6 @@ answer_known(EsMove *move, EsStep *step, const EsEnding *ending)
 	return ending->is_success ? "duplicate" : "late";
 }
 
-/* does the saga wait for a person because of the failure of an attempt at the same? */
-static bool
-is_stopped_at(const EsSaga *saga, const EsStep *step)
-{
-	EsStep	   *stop;
-	EsStep	   *last;
-
-	if (saga->status != ES_SAGA_STUCK || strcmp(saga->reason, "failed_after_pivot") != 0)
-		return false;
-	stop = es_saga_last_stop(saga);
-	last = stop == NULL ? NULL : es_saga_stopped_at(saga, stop);
-	return last != NULL && last->parent == step->parent && last->first_seq == step->first_seq;
-}
-
 /*
  * The attempt was given up, or its instance has gone on.  A success makes it known to be done: then it ends a later attempt at the same, or
  * is undone where the instance compensates, or has.
@@ -528,6 +523,7 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
 	bool		is_open_pivot = saga->status == ES_SAGA_STUCK && strcmp(saga->reason, "pivot_unknown") == 0 && state->class == ES_ASL_PIVOT;
 	EsStep	   *other = es_saga_other_attempt(saga, step);
+	EsStep	   *stop;
 
 	if (is_open_pivot && step->status == ES_STEP_UNKNOWN && !ending->is_success)
 		return answer_pivot_failed(move, step, ending);
@@ -540,7 +536,8 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 		return answer_undo(move, step, ending);
 	if (other != NULL && is_known(other))
 		return "duplicate";
-	if (is_open_pivot || is_stopped_at(saga, step) || (other != NULL && saga->status == ES_SAGA_RUNNING))
+	stop = saga->status == ES_SAGA_STUCK ? es_move_stop_of(move, step) : NULL;
+	if (is_open_pivot || stop != NULL || (other != NULL && saga->status == ES_SAGA_RUNNING))
 	{
 		if (other != NULL)
 		{
@@ -548,8 +545,7 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 			(void) es_step_take_back(move, other);
 			es_step_end(move, other, ES_STEP_WITHDRAWN, NULL);
 		}
-		saga->status = ES_SAGA_RUNNING;
-		saga->reason = saga->error = saga->cause = NULL;
+		es_move_leave_stop(move, stop);
 		es_move_settle(move, step, ending);
 		return "accepted";
 	}

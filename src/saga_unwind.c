@@ -34,11 +34,14 @@ void
 es_undo_begin(EsMove *move, EsSagaStatus ending)
 {
 	EsStep	   *pivot;
+	bool		was_stuck = move->was == ES_SAGA_STUCK || move->saga.status == ES_SAGA_STUCK;
 
 	move->saga.ending = ending;
 	move->saga.reason = NULL;
 	move->saga.ended_at = 0;
 	move->saga.output = NULL;
+	if (was_stuck)
+		es_move_close_stops(move);
 	es_steps_end_waiting(move, NULL, false);
 	pivot = es_steps_unknown_pivot(move);
 	if (pivot != NULL)
@@ -132,11 +135,8 @@ es_undo_get_stuck(EsMove *move)
 {
 	if (is_compensating(move))
 		es_move_get_stuck(move, (EsNext) {NULL}, "undo_failed");
-	else if (move->saga.status == ES_SAGA_RUNNING)
-	{
-		move->saga.status = ES_SAGA_STUCK;
-		move->saga.reason = "scope_undo_failed";
-	}
+	else if (move->saga.reason == NULL)
+		es_move_get_stuck(move, (EsNext) {NULL}, "scope_undo_failed");
 }
 
 /* all of it, and not a scope */

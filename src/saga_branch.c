@@ -22,7 +22,7 @@ static EsNext fail_container(EsMove *move, EsStep *container, const EsEnding *en
 static EsNext begin_items(EsMove *move, EsStep *container, const EsAslState *state);
 static bool read_items(const EsAslState *state, const EsAslScope *scope, Jsonb **selected, JsonbValue *items, EsAslFault *fault);
 static EsStep *new_branch(EsMove *move, EsStep *container, int place, Jsonb *input, EsStepStatus status);
-static Jsonb *item_input(EsMove *move, const EsAslState *state, Jsonb *selected, int place, const JsonbValue *item, EsAslFault *fault);
+static Jsonb *item_input(EsMove *move, const EsStep *container, Jsonb *selected, int place, const JsonbValue *item, EsAslFault *fault);
 static bool is_tolerated(EsMove *move, const EsStep *container, const EsAslState *state);
 static EsNext at_container(EsMove *move, const EsStep *container);
 static Jsonb *error_document(const EsEnding *ending);
@@ -190,7 +190,7 @@ begin_items(EsMove *move, EsStep *container, const EsAslState *state)
 	for (int i = 0; i < n; i++)
 	{
 		JsonbValue *item = getIthJsonbValueFromContainer(items.val.binary.data, i);
-		Jsonb	   *input = item_input(move, state, selected, i, item, &fault);
+		Jsonb	   *input = item_input(move, container, selected, i, item, &fault);
 		EsStep	   *branch;
 
 		if (input == NULL)
@@ -235,14 +235,15 @@ new_branch(EsMove *move, EsStep *container, int place, Jsonb *input, EsStepStatu
 
 /* NULL: it failed */
 static Jsonb *
-item_input(EsMove *move, const EsAslState *state, Jsonb *selected, int place, const JsonbValue *item, EsAslFault *fault)
+item_input(EsMove *move, const EsStep *container, Jsonb *selected, int place, const JsonbValue *item, EsAslFault *fault)
 {
+	const EsAslState *state = es_asl_find_state(move->version->definition, container->state);
 	Jsonb	   *value = es_asl_value_jsonb(item);
 	EsAslScope	scope;
 
 	if (state->parameters == NULL)
 		return value;
-	scope = es_move_scope(move, state, selected, 0, psprintf("{\"Item\": {\"Index\": %d, \"Value\": %s}}", place,
+	scope = es_move_scope(move, state, selected, container->attempt - 1, psprintf("{\"Item\": {\"Index\": %d, \"Value\": %s}}", place,
 															 JsonbToCString(NULL, &value->root, VARSIZE(value))));
 	return es_asl_payload_make(state->parameters, &scope, fault);
 }

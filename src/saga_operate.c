@@ -92,6 +92,9 @@ evtstore_skip_step(PG_FUNCTION_ARGS)
 	(void) es_step_take_back(&move, step);
 	es_move_leave_stop(&move, stop);
 	es_step_end(&move, step, ES_STEP_SKIPPED, &ending);
+	/* the saga is behind it, whoever did what it was to do */
+	if (es_asl_find_state(move.version->definition, step->state)->class == ES_ASL_PIVOT)
+		move.saga.has_pivot = true;
 	es_move_walk(&move, es_state_leave(&move, at_step(&move, step), step, ending.output));
 	es_move_end(&move);
 	PG_RETURN_VOID();
@@ -151,7 +154,7 @@ evtstore_mark_undone(PG_FUNCTION_ARGS)
 	es_arg_required(fcinfo, 1, "seq");
 	seq = PG_GETARG_INT64(1);
 	es_move_note(&move, "note", es_arg_name(fcinfo, 2, "note", ES_MAX_NAME_BYTES));
-	if (move.saga.status != ES_SAGA_COMPENSATING && move.saga.status != ES_SAGA_STUCK)
+	if (move.saga.status != ES_SAGA_COMPENSATING && (move.saga.status != ES_SAGA_STUCK || strcmp(move.saga.reason, "undo_failed") != 0))
 		refuse(&move, "only what a saga that compensates has to undo can be marked", "Cancel it first, or wait until it fails.");
 	step = seq < 1 || seq > move.saga.last_seq ? NULL : es_saga_find_step(&move.saga, (int) seq);
 	if (step == NULL || (step->kind != ES_STEP_TASK && step->kind != ES_STEP_CHILD) || (step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN))

@@ -405,6 +405,8 @@ wait_for_signal(EsMove *move, EsNext at, EsStep *step)
 	if (payload == NULL)
 		return (EsNext) {NULL};
 	es_step_end(move, step, ES_STEP_DONE, &(EsEnding) {.is_success = true, .output = payload});
+	if (at.state->class == ES_ASL_PIVOT)
+		move->saga.has_pivot = true;
 	return es_state_leave(move, at, step, payload);
 }
 

@@ -138,7 +138,7 @@ es_signal_bring(EsMove *move, const char *name, Jsonb *payload, const char *dedu
 
 	if (dedup_id != NULL && is_known(move, dedup_id))
 		return false;
-	step = move->saga.status == ES_SAGA_RUNNING ? find_waiting(move, name) : NULL;
+	step = find_waiting(move, name);
 	keep(move, name, payload, dedup_id, step == NULL ? 0 : step->seq);
 	if (step != NULL)
 		es_move_settle(move, step, &(EsEnding) {.is_success = true, .output = payload, .retry_after = -1});
@@ -194,7 +194,7 @@ find_waiting(EsMove *move, const char *name)
 	{
 		EsStep	   *step = es_move_adopt(move, lfirst(lc));
 
-		if (step->kind == ES_STEP_SIGNAL && step->status == ES_STEP_WAITING &&
+		if (step->kind == ES_STEP_SIGNAL && es_move_is_live(move, step) &&
 			strcmp(es_asl_find_state(move->version->definition, step->state)->call.name, name) == 0)
 			return step;
 	}

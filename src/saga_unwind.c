@@ -268,6 +268,7 @@ begin_branches(EsMove *move, EsStep *container, int room)
 		if (unwind(move, branch))
 			continue;
 		container->open++;
+		es_step_change(move, container);
 		room--;
 	}
 }

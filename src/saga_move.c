@@ -365,9 +365,11 @@ es_move_finish(EsMove *move, EsSagaStatus status, Jsonb *output)
 	move->saga.ended_at = GetCurrentTimestamp();
 }
 
-void
+EsStep *
 es_move_get_stuck(EsMove *move, EsNext at, const char *reason)
 {
+	EsStep	   *stop;
+
 	/* from here on the time of a pivot that may be done is a person's */
 	if (strcmp(reason, "scope_undo_failed") != 0)
 		move->saga.deadline = 0;
@@ -375,10 +377,12 @@ es_move_get_stuck(EsMove *move, EsNext at, const char *reason)
 	move->saga.status = move->is_walking && es_saga_goes_on(&move->saga) ? ES_SAGA_RUNNING : ES_SAGA_STUCK;
 	move->is_changed = true;
 	if (at.state == NULL)
-		return;
+		return NULL;
 	/* it has stopped in this sequence before, and it is the same place */
 	close_stops(move, at.branch == NULL ? 0 : at.branch->seq);
-	es_step_end(move, es_step_new(move, ES_STEP_STOP, at, NULL), ES_STEP_FAILED, &(EsEnding) {.error = move->saga.error, .cause = move->saga.cause});
+	stop = es_step_new(move, ES_STEP_STOP, at, NULL);
+	es_step_end(move, stop, ES_STEP_FAILED, &(EsEnding) {.error = move->saga.error, .cause = move->saga.cause});
+	return stop;
 }
 
 void

@@ -93,8 +93,8 @@ extern void es_move_be_late(EsMove *move);
 /* the saga failed, in that state, which is in no branch */
 extern void es_move_fail(EsMove *move, EsNext at, const char *error, const char *cause);
 extern void es_move_finish(EsMove *move, EsSagaStatus status, Jsonb *output);
-/* at: where to try again; state NULL: it is undoing */
-extern void es_move_get_stuck(EsMove *move, EsNext at, const char *reason);
+/* at: where to try again; state NULL: it is undoing.  The row of kind stop; NULL: it has none */
+extern EsStep *es_move_get_stuck(EsMove *move, EsNext at, const char *reason);
 /* does what waits elsewhere in the saga go on? */
 extern bool es_saga_goes_on(const EsSaga *saga);
 /* nobody goes on from where it is stuck */
@@ -123,6 +123,8 @@ extern void es_steps_end_waiting(EsMove *move, const EsStep *below, bool undos_t
 extern void es_step_change(EsMove *move, EsStep *step);
 /* a pivot of which nobody knows; NULL: none */
 extern EsStep *es_steps_unknown_pivot(EsMove *move);
+/* of an instance that is stuck because nobody knew: this attempt was not done */
+extern void es_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending);
 /* a command is taken back: true, nobody has had it */
 extern bool es_step_take_back(EsMove *move, EsStep *step);
 

@@ -24,6 +24,8 @@ static void begin_operating(FunctionCallInfo fcinfo, const char *verb, EsMove *m
 static EsStep *find_step(EsMove *move, const char *state, EsStep **stop);
 static void refuse(EsMove *move, const char *what, const char *hint);
 static EsNext at_step(EsMove *move, EsStep *step);
+static void fail_pivot(EsMove *move, const EsEnding *ending);
+static bool is_being_undone(EsMove *move, const EsStep *step);
 
 PG_FUNCTION_INFO_V1(evtstore_cancel_saga);
 PG_FUNCTION_INFO_V1(evtstore_retry_saga);
@@ -127,7 +129,6 @@ evtstore_resolve_step(PG_FUNCTION_ARGS)
 		refuse(&move, psprintf("the saga waits in state \"%s\" for another, which says itself what becomes of it", state),
 			   "Cancel that one, or resolve its step; the view evtstore.sagas has it, by parent_id.");
 	(void) es_step_take_back(&move, step);
-	es_move_leave_stop(&move, stop);
 	if (ending.is_success)
 		ending.output = PG_GETARG_JSONB_P(3);
 	else
@@ -136,9 +137,25 @@ evtstore_resolve_step(PG_FUNCTION_ARGS)
 		ending.cause = "an operator found that it failed";
 		ending.is_final = true;
 	}
-	es_move_settle(&move, step, &ending);
+	if (!ending.is_success && move.saga.status == ES_SAGA_STUCK && strcmp(move.saga.reason, "pivot_unknown") == 0)
+		fail_pivot(&move, &ending);
+	else
+	{
+		es_move_leave_stop(&move, stop);
+		es_move_settle(&move, step, &ending);
+	}
 	es_move_end(&move);
 	PG_RETURN_VOID();
+}
+
+/* in no attempt was it done */
+static void
+fail_pivot(EsMove *move, const EsEnding *ending)
+{
+	EsStep	   *attempt;
+
+	while (move->saga.status == ES_SAGA_STUCK && (attempt = es_steps_unknown_pivot(move)) != NULL)
+		es_pivot_failed(move, attempt, ending);
 }
 
 /* mark_undone(id uuid, seq bigint, note text) -> void; evtstore_admin.  A person has undone it */
@@ -154,10 +171,11 @@ evtstore_mark_undone(PG_FUNCTION_ARGS)
 	es_arg_required(fcinfo, 1, "seq");
 	seq = PG_GETARG_INT64(1);
 	es_move_note(&move, "note", es_arg_name(fcinfo, 2, "note", ES_MAX_NAME_BYTES));
-	if (move.saga.status != ES_SAGA_COMPENSATING && (move.saga.status != ES_SAGA_STUCK || strcmp(move.saga.reason, "undo_failed") != 0))
+	if (move.saga.status != ES_SAGA_COMPENSATING && move.saga.status != ES_SAGA_STUCK)
 		refuse(&move, "only what a saga that compensates has to undo can be marked", "Cancel it first, or wait until it fails.");
 	step = seq < 1 || seq > move.saga.last_seq ? NULL : es_saga_find_step(&move.saga, (int) seq);
-	if (step == NULL || (step->kind != ES_STEP_TASK && step->kind != ES_STEP_CHILD) || (step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN))
+	if (step == NULL || (step->kind != ES_STEP_TASK && step->kind != ES_STEP_CHILD) || (step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN) ||
+		!is_being_undone(&move, step))
 		refuse(&move, psprintf("step %lld is not one that is to be undone", (long long) seq), "The view evtstore.saga_steps has them: those that are done or unknown.");
 	step = es_move_adopt(&move, step);
 	undo = es_saga_last_undo(&move.saga, step);
@@ -174,6 +192,18 @@ evtstore_mark_undone(PG_FUNCTION_ARGS)
 		es_undo_leave(&move, step);
 	es_move_end(&move);
 	PG_RETURN_VOID();
+}
+
+/* all of the saga, or a scope that it is in */
+static bool
+is_being_undone(EsMove *move, const EsStep *step)
+{
+	if (move->saga.status == ES_SAGA_COMPENSATING || strcmp(move->saga.reason, "undo_failed") == 0)
+		return true;
+	while ((step = es_move_parent(move, step)) != NULL)
+		if (step->status == ES_STEP_UNDOING)
+			return true;
+	return false;
 }
 
 /* waits for the lock: an operator has one saga at a time */

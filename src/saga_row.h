@@ -70,6 +70,9 @@ typedef enum EsStepKind
 	ES_STEP_CHILD /* a saga of its own; its id follows from that of this one and seq */
 } EsStepKind;
 
+/* a stop at a pivot of which nobody knows, where the instance was to be undone: cancelled, or its time was over */
+#define ES_STOP_TO_UNDO 1
+
 typedef enum EsStepStatus
 {
 	ES_STEP_WAITING,
@@ -88,7 +91,7 @@ typedef struct EsStep
 	int parent;
 	int seq;
 	int above;
-	int place; /* of a branch: which; of a Map: seq of the last item that has begun */
+	int place; /* of a branch: which; of a Map: seq of the last item that has begun; of a stop: ES_STOP_TO_UNDO, or 0 */
 	int first_seq;
 	int undoes;
 	int attempt;

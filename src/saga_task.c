@@ -34,7 +34,6 @@ static EsNext leave_wait(EsMove *move, EsNext at, EsStep *step);
 static bool is_known(const EsStep *step);
 static const char *answer_known(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending);
-static const char *answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
 static void be_late(EsMove *move, EsStep *step);
 static bool is_moment(const char *text, TimestampTz *moment);
@@ -339,11 +338,11 @@ go_on_from(EsMove *move, EsStep *stop)
 	EsStep	   *step = es_saga_stopped_at(&move->saga, stop);
 	EsNext		at = {es_asl_find_state(move->version->definition, stop->state), stop->input, es_move_parent(move, stop)};
 
-	if (step == NULL)
+	if (step == NULL || (at.state->type == ES_ASL_WAIT && step->status == ES_STEP_FAILED))
 		es_move_walk(move, at);
-	else if (step->status == ES_STEP_DONE)
-		/* what came of it was of no use: to do it again would not mend that */
-		es_move_walk(move, es_state_leave(move, at, step, step->output));
+	else if (step->status == ES_STEP_DONE || step->status == ES_STEP_SKIPPED)
+		/* what came of it was of no use: to do it again would not mend that.  A Wait has no output */
+		es_move_walk(move, step->output == NULL ? leave_wait(move, at, step) : es_state_leave(move, at, step, step->output));
 	else
 	{
 		step->ntries = 0;
@@ -528,7 +527,10 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 	EsStep	   *stop;
 
 	if (is_open_pivot && step->status == ES_STEP_UNKNOWN && !ending->is_success)
-		return answer_pivot_failed(move, step, ending);
+	{
+		es_pivot_failed(move, step, ending);
+		return "accepted";
+	}
 	/* of a child it is known, then: it has undone what it did */
 	if (!ending->is_success && step->kind == ES_STEP_CHILD && step->status == ES_STEP_UNKNOWN)
 		es_step_end(move, step, ES_STEP_FAILED, ending);
@@ -556,19 +558,32 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 	return "late";
 }
 
-/* now it is known that the pivot was not done, in this attempt: what waited for that goes on */
-static const char *
-answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending)
+/*
+ * It is known now that the pivot was not done in this attempt.  When that is known of all, what waited for it goes on: what was to be undone is, and
+ * where the pivot had failed by itself, its saga fails as it would have in time.
+ */
+void
+es_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending)
 {
+	EsSaga	   *saga = &move->saga;
+	EsStep	   *stop;
+
 	es_step_end(move, step, ES_STEP_FAILED, ending);
 	if (es_steps_unknown_pivot(move) != NULL)
-		return "accepted";
+		return;
+	stop = es_move_stop_of(move, step);
 	/* a person who cancelled it wanted it undone, whatever the definition says */
-	if (move->version->definition->on_fail == ES_ASL_STOP && move->saga.ending != ES_SAGA_CANCELLED)
-		es_move_abandon(move, ES_SAGA_FAILED);
+	if (saga->ending == ES_SAGA_CANCELLED)
+		es_undo_begin(move, saga->ending);
+	else if (stop == NULL || stop->place == ES_STOP_TO_UNDO)
+		es_move_fail(move, (EsNext) {NULL}, saga->error != NULL ? saga->error : ending->error, saga->cause);
 	else
-		es_undo_begin(move, move->saga.ending);
-	return "accepted";
+	{
+		EsNext		at = {es_asl_find_state(move->version->definition, stop->state), stop->input, es_move_parent(move, stop)};
+
+		es_move_leave_stop(move, stop);
+		es_move_walk(move, es_state_fail(move, at, NULL, ending));
+	}
 }
 
 /* an attempt at an undo that was given up, and succeeded after all */

@@ -46,7 +46,7 @@ es_undo_begin(EsMove *move, EsSagaStatus ending)
 	pivot = es_steps_unknown_pivot(move);
 	if (pivot != NULL)
 	{
-		es_move_get_stuck(move, (EsNext) {es_asl_find_state(move->version->definition, pivot->state), pivot->input}, "pivot_unknown");
+		es_move_get_stuck(move, (EsNext) {es_asl_find_state(move->version->definition, pivot->state), pivot->input}, "pivot_unknown")->place = ES_STOP_TO_UNDO;
 		return;
 	}
 	move->saga.status = ES_SAGA_COMPENSATING;

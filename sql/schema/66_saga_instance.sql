@@ -87,7 +87,7 @@ CREATE TABLE evtstore_internal.saga_step (
 COMMENT ON TABLE evtstore_internal.saga_step IS 'attempts at steps of sagas, and of undoing them';
 COMMENT ON COLUMN evtstore_internal.saga_step.parent IS 'seq of the branch that it is in, or of a branch the Parallel or Map; 0: none';
 COMMENT ON COLUMN evtstore_internal.saga_step.above IS 'parent of its parent';
-COMMENT ON COLUMN evtstore_internal.saga_step.place IS 'of a branch: which one, from 0; of a Map: seq of the last item that has begun';
+COMMENT ON COLUMN evtstore_internal.saga_step.place IS 'of a branch: which one, from 0; of a Map: seq of the last item that has begun; of a stop: 1, the instance was to be undone';
 COMMENT ON COLUMN evtstore_internal.saga_step.open IS 'of a Parallel or Map: branches that have not ended';
 COMMENT ON COLUMN evtstore_internal.saga_step.failed IS 'of a Map: items whose failure is tolerated';
 COMMENT ON COLUMN evtstore_internal.saga_step.first_seq IS 'seq of the first attempt: with the saga''s id the idempotency key';

@@ -29,6 +29,7 @@ extern int es_guc_poll_interval;	 /* evtstore.poll_interval: fallback poll of wo
 extern int es_guc_janitor_interval;	 /* evtstore.janitor_interval: between rounds of cleaning up, ms; 0: none */
 extern int es_guc_lease;			 /* evtstore.worker_lease: lease that workers take, ms */
 extern int es_guc_inbox_retention;	 /* evtstore.inbox_retention: ids that once() has met are kept, s */
+extern int es_guc_guard_retention;	 /* evtstore.guard_retention: steps that guard_step() has met are kept, s */
 extern int es_guc_command_retention; /* evtstore.command_retention: results of commands are kept, s */
 
 /* tests */

@@ -27,6 +27,7 @@
 #include "inbox.h"
 #include "janitor.h"
 #include "ledger.h"
+#include "participant.h"
 #include "process.h"
 #include "queue.h"
 #include "registry.h"
@@ -65,6 +66,7 @@ static int64 trim_commands(int limit, bool *more);
 static int64 trim_ledger(int limit, bool *more);
 static int64 trim_checkpoints(int limit, bool *more);
 static int64 trim_inbox(int limit, bool *more);
+static int64 trim_guarded_steps(int limit, bool *more);
 static int64 trim_dedup(int limit, bool *more);
 static int64 trim_secrets(int limit, bool *more);
 static void turn(DutyState *duty, MemoryContext context);
@@ -76,6 +78,7 @@ static DutyState duties[] = {
 	{"trimming the ledger", trim_ledger},
 	{"trimming checkpoints", trim_checkpoints},
 	{"trimming the inbox", trim_inbox},
+	{"trimming guards of steps", trim_guarded_steps},
 	{"trimming ids of messages", trim_dedup},
 	{"trimming secrets of endpoints", trim_secrets},
 };
@@ -180,6 +183,12 @@ static int64
 trim_inbox(int limit, bool *more)
 {
 	return es_inbox_trim(limit);
+}
+
+static int64
+trim_guarded_steps(int limit, bool *more)
+{
+	return es_participant_trim(limit);
 }
 
 static int64

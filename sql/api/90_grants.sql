@@ -26,7 +26,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.send, evtstore.send_batch, evtstore.send_messages, evtstore.receive, evtstore.ack(text), evtstore.ack(text[]), evtstore.nack,
     evtstore.reject, evtstore.release, evtstore.extend, evtstore.settle, evtstore.poll, evtstore.leave,
     evtstore.start_saga, evtstore.reply, evtstore.fail, evtstore.signal_saga, evtstore.signal_saga_by_key,
-    evtstore.once(text, text), evtstore.once(text, uuid), evtstore.accept_events, evtstore.save_snapshot
+    evtstore.once(text, text), evtstore.once(text, uuid), evtstore.guard_step, evtstore.guard_output, evtstore.accept_events, evtstore.save_snapshot
 TO evtstore_writer;
 
 GRANT EXECUTE ON FUNCTION

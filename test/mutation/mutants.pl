@@ -14,6 +14,52 @@ use warnings;
 my $DELAY = 'do { if (random() % 8 == 0) pg_usleep(500); } while (0)';
 
 return [
+	# ---- participant.c ----
+	{
+		name   => 'guard: a do after its undo is told that it is done',
+		file   => 'participant.c',
+		change => [ 'return undo || strcmp(state, DONE) == 0 ? "duplicate"', 'return true || strcmp(state, DONE) == 0 ? "duplicate"' ],
+		tests  => 'participant',
+	},
+	{
+		name   => 'guard: an undo of nothing is not remembered',
+		file   => 'participant.c',
+		change => [
+			"\tes_spi_begin(&state);\n\tchanged = es_spi_run(&decide_plan",
+			"\tes_spi_begin(&state);\n\tif (undo && es_spi_run(&look_plan, values + 1, NULL, false, 0) == 0)\n\t{\n\t\tes_spi_end(&state);\n\t\treturn \"empty\";\n\t}\n\tchanged = es_spi_run(&decide_plan"
+		],
+		tests => 'participant',
+	},
+	{
+		name   => 'guard: an undo is told to run again and again',
+		file   => 'participant.c',
+		change => [ "WHERE g.state = '\" DONE \"' AND excluded.state", "WHERE g.state <> '\" REFUSED \"' AND excluded.state" ],
+		tests  => 'participant',
+	},
+	{
+		name   => 'guard: whoever comes by keeps an output',
+		file   => 'participant.c',
+		change => [ '!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(es_spi_value(0, 2, &isnull)))', '(es_spi_value(0, 2, &isnull), false)' ],
+		tests  => 'participant',
+	},
+	{
+		name   => 'guard: the output of an undo takes the place of the first one',
+		file   => 'participant.c',
+		change => [ "SET output = CASE state WHEN '\" DONE \"' THEN \$3 ELSE output END,", 'SET output = $3,' ],
+		tests  => 'participant',
+	},
+	{
+		name   => 'guard: what was undone lately is forgotten with what was done long ago',
+		file   => 'participant.c',
+		change => [ ", changed_at = excluded.changed_at\"", '"' ],
+		tests  => 'participant',
+	},
+	{
+		name   => 'guard: the janitor waits for who is at a step',
+		file   => 'participant.c',
+		change => [ 'FOR UPDATE SKIP LOCKED', 'FOR UPDATE' ],
+		tests  => 'participant',
+	},
 	# ---- feed.c: writers ----
 	{
 		name   => 'no floor is published',

@@ -8,15 +8,12 @@
 use strict;
 use warnings;
 
+use EvtSamples;
 use EvtTest;
-use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $samples   = test_tree() . '/docs/samples';
-my $libraries = '/var/cache/evtstore-clients/usr/share';
-my $built     = PostgreSQL::Test::Utils::tempdir;
 # within this time a worker that was told to has ended; its wait_for_work would last for half a minute
 my $PROMPT = 10;
 # Entries of each kind that nobody can handle.  Others of their keys come right behind them, in one batch.  The first one has
@@ -26,121 +23,11 @@ my $fine   = sprintf q{i <> ALL ('{%s}')}, join ',', @POISON;
 
 sub fine { return grep { my $i = $_; !grep { $_ == $i } @POISON } $_[0] .. $_[1] }
 
-$ENV{PATH} .= ':/usr/sbin';
-$ENV{NODE_PATH} = "$libraries/nodejs";
-
-# whether there is such a command and it ends with 0
-sub succeeds
-{
-	my @command = @_;
-	my $log = "$PostgreSQL::Test::Utils::log_path/samples_tools.log";
-
-	return system('sh', '-c', 'out=$1; shift; "$@" >>"$out" 2>&1 </dev/null', 'sh', $log, @command) == 0;
-}
-
-sub builds
-{
-	local %ENV = (%ENV, GO111MODULE => 'off', GOPATH => "$libraries/gocode", GOCACHE => "$built/cache", GOFLAGS => '');
-
-	return 'no go-12 (package gccgo-12)' unless succeeds('go-12', 'version');
-	return "no pgx in $libraries"        unless -d "$libraries/gocode";
-	foreach (qw(receive poll))
-	{
-		ok(succeeds('go-12', 'build', '-o', "$built/$_", "$samples/$_.go"), "$_.go compiles") or return 'it does not compile';
-	}
-	return '';
-}
-
-# name, how a sample is started, whether through PgBouncer; why not
-my $python = '/usr/bin/python3';
-my @languages = (
-	{
-		name    => 'python',
-		pooled  => 1,
-		command => sub { ($python, "$samples/$_[0].py") },
-		missing => succeeds($python, '-c', 'import psycopg.rows') ? '' : 'no psycopg (package python3-psycopg)'
-	},
-	{
-		name    => 'node',
-		pooled  => 1,
-		command => sub { ('node', "$samples/$_[0].js") },
-		missing => succeeds('node', '-e', q{require('pg')}) ? '' : "no node, or no pg in $libraries"
-	},
-	{ name => 'go',    command => sub { ("$built/$_[0]") },     missing => builds() },
-	{ name => 'shell', command => sub { ("$samples/$_[0].sh") }, missing => '' });
+my @languages = sample_languages(qw(receive poll));
 my @here = grep { !$_->{missing} } @languages;
 
 my $node = new_node('main', conf => "log_statement = none\nmax_connections = 60\nevtstore.enabled = off\n");
-
-# --- processes ---
-
-my %pid;
-my $main = $$;
-
-END
-{
-	my $status = $?;
-	kill 'KILL', map { -$_ } values %pid if defined $main && $$ == $main;
-	$? = $status;
-}
-
-# in a process group of its own
-sub start_process
-{
-	my ($name, $out, @command) = @_;
-	my $pid = fork;
-
-	die "fork: $!" unless defined $pid;
-	if (!$pid)
-	{
-		setpgrp 0, 0;
-		open STDIN,  '<',  '/dev/null' or POSIX::_exit(126);
-		open STDOUT, '>>', $out        or POSIX::_exit(126);
-		open STDERR, '>>', "$PostgreSQL::Test::Utils::log_path/samples_$name.log" or POSIX::_exit(126);
-		exec @command or POSIX::_exit(127);
-	}
-	$pid{$name} = $pid;
-	return;
-}
-
-# how a process ended that was told to, or has been killed
-sub end_of
-{
-	my $name = shift;
-
-	poll_until("the end of $name", sub { waitpid($pid{$name}, POSIX::WNOHANG()) == $pid{$name} });
-	# what the shell left behind
-	kill 'KILL', -delete $pid{$name};
-	return $?;
-}
-
-# --- PgBouncer ---
-
-my %pool = (host => PostgreSQL::Test::Utils::tempdir_short, port => PostgreSQL::Test::Cluster::get_free_port());
-my $pooled = succeeds('pgbouncer', '--version');
-
-sub start_pgbouncer
-{
-	my ($host, $port) = ($node->host, $node->port);
-	my $file = "$PostgreSQL::Test::Utils::tmp_check/pgbouncer.ini";
-
-	append_to_file("$file.users", qq{"shop_worker" ""\n"postgres" ""\n});
-	append_to_file($file, <<"END");
-[databases]
-* = host=$host port=$port
-[pgbouncer]
-pool_mode = transaction
-auth_type = trust
-auth_file = $file.users
-admin_users = postgres
-unix_socket_dir = $pool{host}
-listen_port = $pool{port}
-default_pool_size = 10
-END
-	start_process('pgbouncer', '/dev/null', 'pgbouncer', $file);
-	poll_until('PgBouncer', sub { -S "$pool{host}/.s.PGSQL.$pool{port}" });
-	return;
-}
+my $pool = start_pgbouncer($node, 'shop_worker');
 
 # --- what the workers work on ---
 
@@ -197,16 +84,14 @@ my $blocked = "$workers AND wait_event_type = 'Lock'";
 sub start_workers
 {
 	my ($language, @arguments) = @_;
-	my $server = $language->{pooled} && $pooled ? \%pool : { host => $node->host, port => $node->port };
 
-	local %ENV = (
-		%ENV,
-		PGHOST     => $server->{host},
-		PGPORT     => $server->{port},
-		PGUSER     => 'shop_worker',
-		PGDATABASE => $language->{name},
-		CONSUMER   => "$language->{name}-1");
-	start_process("$language->{name}_$_", "$built/$language->{name}_$_.out", $language->{command}->($_), @arguments) foreach qw(receive poll);
+	start_sample(
+		$language, $_, "$language->{name}_$_",
+		server    => $language->{pooled} && $pool ? $pool : $node,
+		user      => 'shop_worker',
+		env       => { CONSUMER => "$language->{name}-1" },
+		arguments => \@arguments)
+	  foreach qw(receive poll);
 	return;
 }
 
@@ -243,7 +128,6 @@ foreach (@here)
 		CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON sent_mail DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pass_gate();
 		CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON order_log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pass_gate()});
 }
-start_pgbouncer() if $pooled;
 start_workers($_) foreach @here;
 
 produce(1, 20);
@@ -254,7 +138,7 @@ sub kill_workers
 	my $language = shift;
 	my @names = map { "$language->{name}_$_" } qw(receive poll);
 
-	kill 'KILL', -$pid{$_} foreach @names;
+	kill 'KILL', -pid_of($_) foreach @names;
 	end_of($_) foreach @names;
 	start_workers($language);
 	return;
@@ -295,7 +179,7 @@ foreach my $language (@languages)
 			'mail 3 attempts spent k3 3, mail 3 attempts spent k2 62, orders 3 attempts spent order-3 1, orders 1 attempts spent order-2 16',
 			"$name: what nobody can handle is a dead letter");
 		is(in($language, q{SELECT ready + delayed + in_flight FROM evtstore.queue_status}), 0, "$name: the queue is empty");
-		unlike(slurp_file("$PostgreSQL::Test::Utils::log_path/samples_${name}_$_.log"), qr/prepared|stale|ST007|transaction|Traceback/,
+		unlike(slurp_file(sample_log("${name}_$_")), qr/prepared|stale|ST007|transaction|Traceback/,
 			"$name: $_ met no error but what was done to it")
 		  foreach qw(receive poll);
 	}
@@ -312,7 +196,7 @@ sub stop_workers
 		{
 			my $since = time;
 
-			kill 'TERM', $pid{$name};
+			kill 'TERM', pid_of($name);
 			is(end_of($name), 0, "$name: SIGTERM ends it with 0$what");
 			cmp_ok(time - $since, '<', $PROMPT, "$name: at once$what");
 		}
@@ -325,11 +209,11 @@ sub stop_workers
 
 SKIP:
 {
-	my ($clients) = run_command([ 'psql', '-XAt', '-h', $pool{host}, '-p', $pool{port}, '-U', 'postgres', '-c', 'SHOW CLIENTS', 'pgbouncer' ])
-	  if $pooled;
+	my ($clients) = run_command([ 'psql', '-XAt', '-h', $pool->{host}, '-p', $pool->{port}, '-U', 'postgres', '-c', 'SHOW CLIENTS', 'pgbouncer' ])
+	  if $pool;
 	my @pooled = grep { $_->{pooled} } @here;
 
-	skip 'no pgbouncer', 1 unless $pooled;
+	skip 'no pgbouncer', 1 unless $pool;
 	is_deeply([ sort map { (split /\|/)[2] } grep { /\|shop_worker\|/ } map { "|$_" =~ s/^\|//r } split /\n/, $clients ],
 		[ sort map { ($_->{name}) x 2 } @pooled ],
 		'Python and Node work through PgBouncer');
@@ -346,7 +230,7 @@ foreach my $language (@here)
 		my $name = "$language->{name}_$kind";
 		my @told;
 
-		eval { poll_until($name, sub { (@told = slurp_file("$built/$name.out") =~ /^\S+ (\S+)$/mg) >= 9 }) };
+		eval { poll_until($name, sub { (@told = slurp_file(sample_out($name)) =~ /^\S+ (\S+)$/mg) >= 9 }) };
 		is_deeply([ sort @told ], [ sort map { $kind eq 'poll' ? $_ : 'k' . $_ % 4 } fine(71, 80) ], "$name: effects elsewhere");
 	}
 	wait_in($language, 'count(*) = 6 FROM evtstore.dead_letters');
@@ -354,6 +238,6 @@ foreach my $language (@here)
 }
 stop_workers(', elsewhere');
 
-kill 'TERM', delete $pid{pgbouncer} if $pooled;
+stop_pgbouncer();
 $node->stop;
 done_testing();

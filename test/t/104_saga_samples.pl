@@ -288,8 +288,11 @@ sub check
 		my $did = $did{"o$i"} // '';
 		my $is_right = $status eq 'succeeded' ? $did eq 'paid 1, reserved 1, shipped 1' && fate($i) eq ''
 		  : $status eq 'compensated' && $error eq 'Declined' ? $did eq 'released 1, reserved 1' && fate($i) eq 'Declined'
+		  # a person found that an attempt of which nobody knew had not charged it
+		  : $status eq 'compensated' && $error eq 'States.TaskFailed' ? $did eq 'released 1, reserved 1' && fate($i) eq 'Declined'
 		  # failed: nothing was done that is to be undone; compensated: of an attempt before nobody knew
 		  : $status =~ /^(?:failed|compensated)$/ && $error eq 'SoldOut' ? $did eq '' && fate($i) eq 'SoldOut'
+		  : $status eq 'failed' && $error eq 'States.Timeout' ? $did eq ''
 		  # nobody knew in time whether it was reserved, or somebody cancelled it
 		  : $status eq 'compensated' && $error eq 'States.Timeout' || $status eq 'cancelled' ? $did =~ /^(?:|released 1, reserved 1)$/
 		  :                                                                                     0;
@@ -303,8 +306,9 @@ sub check
 			FROM stock WHERE sku = 'common'}), $STOCK, "$name: pieces are where they should be");
 	is(in($where, q{SELECT credit + (SELECT sum(amount) FROM payment) FROM card WHERE number = 'full'}), "$STOCK.0", "$name: and money");
 	is(in($language, 'SELECT sum(ready + delayed + in_flight) FROM evtstore.queue_status'), 0, "$name: the queues are empty");
-	is(in($where, 'SELECT string_agg(DISTINCT state, $$ $$ ORDER BY state) FROM evtstore_internal.guarded_step'), $what eq 'here' ? 'done refused undone' : 'done undone',
-		"$name: the guard saw it all");
+	# what is refused elsewhere is by chance
+	like(in($where, 'SELECT string_agg(DISTINCT state, $$ $$ ORDER BY state) FROM evtstore_internal.guarded_step'),
+		$what eq 'here' ? qr/^done refused undone$/ : qr/^done (?:refused )?undone$/, "$name: the guard saw it all");
 	return;
 }
 

@@ -242,6 +242,17 @@ enum
 	"'attempt', " attempt ", 'at', " at ", 'error', " error ")))"
 
 /*
+ * SQL: the shares and ranks that a queue, $1, has messages of, from one to the next, for who looks for a message by its id: there is no index
+ * by id alone, which every send would pay for
+ */
+#define ES_QUEUE_PLACES \
+	"WITH RECURSIVE place AS (" \
+	" (SELECT share, rank FROM evtstore_internal.message WHERE queue_id = $1 ORDER BY share, rank LIMIT 1)" \
+	" UNION ALL" \
+	" SELECT next.share, next.rank FROM place CROSS JOIN LATERAL (SELECT m.share, m.rank FROM evtstore_internal.message m" \
+	" WHERE m.queue_id = $1 AND (m.share, m.rank) > (place.share, place.rank) ORDER BY m.share, m.rank LIMIT 1) next)"
+
+/*
  * Locks the queue to the end of the transaction and returns it as it is then; NULL when it was dropped.  Modes:
  * AccessShareLock for who uses it, RowExclusiveLock for who sends keyed messages under locks of their keys,
  * ShareRowExclusiveLock for who sends so many that one lock stands for all keys, AccessExclusiveLock for its drop.

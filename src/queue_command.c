@@ -19,23 +19,29 @@
 /* of what is taken to be deleted: longer than a transaction lasts */
 #define TAKE_MS INT64CONST(86400000)
 
-/* from one share and rank to the next: there is no index by id alone, which every send would pay for */
+#define FOUND "w.n, m.share, m.rank, m.key_hash, m.tenant, m.ctid"
+
+/* where commands and arrivals are, but for queues that are fair by something */
 static EsPlan find_plan = {
-	.sql = "WITH RECURSIVE place AS ("
-	" (SELECT share, rank FROM evtstore_internal.message WHERE queue_id = $1 ORDER BY share, rank LIMIT 1)"
-	" UNION ALL"
-	" SELECT next.share, next.rank FROM place CROSS JOIN LATERAL (SELECT m.share, m.rank FROM evtstore_internal.message m"
-	" WHERE m.queue_id = $1 AND (m.share, m.rank) > (place.share, place.rank) ORDER BY m.share, m.rank LIMIT 1) next)"
-	" SELECT m.share, m.rank, m.key_hash, m.tenant, m.attempt, m.enqueued_at, m.ctid"
-	" FROM place JOIN evtstore_internal.message m ON m.queue_id = $1 AND m.share = place.share AND m.rank = place.rank AND m.id = $2",
+	.sql = "SELECT " FOUND " FROM unnest($2) WITH ORDINALITY w (id, n)"
+	" JOIN evtstore_internal.message m ON m.queue_id = $1 AND m.share = $3 AND m.rank = 0 AND m.id = w.id",
+	.nargs = 3,
+	.args = {INT4OID, INT8ARRAYOID, INT8OID},
+};
+
+static EsPlan find_anywhere_plan = {
+	.sql = ES_QUEUE_PLACES " SELECT " FOUND " FROM place CROSS JOIN unnest($2) WITH ORDINALITY w (id, n)"
+	" JOIN evtstore_internal.message m ON m.queue_id = $1 AND m.share = place.share AND m.rank = place.rank AND m.id = w.id",
 	.nargs = 2,
-	.args = {INT4OID, INT8OID},
+	.args = {INT4OID, INT8ARRAYOID},
 };
 
 static EsCommandHook command_hook = NULL;
 static EsAnswerHook answer_hook = NULL;
 
-static bool find(int32 queue_id, int64 id, EsReady *ready, bool *was_had);
+static EsReady *find(int32 queue_id, const char *tenant, const int64 *ids, int n);
+static void note_found(uint64 nrows, const int64 *ids, const int *places, EsReady *found);
+static bool withdraw(int32 queue_id, const EsReady *ready, bool takes_away);
 
 void
 es_queue_register_command_hook(EsCommandHook hook)
@@ -64,57 +70,107 @@ es_queue_tell_command_died(const EsCommand *command, const char *error)
 }
 
 bool
-es_queue_withdraw(int32 queue_id, int64 message_id, bool takes_away)
+es_queue_withdraw(int32 queue_id, const char *tenant, int64 message_id, bool takes_away)
 {
-	EsTake		take = {.want = 1, .now = es_clock_now()};
-	bool		was_had;
-	EsCommand	command;
-	EsReady		ready;
-	EsQueueState *state;
-	EsHold		hold;
+	bool		result;
 
-	/* with a queue that was dropped its messages are gone, whoever had them */
-	if (es_queue_lock(queue_id, AccessShareLock) == NULL || !find(queue_id, message_id, &ready, &was_had))
-		return false;
-	state = es_queue_state_open(queue_id);
-	take.until = take.now + TAKE_MS * 1000;
-	if (es_queue_take_own(state, &ready, &take, &hold))
-		(void) es_queue_hold(state, message_id, hold.epoch, 0, &hold);
-	else if (!takes_away || !es_queue_hold_idle(state, message_id, &hold))
-		return false;
-	else
-		was_had = true;
-	if (!es_queue_delete_row(queue_id, &hold, &command))
-		return false;
-	es_queue_gone(&hold);
-	return !was_had && hold.lost == 0;
+	es_queue_withdraw_all(queue_id, tenant, &message_id, 1, takes_away, &result);
+	return result;
 }
 
-/* false: there is no such message.  was_had: somebody may have had it */
-static bool
-find(int32 queue_id, int64 id, EsReady *ready, bool *was_had)
+void
+es_queue_withdraw_all(int32 queue_id, const char *tenant, const int64 *ids, int n, bool takes_away, bool *results)
 {
-	Datum		values[2] = {Int32GetDatum(queue_id), Int64GetDatum(id)};
-	EsSpiState	spi;
-	bool		found;
-	bool		isnull;
+	EsReady    *found = NULL;
 
-	memset(ready, 0, sizeof(EsReady));
-	es_queue_spi_begin(&spi);
-	found = es_spi_run(&find_plan, values, NULL, false, 1) > 0;
-	if (found)
+	/* with a queue that was dropped its messages are gone, whoever had them */
+	if (es_queue_lock(queue_id, AccessShareLock) != NULL)
+		found = find(queue_id, tenant, ids, n);
+	for (int i = 0; i < n; i++)
 	{
-		char	   *tenant = es_spi_text(0, 3);
+		CHECK_FOR_INTERRUPTS();
+		results[i] = found != NULL && found[i].id != 0 && withdraw(queue_id, &found[i], takes_away);
+	}
+	if (found != NULL)
+		pfree(found);
+}
 
-		ready->id = id;
-		ready->share = es_spi_int64(0, 0);
-		ready->rank = es_spi_int32(0, 1);
-		ready->key_hash = (uint64) es_spi_int64(0, 2);
-		ready->tenant_hash = es_queue_tenant_hash(tenant, strlen(tenant));
-		ready->tid = *(ItemPointer) DatumGetPointer(es_spi_value(0, 6, &isnull));
-		/* who had it before a crash is forgotten: then anybody may have had it */
-		*was_had = es_spi_int32(0, 4) > 0 || DatumGetTimestampTz(es_spi_value(0, 5, &isnull)) < es_queue_remembers_since();
+static bool
+withdraw(int32 queue_id, const EsReady *ready, bool takes_away)
+{
+	EsTake		take = {.want = 1, .now = es_clock_now()};
+	EsQueueState *state = es_queue_state_open(queue_id);
+	bool		was_held = false;
+	EsCommand	command = {false};
+	EsHold		hold;
+
+	take.until = take.now + TAKE_MS * 1000;
+	if (es_queue_take_own(state, ready, &take, &hold))
+		(void) es_queue_hold(state, ready->id, hold.epoch, 0, &hold);
+	else if (!takes_away || !es_queue_hold_idle(state, ready->id, &hold))
+		return false;
+	else
+		was_held = true;
+	if (!es_queue_delete_row(queue_id, &hold, &command))
+	{
+		/* somebody deleted it since it was found: whoever takes it finds out */
+		es_queue_given_back(&hold);
+		return false;
+	}
+	es_queue_gone(&hold);
+	return !was_held && !command.was_had && hold.lost == 0;
+}
+
+/*
+ * Where the messages are; id is 0 where there is none.  All at once: what this transaction has deleted stands in the way of who looks from
+ * the first row on.  palloc'd
+ */
+static EsReady *
+find(int32 queue_id, const char *tenant, const int64 *ids, int n)
+{
+	EsReady    *found = MemoryContextAllocExtended(CurrentMemoryContext, n * sizeof(EsReady), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	int64	   *missing = palloc(n * sizeof(int64));
+	int		   *places = palloc(n * sizeof(int));
+	int			nmissing = 0;
+	Datum		values[3] = {Int32GetDatum(queue_id), es_queue_id_array(ids, n),
+		Int64GetDatum((int64) es_queue_tenant_hash(tenant, strlen(tenant)))};
+	EsSpiState	spi;
+
+	es_queue_spi_begin(&spi);
+	note_found(es_spi_run(&find_plan, values, NULL, false, 0), ids, NULL, found);
+	for (int i = 0; i < n; i++)
+		if (found[i].id == 0)
+		{
+			missing[nmissing] = ids[i];
+			places[nmissing++] = i;
+		}
+	if (nmissing > 0)
+	{
+		values[1] = es_queue_id_array(missing, nmissing);
+		note_found(es_spi_run(&find_anywhere_plan, values, NULL, false, 0), missing, places, found);
 	}
 	es_spi_end(&spi);
+	pfree(missing);
+	pfree(places);
 	return found;
+}
+
+/* the rows of a plan that looked for these ids; places: where they are in found, NULL: they are all of it */
+static void
+note_found(uint64 nrows, const int64 *ids, const int *places, EsReady *found)
+{
+	for (uint64 row = 0; row < nrows; row++)
+	{
+		int			i = (int) es_spi_int64(row, 0) - 1;
+		EsReady    *ready = &found[places == NULL ? i : places[i]];
+		char	   *tenant = es_spi_text(row, 4);
+		bool		isnull;
+
+		ready->id = ids[i];
+		ready->share = es_spi_int64(row, 1);
+		ready->rank = es_spi_int32(row, 2);
+		ready->key_hash = (uint64) es_spi_int64(row, 3);
+		ready->tenant_hash = es_queue_tenant_hash(tenant, strlen(tenant));
+		ready->tid = *(ItemPointer) DatumGetPointer(es_spi_value(row, 5, &isnull));
+	}
 }

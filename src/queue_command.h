@@ -18,16 +18,19 @@ typedef struct EsCommand
 	int parent;
 	int seq;
 	const char *tenant;
+	bool was_had; /* somebody may have had it: it failed, or was sent before what is known of that */
 } EsCommand;
 
 /* settles it as an acknowledgement does.  Sets stale, or fills *command; 22023 where the message is none */
 extern void es_queue_settle_command(struct EsMessageReceipt *receipt, EsCommand *command);
 /*
- * A command, or a timer, is not wanted any more.  True: it is gone, and nobody has ever had it.  False: somebody has or had it, or it is not
- * there; then, with takes_away, his receipt does not hold any longer and the message is gone as well, unless he is settling it right now.
- * Waits for nobody
+ * A command, or a timer, of that tenant's saga is not wanted any more.  True: it is gone, and nobody has ever had it.  False: somebody has or
+ * had it, or it is not there; then, with takes_away, his receipt does not hold any longer and the message is gone as well, unless he is
+ * settling it right now.  Waits for nobody
  */
-extern bool es_queue_withdraw(int32 queue_id, int64 message_id, bool takes_away);
+extern bool es_queue_withdraw(int32 queue_id, const char *tenant, int64 message_id, bool takes_away);
+/* n of one queue; results has room for as many */
+extern void es_queue_withdraw_all(int32 queue_id, const char *tenant, const int64 *ids, int n, bool takes_away, bool *results);
 
 /* an answer to a command, by a receipt that need not hold any more */
 typedef struct EsAnswer

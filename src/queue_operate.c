@@ -41,13 +41,8 @@ static EsPlan purge_plan = {
 	.args = {INT4OID, TEXTOID},
 };
 
-/* from one share and rank to the next: there is no index by id alone, which every send would pay for */
 static EsPlan find_plan = {
-	.sql = "WITH RECURSIVE place AS ("
-	" (SELECT share, rank FROM evtstore_internal.message WHERE queue_id = $1 ORDER BY share, rank LIMIT 1)"
-	" UNION ALL"
-	" SELECT next.share, next.rank FROM place CROSS JOIN LATERAL (SELECT m.share, m.rank FROM evtstore_internal.message m"
-	" WHERE m.queue_id = $1 AND (m.share, m.rank) > (place.share, place.rank) ORDER BY m.share, m.rank LIMIT 1) next)"
+	.sql = ES_QUEUE_PLACES
 	" SELECT m.attempt, m.history->-1->>'error', m.deliver_at > $3, m.key_hash IS NOT NULL AND EXISTS (SELECT FROM evtstore_internal.message o"
 	" WHERE o.queue_id = $1 AND o.key_hash = m.key_hash AND o.id < m.id)"
 	" FROM place JOIN evtstore_internal.message m ON m.queue_id = $1 AND m.share = place.share AND m.rank = place.rank AND m.id = $2"

@@ -152,7 +152,7 @@ es_arrival_arm_timer(EsMove *move)
 	if (saga->timer_id != 0 && (ES_SAGA_HAS_ENDED(saga->status) || (earliest != 0 && earliest < saga->timer_due)))
 	{
 		/* where a worker has it already, it finds nothing due */
-		(void) es_queue_withdraw(es_queue_get(ES_QUEUE_SAGAS)->id, saga->timer_id, false);
+		(void) es_queue_withdraw(es_queue_get(ES_QUEUE_SAGAS)->id, saga->tenant, saga->timer_id, false);
 		saga->timer_id = 0;
 		saga->timer_due = 0;
 	}

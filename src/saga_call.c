@@ -150,7 +150,48 @@ es_step_take_back(EsMove *move, EsStep *step)
 		}
 	if ((step->kind == ES_STEP_CHILD || (step->kind == ES_STEP_UNDO && step->message_id == 0)) && !es_child_take_back(move, step, NULL, NULL, &ending))
 		return false;
-	return step->message_id == 0 || es_queue_withdraw(step->queue_id, step->message_id, true);
+	return step->message_id == 0 || es_queue_withdraw(step->queue_id, move->saga.tenant, step->message_id, true);
+}
+
+/* the commands of a queue together */
+bool *
+es_steps_take_back(EsMove *move, List *steps)
+{
+	int			n = list_length(steps);
+	bool	   *results = palloc(Max(n, 1) * sizeof(bool));
+	bool	   *of_queue = palloc(Max(n, 1) * sizeof(bool));
+	int64	   *ids = palloc(Max(n, 1) * sizeof(int64));
+	int		   *places = palloc(Max(n, 1) * sizeof(int));
+	List	   *queues = NIL;
+	ListCell   *lc;
+	int			i = 0;
+
+	foreach(lc, steps)
+	{
+		EsStep	   *step = lfirst(lc);
+
+		results[i++] = step->message_id == 0 && es_step_take_back(move, step);
+		if (step->message_id != 0)
+			queues = list_append_unique_int(queues, step->queue_id);
+	}
+	foreach(lc, queues)
+	{
+		int			nids = 0;
+
+		for (i = 0; i < n; i++)
+		{
+			const EsStep *step = list_nth(steps, i);
+
+			if (step->message_id == 0 || step->queue_id != lfirst_int(lc))
+				continue;
+			ids[nids] = step->message_id;
+			places[nids++] = i;
+		}
+		es_queue_withdraw_all(lfirst_int(lc), move->saga.tenant, ids, nids, true, of_queue);
+		for (i = 0; i < nids; i++)
+			results[places[i]] = of_queue[i];
+	}
+	return results;
 }
 
 /* false: it failed, and its effects are undone */

@@ -127,6 +127,8 @@ extern EsStep *es_steps_unknown_pivot(EsMove *move);
 extern void es_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending);
 /* a command is taken back: true, nobody has had it */
 extern bool es_step_take_back(EsMove *move, EsStep *step);
+/* those of many steps, that are written; palloc'd, in the order of the list */
+extern bool *es_steps_take_back(EsMove *move, List *steps);
 
 /* a new step, waiting; previous: an earlier attempt at the same, or NULL */
 extern EsStep *es_step_new(EsMove *move, EsStepKind kind, EsNext at, const EsStep *previous);

@@ -201,6 +201,8 @@ es_steps_write(EsMove *move)
 void
 es_steps_end_waiting(EsMove *move, const EsStep *below, bool undos_too)
 {
+	List	   *ending = NIL;
+	const bool *taken_back;
 	ListCell   *lc;
 
 	es_steps_write(move);
@@ -209,8 +211,11 @@ es_steps_end_waiting(EsMove *move, const EsStep *below, bool undos_too)
 		EsStep	   *step = es_move_adopt(move, lfirst(lc));
 
 		if ((step->kind != ES_STEP_UNDO || undos_too) && is_below(move, step, below))
-			es_step_end(move, step, es_step_take_back(move, step) ? ES_STEP_WITHDRAWN : ES_STEP_UNKNOWN, NULL);
+			ending = lappend(ending, step);
 	}
+	taken_back = es_steps_take_back(move, ending);
+	foreach(lc, ending)
+		es_step_end(move, lfirst(lc), taken_back[foreach_current_index(lc)] ? ES_STEP_WITHDRAWN : ES_STEP_UNKNOWN, NULL);
 }
 
 /* what is one, and may be undone by an Undo of its own, is none here */

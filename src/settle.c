@@ -205,7 +205,7 @@ send_dead_letter(const char *target, Datum *values, EsCommand *command)
 		columns[i] = es_spi_value(0, i, &nulls[i]);
 	es_queue_fill_message(&message, columns, nulls);
 	/* its step has failed: in that queue it is a message like others */
-	*command = (EsCommand) {message.is_command, message.event_id, (int) message.position, (int) message.version, message.tenant};
+	*command = (EsCommand) {message.is_command, message.event_id, (int) message.position, (int) message.version, message.tenant, true};
 	message.is_command = false;
 	es_queue_send(es_queue_get(target), &message, 1);
 	return true;
@@ -365,6 +365,9 @@ read_command(TupleTableSlot *slot, EsCommand *command)
 	command->parent = (int) DatumGetInt64(slot_getattr(slot, ES_MESSAGE_POSITION, &isnull));
 	command->seq = (int) DatumGetInt64(slot_getattr(slot, ES_MESSAGE_VERSION, &isnull));
 	command->tenant = TextDatumGetCString(slot_getattr(slot, ES_MESSAGE_TENANT, &isnull));
+	/* who had it before a crash is forgotten */
+	command->was_had = DatumGetInt32(slot_getattr(slot, ES_MESSAGE_ATTEMPT, &isnull)) > 0 ||
+		DatumGetTimestampTz(slot_getattr(slot, ES_MESSAGE_ENQUEUED_AT, &isnull)) < es_queue_remembers_since();
 }
 
 bool

@@ -509,7 +509,7 @@ bury(Claim *claim, const EsHold *hold, int attempt, const char *cause)
 	EsHold		settled;
 	EsSpiState	state;
 
-	if (es_queue_hold(claim->state, hold->id, hold->epoch, 0, &settled) != NULL)
+	if (es_queue_hold(claim->state, hold->id, hold->epoch, 0, &settled, NULL) != NULL)
 		elog(ERROR, "message is not held by who took it");
 	es_queue_spi_begin(&state);
 	if (es_queue_dead_letter(claim->queue.id, &settled, attempt, cause, cause, claim->take.now))

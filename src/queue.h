@@ -164,6 +164,7 @@ typedef struct EsMessageReceipt
 	int64 message_id;
 	uint64 epoch;
 	const char *stale; /* once settled: why it does not hold; NULL: it does */
+	bool is_busy;	   /* not settled: another transaction is at it, and waiting was not asked for */
 } EsMessageReceipt;
 
 /* false: malformed */

@@ -106,7 +106,7 @@ withdraw(int32 queue_id, const EsReady *ready, bool takes_away)
 
 	take.until = take.now + TAKE_MS * 1000;
 	if (es_queue_take_own(state, ready, &take, &hold))
-		(void) es_queue_hold(state, ready->id, hold.epoch, 0, &hold);
+		(void) es_queue_hold(state, ready->id, hold.epoch, 0, &hold, NULL);
 	else if (!takes_away || !es_queue_hold_idle(state, ready->id, &hold))
 		return false;
 	else

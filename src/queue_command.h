@@ -21,8 +21,8 @@ typedef struct EsCommand
 	bool was_had; /* somebody may have had it: it failed, or was sent before what is known of that */
 } EsCommand;
 
-/* settles it as an acknowledgement does.  Sets stale, or fills *command; 22023 where the message is none */
-extern void es_queue_settle_command(struct EsMessageReceipt *receipt, EsCommand *command);
+/* settles it as an acknowledgement does.  Sets stale or, unless it waits, is_busy, or fills *command; 22023 where the message is none */
+extern void es_queue_settle_command(struct EsMessageReceipt *receipt, bool waits, EsCommand *command);
 /*
  * A command, or a timer, of that tenant's saga is not wanted any more.  True: it is gone, and nobody has ever had it.  False: somebody has or
  * had it, or it is not there; then, with takes_away, his receipt does not hold any longer and the message is gone as well, unless he is

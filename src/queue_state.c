@@ -358,7 +358,7 @@ es_queue_key_floor(EsQueueState *state, uint64 key_hash)
 }
 
 const char *
-es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, EsHold *hold)
+es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, EsHold *hold, bool *is_busy)
 {
 	TransactionId me = GetTopTransactionId();
 
@@ -389,6 +389,11 @@ es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, E
 		LWLockRelease(es_state_lock(state));
 		if (!TransactionIdIsValid(other))
 			return stale;
+		if (is_busy != NULL)
+		{
+			*is_busy = true;
+			return NULL;
+		}
 		XactLockTableWait(other, NULL, NULL, XLTW_None);
 	}
 }

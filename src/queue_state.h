@@ -145,10 +145,10 @@ extern void es_queue_did_not_go_out(EsQueueState *state);
 extern int64 es_queue_key_floor(EsQueueState *state, uint64 key_hash);
 
 /*
- * The hold that a receipt names, for settling it, which waits for a transaction that does the same.  tenant_hash 0: any.
- * NULL, or why the receipt does not hold.
+ * The hold that a receipt names, for settling it, which waits for a transaction that does the same; with is_busy it does not wait, but sets
+ * that, and nothing is held.  tenant_hash 0: any.  NULL, or why the receipt does not hold.
  */
-extern const char *es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, EsHold *hold);
+extern const char *es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, EsHold *hold, bool *is_busy);
 /* the same for whoever has it, if no transaction is at it; it may be taken away from him.  Waits for nobody; false: not held */
 extern bool es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold);
 /* with the commit of this transaction everything is read again: rows were deleted past us */

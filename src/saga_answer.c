@@ -2,8 +2,8 @@
  * saga_answer.c
  *		What workers say to sagas: reply, fail.
  *
- * Runs in backends, in the caller's transaction.  Locks: the instance's row, to its end.  An answer to an instance that somebody else has, where
- * this transaction may not wait for it, is left as an arrival (saga_arrival.c).  A crash leaves nothing of it.
+ * Runs in backends, in the caller's transaction.  Locks: the instance's row, to its end.  An answer to an instance that somebody else has, or to a
+ * command that somebody else answers, where this transaction may not wait for it, is left as an arrival (saga_arrival.c).  A crash leaves nothing of it.
  */
 #include "postgres.h"
 
@@ -84,13 +84,15 @@ answer(const EsAnswer *answered)
 		ending.output = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("null")));
 	if (!es_queue_parse_receipt(answered->receipt, &parsed))
 		es_receipt_refuse(answered->receipt);
-	es_queue_settle_command(&parsed, &command);
-	if (parsed.stale != NULL && !es_saga_of_message(parsed.queue_id, parsed.message_id, &command.saga_id, &command.parent, &command.seq))
+	/* who settles it may wait for an instance that this transaction has */
+	es_queue_settle_command(&parsed, !es_move_holds_any(), &command);
+	if ((parsed.stale != NULL || parsed.is_busy) &&
+		!es_saga_of_message(parsed.queue_id, parsed.message_id, &command.saga_id, &command.parent, &command.seq))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("receipt \"%s\" is of no command of a saga", answered->receipt),
 				 errhint("Messages that no saga sent are answered with evtstore.ack().")));
-	return bring(&command, &ending, parsed.stale != NULL);
+	return parsed.is_busy ? leave(&command, &ending) : bring(&command, &ending, parsed.stale != NULL);
 }
 
 static const char *
@@ -124,7 +126,7 @@ bring(const EsCommand *command, const EsEnding *ending, bool is_stale)
 	return outcome;
 }
 
-/* by what is committed of the step: whoever has the instance may be about to give it up */
+/* by what is committed of the step: whoever has the instance, or answers the same command, may be about to give it up */
 static const char *
 leave(const EsCommand *command, const EsEnding *ending)
 {

@@ -544,6 +544,12 @@ is_moving(const pg_uuid_t *id)
 	return false;
 }
 
+bool
+es_move_holds_any(void)
+{
+	return held.n > 0;
+}
+
 static bool
 holds_another(const pg_uuid_t *id)
 {

@@ -40,6 +40,8 @@ extern void es_move_start(EsMove *move, const EsSagaVersion *version, const EsSa
  * transaction is in the middle of a transition of it.
  */
 extern EsSagaFound es_move_begin(EsMove *move, const pg_uuid_t *id, bool may_wait);
+/* has this transaction the lock of an instance?  Then it waits for nobody who may want that */
+extern bool es_move_holds_any(void);
 /* writes what has changed, sends, arms the timer, appends the event */
 extern void es_move_end(EsMove *move);
 

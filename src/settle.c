@@ -4,8 +4,8 @@
  *
  * Runs in consumers' backends (receipt.c) and in delivery workers.  A receipt names a message and the epoch of one hold; it
  * holds as long as nobody took the message over (queue_state.c): whether the lease's time is over does not matter until then.
- * Of two settlements of one receipt the second waits for the end of the first one's transaction.  Several receipts are
- * settled in order of message id, so that two such calls cannot wait for each other.
+ * Of two settlements of one receipt the second waits for the end of the first one's transaction, but for an answer to a saga that
+ * may not (saga_answer.c).  Several receipts are settled in order of message id, so that two such calls cannot wait for each other.
  *
  * The row is the caller's transaction's: an acknowledgement deletes it where it is, a failure writes it, a release does not
  * touch it.  A rollback undoes it and the receipt holds again; after a crash no receipt does.
@@ -98,7 +98,7 @@ static EsPlan was_lost_plan = {
 };
 
 static void require_use(const EsQueue *queue);
-static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered);
+static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered, bool *is_busy);
 static void read_command(TupleTableSlot *slot, EsCommand *command);
 static void refuse_acknowledgement(const EsMessageReceipt *receipt, bool is_command);
 static bool fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, const char *reason, int64 delay_ms,
@@ -122,7 +122,7 @@ es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const 
 	{
 		if (i == 0 || receipts[i].queue_id != receipts[i - 1].queue_id)
 			require_use(es_queue_lock(receipts[i].queue_id, AccessShareLock));
-		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms, NULL);
+		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms, NULL, NULL);
 	}
 }
 
@@ -146,15 +146,15 @@ es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 del
 
 	if (!es_queue_parse_receipt(receipt, &parsed))
 		elog(ERROR, "malformed receipt \"%s\"", receipt);
-	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms, NULL) == NULL;
+	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms, NULL, NULL) == NULL;
 }
 
 void
-es_queue_settle_command(EsMessageReceipt *receipt, EsCommand *command)
+es_queue_settle_command(EsMessageReceipt *receipt, bool waits, EsCommand *command)
 {
 	memset(command, 0, sizeof(EsCommand));
 	require_use(es_queue_lock(receipt->queue_id, AccessShareLock));
-	receipt->stale = settle(receipt, ES_SETTLE_ACK, NULL, -1, command);
+	receipt->stale = settle(receipt, ES_SETTLE_ACK, NULL, -1, command, waits ? NULL : &receipt->is_busy);
 }
 
 char *
@@ -284,7 +284,7 @@ require_use(const EsQueue *queue)
 
 /* NULL, or why the receipt is stale.  Workers are woken where this makes a message ready, now or after a time */
 static const char *
-settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered)
+settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered, bool *is_busy)
 {
 	EsCommand	command = {false};
 	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
@@ -300,9 +300,11 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 		return why_stale(receipt, queue == NULL ? "settled" : "claimed_again");
 	retry = es_retry_copy(&queue->retry);	/* the cache may be rebuilt below */
 	pushed = queue->endpoint != NULL;
-	why = es_queue_hold(state, receipt->message_id, receipt->epoch, tenant_hash(), &hold);
+	why = es_queue_hold(state, receipt->message_id, receipt->epoch, tenant_hash(), &hold, is_busy);
 	if (why != NULL)
 		return why_stale(receipt, why);
+	if (is_busy != NULL && *is_busy)
+		return NULL;
 	switch (how)
 	{
 		case ES_SETTLE_ACK:

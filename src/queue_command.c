@@ -95,6 +95,14 @@ es_queue_withdraw_all(int32 queue_id, const char *tenant, const int64 *ids, int 
 		pfree(found);
 }
 
+bool
+es_queue_is_left(int32 queue_id, int64 message_id)
+{
+	EsQueueState *state = es_queue_state_find(queue_id);
+
+	return state != NULL && es_queue_is_others(state, message_id);
+}
+
 static bool
 withdraw(int32 queue_id, const EsReady *ready, bool takes_away)
 {

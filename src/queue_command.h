@@ -32,6 +32,9 @@ extern bool es_queue_withdraw(int32 queue_id, const char *tenant, int64 message_
 /* n of one queue; results has room for as many */
 extern void es_queue_withdraw_all(int32 queue_id, const char *tenant, const int64 *ids, int n, bool takes_away, bool *results);
 
+/* after that: is it there all the same, because a transaction settles it, or took it? */
+extern bool es_queue_is_left(int32 queue_id, int64 message_id);
+
 /* an answer to a command, by a receipt that need not hold any more */
 typedef struct EsAnswer
 {

@@ -420,6 +420,20 @@ es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold)
 	return result;
 }
 
+bool
+es_queue_is_others(EsQueueState *state, int64 id)
+{
+	TransactionId me = GetTopTransactionIdIfAny();
+	Entry	   *entry;
+	bool		result;
+
+	LWLockAcquire(es_state_lock(state), LW_SHARED);
+	entry = es_entry_find(state, id);
+	result = entry != NULL && (!TransactionIdIsValid(entry->settler) || entry->settler != me);
+	LWLockRelease(es_state_lock(state));
+	return result;
+}
+
 void
 es_queue_read_again(EsQueueState *state)
 {

@@ -151,6 +151,8 @@ extern int64 es_queue_key_floor(EsQueueState *state, uint64 key_hash);
 extern const char *es_queue_hold(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, EsHold *hold, bool *is_busy);
 /* the same for whoever has it, if no transaction is at it; it may be taken away from him.  Waits for nobody; false: not held */
 extern bool es_queue_hold_idle(EsQueueState *state, int64 id, EsHold *hold);
+/* is it known here, and not being settled by this transaction? */
+extern bool es_queue_is_others(EsQueueState *state, int64 id);
 /* with the commit of this transaction everything is read again: rows were deleted past us */
 extern void es_queue_read_again(EsQueueState *state);
 /* what becomes of it when this transaction has committed */

@@ -35,6 +35,7 @@
 /* until one whose instance somebody has is tried again, the first time and at most */
 #define BUSY_MS 20
 #define MAX_BUSY_MS 2000
+#define BUSY "somebody else has the saga, or the command"
 
 /* what came, from the message */
 typedef struct Arrival
@@ -49,6 +50,7 @@ typedef struct Arrival
 	int			parent;
 	int			seq;
 	EsEnding	ending;
+	bool		is_busy;		/* a transaction is at its command: it comes again */
 } Arrival;
 
 /* those of one instance */
@@ -63,6 +65,7 @@ static int64 send(const char *tenant, const char *body, TimestampTz deliver_at);
 static bool read_arrival(EsDelivery *delivery, Arrival *arrival);
 static int	compare_arrivals(const void *a, const void *b);
 static void serve(Batch *group);
+static int64 busy_delay(const Arrival *arrival);
 static void bring(void *arg);
 static void settle(const Batch *group, EsSettle how, const char *reason, int64 delay_ms);
 
@@ -261,9 +264,16 @@ serve(Batch *group)
 	if (error != NULL)
 		settle(group, ES_SETTLE_NACK, error, -1);
 	else if (group->is_busy)
-		settle(group, ES_SETTLE_NACK, "somebody else has the saga", Min(BUSY_MS << Min(group->arrivals[0].delivery->attempt - 1, 10), MAX_BUSY_MS));
+		settle(group, ES_SETTLE_NACK, BUSY, busy_delay(&group->arrivals[0]));
 	else
 		settle(group, ES_SETTLE_ACK, NULL, -1);
+}
+
+/* ms */
+static int64
+busy_delay(const Arrival *arrival)
+{
+	return Min(BUSY_MS << Min(arrival->delivery->attempt - 1, 10), MAX_BUSY_MS);
 }
 
 /* what the instance appends and sends is its tenant's */
@@ -296,10 +306,11 @@ bring(void *arg)
 			(void) es_signal_bring(&move, arrival->signal, arrival->ending.output, arrival->dedup_id);
 		else if ((step = es_move_step(&move, arrival->parent, arrival->seq)) != NULL)
 		{
-			/* who answered may not have had it any more */
+			/* who answered may not have had it any more; what somebody settles right now would come back with his rollback */
 			if (step->status == ES_STEP_WAITING && step->message_id != 0)
-				(void) es_step_take_back(&move, step);
-			(void) es_move_answer(&move, step, &arrival->ending);
+				arrival->is_busy = !es_step_take_back(&move, step) && es_queue_is_left(step->queue_id, step->message_id);
+			if (!arrival->is_busy)
+				(void) es_move_answer(&move, step, &arrival->ending);
 		}
 	}
 	es_move_end(&move);
@@ -309,5 +320,12 @@ static void
 settle(const Batch *group, EsSettle how, const char *reason, int64 delay_ms)
 {
 	for (int i = 0; i < group->n; i++)
-		(void) es_queue_settle(group->arrivals[i].delivery->receipt, how, reason, delay_ms);
+	{
+		const Arrival *arrival = &group->arrivals[i];
+
+		if (how == ES_SETTLE_ACK && arrival->is_busy)
+			(void) es_queue_settle(arrival->delivery->receipt, ES_SETTLE_NACK, BUSY, busy_delay(arrival));
+		else
+			(void) es_queue_settle(arrival->delivery->receipt, how, reason, delay_ms);
+	}
 }

@@ -15,10 +15,8 @@
 
 #include "asl_value.h"
 #include "compat.h"
+#include "guc.h"
 #include "saga_move.h"
-
-/* s that a command has where its state does not say */
-#define DEFAULT_TIMEOUT 3600.0
 
 static void go_on_from(EsMove *move, EsStep *stop);
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
@@ -449,7 +447,7 @@ read_timeout(EsMove *move, const EsStep *step, double *timeout, EsAslFault *faul
 	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
 	EsAslScope	scope = es_move_scope(move, state, step->sent, step->attempt - 1, NULL);
 
-	*timeout = DEFAULT_TIMEOUT;
+	*timeout = es_guc_saga_step_timeout;
 	return !state->timeout.is_set || es_asl_number(&state->timeout, &scope, timeout, fault);
 }
 

@@ -13,10 +13,8 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "guc.h"
 #include "saga_move.h"
-
-/* s that an undo has where its state does not say */
-#define DEFAULT_TIMEOUT 3600.0
 
 /* where a state does not say how its undo is tried again */
 #define DEFAULT_MAX_ATTEMPTS 10
@@ -205,7 +203,7 @@ run_undo(EsMove *move, const EsAslState *state, EsStep *step, EsStep *undo)
 static double
 undo_timeout(const EsAslState *state)
 {
-	return state->undo_timeout.is_set && state->undo_timeout.expression == NULL ? state->undo_timeout.value : DEFAULT_TIMEOUT;
+	return state->undo_timeout.is_set && state->undo_timeout.expression == NULL ? state->undo_timeout.value : es_guc_saga_step_timeout;
 }
 
 static Progress

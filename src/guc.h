@@ -31,6 +31,7 @@ extern int es_guc_lease;			 /* evtstore.worker_lease: lease that workers take, m
 extern int es_guc_inbox_retention;	 /* evtstore.inbox_retention: ids that once() has met are kept, s */
 extern int es_guc_guard_retention;	 /* evtstore.guard_retention: steps that guard_step() has met are kept, s */
 extern int es_guc_command_retention; /* evtstore.command_retention: results of commands are kept, s */
+extern int es_guc_saga_retention;	 /* evtstore.saga_retention: sagas that have ended are kept, s; -1: for ever */
 extern int es_guc_saga_step_timeout; /* evtstore.saga_step_timeout: of a command whose state does not say, s */
 
 /* tests */

@@ -31,6 +31,7 @@
 #include "process.h"
 #include "queue.h"
 #include "registry.h"
+#include "saga.h"
 #include "scavenge.h"
 #include "subscription.h"
 
@@ -38,8 +39,8 @@
 #define BATCH 200
 /* µs of a turn after which no other batch is begun */
 #define TURN (40 * 1000)
-/* µs between two times that the ledger is looked through */
-#define LEDGER_INTERVAL (600 * USECS_PER_SEC)
+/* µs between two times that all of the ledger, or of the sagas that ended long ago, is looked through */
+#define LONG_INTERVAL (600 * USECS_PER_SEC)
 /* µs that a duty rests after an error */
 #define AFTER_ERROR (60 * USECS_PER_SEC)
 
@@ -69,6 +70,8 @@ static int64 trim_inbox(int limit, bool *more);
 static int64 trim_guarded_steps(int limit, bool *more);
 static int64 trim_dedup(int limit, bool *more);
 static int64 trim_secrets(int limit, bool *more);
+static int64 trim_sagas(int limit, bool *more);
+static int64 now_and_then(int64 (*trim) (int64 limit), int limit, TimestampTz *next);
 static void turn(DutyState *duty, MemoryContext context);
 static TimestampTz due(const DutyState *duty);
 
@@ -81,6 +84,7 @@ static DutyState duties[] = {
 	{"trimming guards of steps", trim_guarded_steps},
 	{"trimming ids of messages", trim_dedup},
 	{"trimming secrets of endpoints", trim_secrets},
+	{"trimming sagas", trim_sagas},
 };
 
 TimestampTz
@@ -197,19 +201,36 @@ trim_dedup(int limit, bool *more)
 	return es_queue_trim_dedup(limit);
 }
 
-/* it reads all of the ledger, which grows by a row a second: now and then is often enough */
+/* it reads all of the ledger, which grows by a row a second */
 static int64
 trim_ledger(int limit, bool *more)
 {
 	static TimestampTz next = 0;
+
+	return now_and_then(es_ledger_trim, limit, &next);
+}
+
+/* it reads all that ended long ago and may not go yet, because their parents are there */
+static int64
+trim_sagas(int limit, bool *more)
+{
+	static TimestampTz next = 0;
+
+	return now_and_then(es_saga_trim, limit, &next);
+}
+
+/* what reads much to find little: not at every round */
+static int64
+now_and_then(int64 (*trim) (int64 limit), int limit, TimestampTz *next)
+{
 	TimestampTz now = GetCurrentTimestamp();
 	int64		trimmed;
 
-	if (now < next)
+	if (now < *next)
 		return 0;
-	trimmed = es_ledger_trim(limit);
+	trimmed = trim(limit);
 	if (trimmed < limit)
-		next = now + LEDGER_INTERVAL;
+		*next = now + LONG_INTERVAL;
 	return trimmed;
 }
 

@@ -103,6 +103,16 @@ es_queue_is_left(int32 queue_id, int64 message_id)
 	return state != NULL && es_queue_is_others(state, message_id);
 }
 
+bool
+es_queue_is_there(int32 queue_id, int64 message_id)
+{
+	EsReady    *found = find(queue_id, es_queue_tenant(), &message_id, 1);
+	bool		result = found->id != 0;
+
+	pfree(found);
+	return result;
+}
+
 static bool
 withdraw(int32 queue_id, const EsReady *ready, bool takes_away)
 {

@@ -34,6 +34,8 @@ extern void es_queue_withdraw_all(int32 queue_id, const char *tenant, const int6
 
 /* after that: is it there all the same, because a transaction settles it, or took it? */
 extern bool es_queue_is_left(int32 queue_id, int64 message_id);
+/* is such a message there, committed or of this transaction, whoever has it? */
+extern bool es_queue_is_there(int32 queue_id, int64 message_id);
 
 /* an answer to a command, by a receipt that need not hold any more */
 typedef struct EsAnswer

@@ -16,4 +16,10 @@ extern void es_saga_move_init(void);
  */
 extern int es_saga_work(int slot);
 
+/*
+ * Janitor: removes instances that ended longer ago than evtstore.saga_retention, the first to end first, with all their rows; about limit rows.
+ * Returns how many; as many as the limit mean that there may be more
+ */
+extern int64 es_saga_trim(int64 limit);
+
 #endif

@@ -88,10 +88,15 @@ answer(const EsAnswer *answered)
 	es_queue_settle_command(&parsed, !es_move_holds_any(), &command);
 	if ((parsed.stale != NULL || parsed.is_busy) &&
 		!es_saga_of_message(parsed.queue_id, parsed.message_id, &command.saga_id, &command.parent, &command.seq))
+	{
+		/* with an instance that was removed nothing says any more whose it was */
+		if (!es_queue_is_there(parsed.queue_id, parsed.message_id))
+			return "late";
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("receipt \"%s\" is of no command of a saga", answered->receipt),
 				 errhint("Messages that no saga sent are answered with evtstore.ack().")));
+	}
 	return parsed.is_busy ? leave(&command, &ending) : bring(&command, &ending, parsed.stale != NULL);
 }
 

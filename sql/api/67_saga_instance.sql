@@ -15,7 +15,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_reply';
 COMMENT ON FUNCTION evtstore.reply IS
 'The answer of a worker to a command of a saga: it is done, with that output. What follows in the saga is done in this transaction, or by a worker where
 somebody else is at the saga. ''accepted'', ''duplicate'' (it was known to be done), or ''late'' (it was given up meanwhile: the step is known to be done now,
-and undone where the saga is). Never ST007. Errors: 22023 the receipt is of no command, 25001 in REPEATABLE READ.';
+and undone where the saga is). Never ST007. Errors: 22023 the receipt is of a message that is no command, 25001 in REPEATABLE READ.';
 
 CREATE OR REPLACE FUNCTION evtstore.fail(
     receipt text, error text, cause text DEFAULT NULL, retryable boolean DEFAULT true, retry_after interval DEFAULT NULL)
@@ -69,6 +69,12 @@ RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_mark_undone';
 COMMENT ON FUNCTION evtstore.mark_undone IS
 'A person has undone a step (seq as in saga_steps) of a saga that compensates or is stuck at it; note says how. Errors: ST008, 55000 it is not to be undone, 55P03, 25001.';
+
+CREATE OR REPLACE FUNCTION evtstore_internal.trim_sagas(max_count int)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'evtstore_trim_sagas';
+COMMENT ON FUNCTION evtstore_internal.trim_sagas IS
+    'deletes sagas that ended longer ago than evtstore.saga_retention, the first to end first, about so many rows; the janitor does';
 
 CREATE OR REPLACE VIEW evtstore.sagas AS
     SELECT s.id, d.name, s.version, s.business_key, s.status, w.states, w.waiting_for, w.next_due, s.started_at, s.ended_at, s.error, s.cause,

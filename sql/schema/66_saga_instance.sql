@@ -1,5 +1,5 @@
 -- Instances of sagas (docs/architecture-sagas.md). Who changes an instance holds its row's lock. What a transition changes of it is not
--- indexed, so that its update stays on its page; its keys have a table of their own.
+-- indexed, but for the time of its end, so that its update stays on its page; its keys have a table of their own.
 CREATE TABLE evtstore_internal.saga (
     id uuid PRIMARY KEY,
     definition_id int NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE evtstore_internal.saga (
     parent_seq int,
     is_taken_back boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
-COMMENT ON TABLE evtstore_internal.saga IS 'instances of sagas, kept when they have ended';
+COMMENT ON TABLE evtstore_internal.saga IS 'instances of sagas, kept for evtstore.saga_retention when they have ended';
 COMMENT ON COLUMN evtstore_internal.saga.last_seq IS 'the highest seq of a step';
 COMMENT ON COLUMN evtstore_internal.saga.last_ended IS 'the highest number of a step that has ended, in order of ending';
 COMMENT ON COLUMN evtstore_internal.saga.has_pivot IS 'a pivot is done: nothing is undone any more';
@@ -39,6 +39,7 @@ COMMENT ON COLUMN evtstore_internal.saga.parent_seq IS 'of a child: the step tha
 COMMENT ON COLUMN evtstore_internal.saga.is_taken_back IS 'of a child: the step that is told is the undo of the one that started it';
 COMMENT ON COLUMN evtstore_internal.saga.metadata IS 'correlation and trace of the start, for what it sends and appends';
 -- never changed: it costs transitions nothing
+CREATE INDEX saga_ended_idx ON evtstore_internal.saga (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX saga_parent_idx ON evtstore_internal.saga (parent_id) WHERE parent_id IS NOT NULL;
 
 -- Keys by which instances are found: that of the business, which is gone when the instance has ended, and that of the start.
@@ -51,6 +52,7 @@ CREATE TABLE evtstore_internal.saga_key (
     PRIMARY KEY (definition_id, tenant, kind, key)
 );
 COMMENT ON TABLE evtstore_internal.saga_key IS 'business keys of open instances, and idempotency keys of starts';
+CREATE INDEX saga_key_saga_idx ON evtstore_internal.saga_key (saga_id);
 COMMENT ON COLUMN evtstore_internal.saga_key.kind IS 'business or start';
 
 -- What instances did and wait for: the history and the undo log. A row is inserted when a step begins and updated when it ends, in

@@ -29,8 +29,8 @@ struct EsAslPayload
 	List	   *keys;			/* of an object: char *, without .$ */
 };
 
-static EsAslPayload *compile_object(const JsonbValue *value, const char *where, StringInfo faults);
-static EsAslPayload *compile_array(const JsonbValue *value, const char *where, StringInfo faults);
+static EsAslPayload *compile_items(const JsonbValue *value, const char *where, StringInfo faults);
+static EsAslPayload *compile_field(EsAslPayload *payload, char *key, JsonbIterator **it, const char *where, StringInfo faults);
 static EsAslPayload *compile_expression(const JsonbValue *value, const char *where, StringInfo faults);
 static void check_keys(const EsAslPayload *payload, const char *where, StringInfo faults);
 static int	compare_keys(const ListCell *a, const ListCell *b);
@@ -42,43 +42,27 @@ EsAslPayload *
 es_asl_payload_compile(const JsonbValue *value, const char *where, StringInfo faults)
 {
 	check_stack_depth();
-	if (es_asl_value_is_object(value))
-		return compile_object(value, where, faults);
-	if (es_asl_value_is_array(value))
-		return compile_array(value, where, faults);
-	return make_constant(value);
+	return es_asl_value_is_object(value) || es_asl_value_is_array(value) ? compile_items(value, where, faults) : make_constant(value);
 }
 
 static EsAslPayload *
-compile_object(const JsonbValue *value, const char *where, StringInfo faults)
+compile_items(const JsonbValue *value, const char *where, StringInfo faults)
 {
 	EsAslPayload *payload = palloc0(sizeof(EsAslPayload));
+	bool		is_object = es_asl_value_is_object(value);
 	JsonbIterator *it = JsonbIteratorInit(value->val.binary.data);
 	bool		is_constant = true;
 	JsonbValue	v;
 
-	payload->kind = KIND_OBJECT;
+	payload->kind = is_object ? KIND_OBJECT : KIND_ARRAY;
 	(void) JsonbIteratorNext(&it, &v, true);
-	while (JsonbIteratorNext(&it, &v, true) == WJB_KEY)
+	while (JsonbIteratorNext(&it, &v, true) == (is_object ? WJB_KEY : WJB_ELEM))
 	{
-		char	   *key = es_asl_value_string(&v);
-		int			len = strlen(key);
-		char	   *inner = es_asl_where(where, key);
-		EsAslPayload *item;
+		EsAslPayload *item = is_object ? compile_field(payload, es_asl_value_string(&v), &it, where, faults) :
+			es_asl_payload_compile(&v, psprintf("%s[%d]", where, list_length(payload->items)), faults);
 
-		(void) JsonbIteratorNext(&it, &v, true);
-		if (len >= 2 && strcmp(key + len - 2, ".$") == 0)
-		{
-			item = compile_expression(&v, inner, faults);
-			key[len - 2] = '\0';
-			if (len == 2)
-				es_asl_add_fault(faults, inner, "there is no name before .$");
-		}
-		else
-			item = es_asl_payload_compile(&v, inner, faults);
 		is_constant &= item->kind == KIND_CONSTANT;
 		payload->items = lappend(payload->items, item);
-		payload->keys = lappend(payload->keys, key);
 	}
 	if (is_constant)
 		return make_constant(value);
@@ -86,24 +70,24 @@ compile_object(const JsonbValue *value, const char *where, StringInfo faults)
 	return payload;
 }
 
+/* of an object: its value is next */
 static EsAslPayload *
-compile_array(const JsonbValue *value, const char *where, StringInfo faults)
+compile_field(EsAslPayload *payload, char *key, JsonbIterator **it, const char *where, StringInfo faults)
 {
-	EsAslPayload *payload = palloc0(sizeof(EsAslPayload));
-	JsonbIterator *it = JsonbIteratorInit(value->val.binary.data);
-	bool		is_constant = true;
+	int			len = strlen(key);
+	char	   *inner = es_asl_where(where, key);
+	EsAslPayload *item;
 	JsonbValue	v;
 
-	payload->kind = KIND_ARRAY;
-	(void) JsonbIteratorNext(&it, &v, true);
-	while (JsonbIteratorNext(&it, &v, true) == WJB_ELEM)
-	{
-		EsAslPayload *item = es_asl_payload_compile(&v, psprintf("%s[%d]", where, list_length(payload->items)), faults);
-
-		is_constant &= item->kind == KIND_CONSTANT;
-		payload->items = lappend(payload->items, item);
-	}
-	return is_constant ? make_constant(value) : payload;
+	payload->keys = lappend(payload->keys, key);
+	(void) JsonbIteratorNext(it, &v, true);
+	if (len < 2 || strcmp(key + len - 2, ".$") != 0)
+		return es_asl_payload_compile(&v, inner, faults);
+	item = compile_expression(&v, inner, faults);
+	key[len - 2] = '\0';
+	if (len == 2)
+		es_asl_add_fault(faults, inner, "there is no name before .$");
+	return item;
 }
 
 static EsAslPayload *

@@ -41,7 +41,7 @@ SELECT evtstore.start_saga('one', business_key => 'key');
 \set VERBOSITY default
 SELECT type FROM evtstore.read_stream('saga-' || :'id');
 
--- a receipt is good for its own queue
+-- a receipt is good for its own queue: made up for the message of another it is of nothing that is there, and changes nothing
 SELECT evtstore.send('own', '1') IS NOT NULL;
 SELECT take('own') AS own \gset
 SELECT id AS message FROM evtstore_internal.message WHERE event_id = :'second' \gset

@@ -49,7 +49,7 @@
 #include "table.h"
 #include "tag.h"
 
-#define MAX_HOOKS 4
+#define MAX_HOOKS 6
 
 /* ids of one append, and of one transaction, that are locked: see lock_ids */
 #define MAX_LOCKED_IDS 32

@@ -237,7 +237,8 @@ typedef struct EsAslState
 	bool is_scope;		  /* a Parallel or Map with "Scope": true: compensated before its Catch goes on */
 	EsAslExpression *lock; /* the semantic lock that it takes; NULL: none */
 	List *reply_events; /* char *: types of events that answer it, besides reply(); NIL: none */
-	EsAslExpression *correlate; /* of its input: what "Correlation" of the event has to be; with reply_events */
+	List *fail_events;	/* char *: types of events that say that it failed; the error is the type */
+	EsAslExpression *correlate; /* of its input: what "Correlation" of the event has to be; with reply_events or fail_events */
 } EsAslState;
 
 typedef struct EsAslMachine

@@ -38,6 +38,7 @@ static const EsAslField state_fields[] = {
 	{.name = "OnUnknown", .types = TASK, .read = read_on_unknown, AT(undo_on_unknown)},
 	{.name = "Lock", .types = TASK, .read = es_asl_read_expression, AT(lock)},
 	{.name = "ReplyEvents", .types = TASK, .read = es_asl_read_strings, AT(reply_events)},
+	{.name = "FailEvents", .types = TASK, .read = es_asl_read_strings, AT(fail_events)},
 	{.name = "Correlate", .types = TASK, .read = es_asl_read_expression, AT(correlate)},
 	{.name = "Scope", .types = ES_ASL_OF(ES_ASL_PARALLEL) | ES_ASL_OF(ES_ASL_MAP), .read = es_asl_read_bool, AT(is_scope)},
 	{NULL}
@@ -45,6 +46,7 @@ static const EsAslField state_fields[] = {
 
 static void finish_task(EsAslParser *parser, EsAslState *state, const JsonbValue *saga);
 static char *key_of(const EsAslState *state, const char *key);
+static bool list_member_string(const List *list, const char *string);
 
 void
 es_asl_read_saga(EsAslParser *parser, const EsAslField *field, const char *where, const JsonbValue *value, void *to)
@@ -163,14 +165,41 @@ finish_task(EsAslParser *parser, EsAslState *state, const JsonbValue *saga)
 void
 es_asl_finish_saga(EsAslParser *parser, EsAslState *state)
 {
-	if (state->reply_events != NIL && state->call.kind != ES_ASL_QUEUE && state->call.kind != ES_ASL_ENDPOINT)
-		es_asl_add_fault(parser->faults, key_of(state, "ReplyEvents"), "only what a queue or an endpoint takes is answered by events");
-	if (state->reply_events != NIL && state->correlate == NULL)
-		es_asl_add_fault(parser->faults, key_of(state, "ReplyEvents"), "it needs \"Correlate\": which events are meant for this instance");
-	if (state->reply_events != NIL && parser->definition->correlation == NULL)
-		es_asl_add_fault(parser->faults, key_of(state, "ReplyEvents"), "it needs \"Correlation\" in the \"Saga\" of the definition: where in an event the value is");
-	if (state->reply_events == NIL && state->correlate != NULL)
+	static const char *const keys[] = {"ReplyEvents", "FailEvents"};
+	List	   *const events[] = {state->reply_events, state->fail_events};
+	ListCell   *lc;
+
+	for (int i = 0; i < lengthof(keys); i++)
+	{
+		if (events[i] == NIL)
+			continue;
+		if (state->call.kind != ES_ASL_QUEUE && state->call.kind != ES_ASL_ENDPOINT)
+			es_asl_add_fault(parser->faults, key_of(state, keys[i]), "only what a queue or an endpoint takes is answered by events");
+		if (state->correlate == NULL)
+			es_asl_add_fault(parser->faults, key_of(state, keys[i]), "it needs \"Correlate\": which events are meant for this instance");
+		if (parser->definition->correlation == NULL)
+			es_asl_add_fault(parser->faults, key_of(state, keys[i]), "it needs \"Correlation\" in the \"Saga\" of the definition: where in an event the value is");
+	}
+	foreach(lc, state->fail_events)
+	{
+		const char *type = lfirst(lc);
+
+		if (list_member_string(state->reply_events, type))
+			es_asl_add_fault(parser->faults, key_of(state, "FailEvents"), "\"%s\" is one of \"ReplyEvents\", too", type);
+	}
+	if (state->reply_events == NIL && state->fail_events == NIL && state->correlate != NULL)
 		es_asl_add_fault(parser->faults, key_of(state, "Correlate"), "it is of use with \"ReplyEvents\" only");
+}
+
+static bool
+list_member_string(const List *list, const char *string)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+		if (strcmp(lfirst(lc), string) == 0)
+			return true;
+	return false;
 }
 
 static char *

@@ -1,6 +1,6 @@
 /*
  * queue_command.c
- *		Messages that are commands of sagas: answered, never acknowledged, and taken back where nobody has had them.
+ *		Messages that are commands of sagas: answered, not acknowledged but where an event answers them, and taken back where nobody has had them.
  *
  * Runs in the transaction of who answers, or of a transition of the saga.  A command is a message like others, whose row names the saga and
  * its step.  Locks: the queue's, shared.  The row is the transaction's, and what it does to shared memory is undone when that is rolled back;
@@ -38,6 +38,7 @@ static EsPlan find_anywhere_plan = {
 
 static EsCommandHook command_hook = NULL;
 static EsAnswerHook answer_hook = NULL;
+static EsAcknowledgeHook acknowledge_hook = NULL;
 
 static EsReady *find(int32 queue_id, const char *tenant, const int64 *ids, int n);
 static void note_found(uint64 nrows, const int64 *ids, const int *places, EsReady *found);
@@ -53,6 +54,18 @@ void
 es_queue_register_answer_hook(EsAnswerHook hook)
 {
 	answer_hook = hook;
+}
+
+void
+es_queue_register_acknowledge_hook(EsAcknowledgeHook hook)
+{
+	acknowledge_hook = hook;
+}
+
+bool
+es_queue_may_acknowledge(const EsCommand *command)
+{
+	return acknowledge_hook != NULL && acknowledge_hook(command);
 }
 
 const char *

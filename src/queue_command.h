@@ -1,6 +1,6 @@
 /*
  * queue_command.h
- *		Messages that are commands of sagas: answered, never acknowledged.
+ *		Messages that are commands of sagas: answered, and acknowledged only where an event answers them.
  */
 #ifndef ES_QUEUE_COMMAND_H
 #define ES_QUEUE_COMMAND_H
@@ -53,6 +53,11 @@ typedef struct EsAnswer
 typedef const char *(*EsAnswerHook)(const EsAnswer *answer);
 extern void es_queue_register_answer_hook(EsAnswerHook hook);
 extern const char *es_queue_answer(const EsAnswer *answer);
+
+/* in a layer above: may a command be acknowledged, because it is answered by something else than who has it? */
+typedef bool (*EsAcknowledgeHook)(const EsCommand *command);
+extern void es_queue_register_acknowledge_hook(EsAcknowledgeHook hook);
+extern bool es_queue_may_acknowledge(const EsCommand *command);
 
 /* called where a command is given up or rejected, in that transaction */
 typedef void (*EsCommandHook)(const EsCommand *command, const char *error);

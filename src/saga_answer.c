@@ -19,6 +19,7 @@
 #include "queue_command.h"
 #include "receipt.h"
 #include "saga.h"
+#include "saga_event.h"
 #include "saga_move.h"
 
 static const char *answer(const EsAnswer *answered);
@@ -35,6 +36,7 @@ es_saga_init(void)
 	es_saga_move_init();
 	es_queue_register_command_hook(command_died);
 	es_queue_register_answer_hook(answer);
+	es_saga_event_init();
 }
 
 /* reply(receipt text, output jsonb) -> text; evtstore_writer, or who may consume from the queue */

@@ -29,6 +29,7 @@
 #include "error.h"
 #include "event.h"
 #include "saga.h"
+#include "saga_event.h"
 #include "saga_move.h"
 
 /* states on one way without waiting; who passes more goes in a circle */
@@ -183,6 +184,8 @@ es_move_end(EsMove *move)
 	es_arrival_arm_timer(move);
 	if (ES_SAGA_HAS_ENDED(saga->status) && !ES_SAGA_HAS_ENDED(move->was) && saga->business_key != NULL)
 		es_saga_drop_key(saga, "business", saga->business_key);
+	if (ES_SAGA_HAS_ENDED(saga->status) && !ES_SAGA_HAS_ENDED(move->was))
+		es_saga_event_end(move);
 	if (move->is_new)
 		es_saga_insert(saga);
 	else if (move->is_changed || saga->timer_id != move->timer_was)

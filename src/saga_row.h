@@ -114,6 +114,7 @@ typedef struct EsStep
 	Jsonb *input;
 	Jsonb *sent; /* NULL: as input */
 	Jsonb *output;
+	Jsonb *correlate; /* of a new one that events answer, until it is written: what they are found by */
 	bool is_new;	 /* not in the table yet */
 	bool is_told;	 /* this transition changed it */
 	bool is_dirty;	 /* in the list of what is to be written */

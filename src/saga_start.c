@@ -137,8 +137,6 @@ unsupported(const EsAslState *state)
 		return "HeartbeatSeconds";
 	if (state->lock != NULL)
 		return "Lock";
-	if (state->reply_events != NIL)
-		return "ReplyEvents";
 	return NULL;
 }
 

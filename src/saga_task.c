@@ -16,6 +16,7 @@
 #include "asl_value.h"
 #include "compat.h"
 #include "guc.h"
+#include "saga_event.h"
 #include "saga_move.h"
 
 static void go_on_from(EsMove *move, EsStep *stop);
@@ -191,6 +192,7 @@ es_steps_write(EsMove *move)
 		EsStep	   *step = lfirst(lc);
 
 		es_saga_write_step(&move->saga, step);
+		es_saga_event_follow(move, step);
 		step->is_dirty = false;
 	}
 	move->dirty = NIL;
@@ -386,7 +388,7 @@ begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay)
 	step->due = later(move->now, delay + timeout);
 	if (state->call.kind == ES_ASL_SIGNAL)
 		return wait_for_signal(move, at, step);
-	if (!es_call_send(move, step, &state->call, delay, &failure))
+	if (!es_saga_event_expect(move, step, state, &scope, &failure) || !es_call_send(move, step, &state->call, delay, &failure))
 	{
 		es_step_end(move, step, ES_STEP_FAILED, &failure);
 		return es_state_fail(move, at, step, &failure);

@@ -309,7 +309,7 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 	{
 		case ES_SETTLE_ACK:
 			is_gone = found = es_queue_delete_row(receipt->queue_id, &hold, &command);
-			if (found && command.is_one != (answered != NULL))
+			if (found && command.is_one != (answered != NULL) && !(command.is_one && es_queue_may_acknowledge(&command)))
 				refuse_acknowledgement(receipt, command.is_one);
 			if (answered != NULL)
 				*answered = command;

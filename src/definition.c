@@ -37,6 +37,9 @@
 #include "options.h"
 #include "spi.h"
 
+/* of a function that a definition names */
+#define MAX_ARGUMENTS 2
+
 #define COLUMNS "id, kind, name, owner, search_path, state, spec, grants, xmin"
 
 static EsPlan find_plan = {
@@ -103,6 +106,7 @@ static EsPlan delete_plan = {
 
 static void update(EsPlan *plan, const EsDefinition *existing, Datum value);
 static uint64 name_hash(const char *kind, const char *name);
+static char *arguments(Oid argtype, int nargs, bool is_qualified);
 static const char *namespace_of(const char *kind);
 static EsDefinition *find_any(const char *kind, const char *name);
 static bool is_unseen(TransactionId xmin);
@@ -323,39 +327,69 @@ name_hash(const char *kind, const char *name)
 Oid
 es_definition_function(const char *fn, Oid argtype)
 {
+	return es_definition_function_of(fn, argtype, 1);
+}
+
+Oid
+es_definition_function_of(const char *fn, Oid argtype, int nargs)
+{
 	List	   *names = es_qualified_name(fn);
+	Oid			types[MAX_ARGUMENTS];
 	Oid			oid;
 
+	Assert(nargs <= MAX_ARGUMENTS);
+	for (int i = 0; i < nargs; i++)
+		types[i] = argtype;
 	if (list_length(names) < 2)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("function name \"%s\" is not qualified", fn),
 				 errhint("Write it as schema.function.")));
-	oid = LookupFuncName(names, 1, &argtype, true);
+	oid = LookupFuncName(names, nargs, types, true);
 	if (!OidIsValid(oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s(%s) does not exist", fn, format_type_be(argtype)),
-				 errhint("Create it first; it takes one argument of type %s.", format_type_be_qualified(argtype))));
+				 errmsg("function %s(%s) does not exist", fn, arguments(argtype, nargs, false)),
+				 nargs == 1 ? errhint("Create it first; it takes one argument of type %s.", format_type_be_qualified(argtype)) :
+				 errhint("Create it first; it takes %d arguments of type %s.", nargs, format_type_be_qualified(argtype))));
 	return oid;
 }
 
 void
 es_definition_check_function(const char *fn, Oid argtype, Oid owner, const char *kind)
 {
-	Oid			oid = es_definition_function(fn, argtype);
+	es_definition_check_function_of(fn, argtype, 1, owner, kind);
+}
+
+void
+es_definition_check_function_of(const char *fn, Oid argtype, int nargs, Oid owner, const char *kind)
+{
+	Oid			oid = es_definition_function_of(fn, argtype, nargs);
 
 	if (get_func_prokind(oid) != PROKIND_FUNCTION)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("%s is not a plain function", fn),
-				 errhint("Name a function that takes one %s.", format_type_be_qualified(argtype))));
+				 nargs == 1 ? errhint("Name a function that takes one %s.", format_type_be_qualified(argtype)) :
+				 errhint("Name a function that takes %d of %s.", nargs, format_type_be_qualified(argtype))));
 	if (!OidIsValid(owner) || !es_may_execute(oid, owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for function %s", fn),
 				 errdetail("The owner of the %s may not execute it.", kind),
-				 errhint("Run: GRANT EXECUTE ON FUNCTION %s(%s) TO the owner.", fn, format_type_be_qualified(argtype))));
+				 errhint("Run: GRANT EXECUTE ON FUNCTION %s(%s) TO the owner.", fn, arguments(argtype, nargs, true))));
+}
+
+/* the types, as they stand between parentheses */
+static char *
+arguments(Oid argtype, int nargs, bool is_qualified)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < nargs; i++)
+		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "", is_qualified ? format_type_be_qualified(argtype) : format_type_be(argtype));
+	return buf.data;
 }
 
 /* Locks: the name's, held */

@@ -64,10 +64,13 @@ extern void es_definition_lock(const char *kind, const char *name);
 
 /* 'sql:' and projection functions: schema.name with one argument of that type; errors 42883, 22023 */
 extern Oid es_definition_function(const char *fn, Oid argtype);
+/* the same with several arguments, all of that type */
+extern Oid es_definition_function_of(const char *fn, Oid argtype, int nargs);
 /*
  * Can the owner of a definition of that kind call it?  Asked again at each call; here so that the mistake shows where it is made.
  * Errors 42883, 22023, 42809, 42501
  */
 extern void es_definition_check_function(const char *fn, Oid argtype, Oid owner, const char *kind);
+extern void es_definition_check_function_of(const char *fn, Oid argtype, int nargs, Oid owner, const char *kind);
 
 #endif

@@ -18,7 +18,7 @@ typedef struct EsDefinitionCache
 {
 	const char *kind;
 	const char *other_kind; /* NULL: one is all */
-	const char *aside_kinds[2]; /* more, whose names are their own or those of other kinds: not found by name alone */
+	const char *aside_kinds[3]; /* more, whose names are their own or those of other kinds: not found by name alone */
 	/* which definitions are entries; NULL: all */
 	bool (*wants)(const EsDefinition *definition);
 	Size size; /* of an entry */

@@ -135,6 +135,11 @@ kind_of(const char **name)
 		require_async("rule", *name);
 		return "rule";
 	}
+	if (es_definition_find("reactor", es_subscription_reactor_name(*name)) != NULL)
+	{
+		*name = es_subscription_reactor_name(*name);
+		return "reactor";
+	}
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_NOT_FOUND),
 			 errmsg("there is no queue or subscription \"%s\"", *name),

@@ -32,6 +32,7 @@
 #include "subscription_delivery.h"
 #include "subscription_look.h"
 #include "subscription_poll.h"
+#include "subscription_turn.h"
 
 /* events of one message, and bytes after which no more is added */
 #define MAX_GROUP 100
@@ -178,7 +179,7 @@ put_event(EsReader *reader, const EsPolled *event, void *arg)
 	parcel->tenant = pstrdup(event->tenant);
 	parcel->number = event->position;
 	if (claim->rule != NULL)
-		es_rule_read_event(reader, &claim->events[claim->batch->n - 1]);
+		es_turn_read_event(reader, &claim->events[claim->batch->n - 1]);
 	MemoryContextSwitchTo(old);
 	return true;
 }

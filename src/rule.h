@@ -25,8 +25,6 @@ typedef struct EsRule EsRule;
 
 /* NULL: there is none, or none with an endpoint.  Good to the end of the transaction */
 extern const EsRule *es_rule_with_endpoint(int32 id);
-/* the event that the reader stands at, copied into the current context */
-extern void es_rule_read_event(EsReader *reader, EsEvent *event);
 /* does its endpoint depend on the event? */
 extern bool es_rule_is_computed(const EsRule *rule);
 /* the name of the endpoint that the event goes to, palloc'd; whether there is one is not looked at */

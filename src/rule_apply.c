@@ -149,31 +149,6 @@ es_rule_shape(const EsRule *rule, const EsEvent *event, Datum *body, Datum *head
 }
 
 void
-es_rule_read_event(EsReader *reader, EsEvent *event)
-{
-	bool		isnull;
-	Datum		value;
-
-	memset(event, 0, sizeof(EsEvent));
-	event->position = DatumGetInt64(es_reader_value(reader, ES_EVENT_ROW_POSITION, &isnull));
-	event->schema_version = DatumGetInt32(es_reader_value(reader, ES_EVENT_ROW_SCHEMA_VERSION, &isnull));
-	event->id = *DatumGetUUIDP(es_reader_value(reader, ES_EVENT_ROW_ID, &isnull));
-	event->has_id = event->has_occurred_at = true;
-	event->occurred_at = DatumGetTimestampTz(es_reader_value(reader, ES_EVENT_ROW_OCCURRED_AT, &isnull));
-	event->recorded_at = DatumGetTimestampTz(es_reader_value(reader, ES_EVENT_ROW_RECORDED_AT, &isnull));
-	event->tenant = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_TENANT, &isnull)));
-	event->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_TYPE, &isnull)));
-	event->tags = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_TAGS, &isnull)));
-	event->data = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull)));
-	event->metadata = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull)));
-	value = es_reader_value(reader, ES_EVENT_ROW_STREAM, &isnull);
-	if (isnull)
-		return;
-	event->stream = value;
-	event->version = DatumGetInt64(es_reader_value(reader, ES_EVENT_ROW_VERSION, &isnull));
-}
-
-void
 es_sending_add(EsSending *sending, const EsRule *rule, const EsEvent *event, const char *tenant)
 {
 	ErrorContextCallback context;

@@ -72,7 +72,7 @@ put(EsTurn *turn, EsReader *reader, EsTurnEvent *event)
 {
 	EsEvent    *e = &((RuleEvent *) event)->event;
 
-	es_rule_read_event(reader, e);
+	es_turn_read_event(reader, e);
 	return VARSIZE_ANY(DatumGetPointer(e->data)) + VARSIZE_ANY(DatumGetPointer(e->metadata));
 }
 

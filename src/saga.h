@@ -5,7 +5,7 @@
 #ifndef ES_SAGA_H
 #define ES_SAGA_H
 
-#include "datatype/timestamp.h"
+#include "subscription_turn.h"
 
 extern void es_saga_init(void);
 extern void es_saga_move_init(void);
@@ -21,5 +21,8 @@ extern int es_saga_work(int slot);
  * Returns how many; as many as the limit mean that there may be more
  */
 extern int64 es_saga_trim(int64 limit);
+/* in saga_route.c: reactors, which workers give their events */
+extern bool es_reactor_has_work(void);
+extern EsTurnResult es_reactor_work(int32 id, int *events);
 
 #endif

@@ -39,6 +39,7 @@
 typedef struct Function
 {
 	char	   *fn;
+	int			nargs;			/* 1 or 2 */
 	char	   *sql;
 	SPIPlanPtr	plan;
 	struct Function *next;
@@ -63,15 +64,13 @@ typedef struct Attempt
 	Jsonb	   *input;
 	Jsonb	   *output;
 	MemoryContext context;		/* for the output */
-	void		(*run) (struct Attempt *attempt);
 } Attempt;
 
-static bool attempt(Attempt *what, Jsonb **output, EsEnding *failure);
-static void run_function(Attempt *attempt);
-static void run_append(Attempt *attempt);
+static void run_function(void *arg);
+static void run_append(void *arg);
 static void append_part(StringInfo buf, Jsonb *input, const char *key, bool is_required);
 static Jsonb *null_jsonb(void);
-static Function *function_plan(const char *fn);
+static Function *function_plan(const char *fn, int nargs);
 static bool is_of_the_transaction(int code);
 static void describe_error(const ErrorData *edata, EsEnding *failure);
 static void send_command(EsMove *move, const Command *command);
@@ -80,13 +79,21 @@ static Jsonb *command_headers(EsMove *move, const Command *command);
 bool
 es_call_function(EsMove *move, const char *fn, Jsonb *input, Jsonb **output, EsEnding *failure)
 {
-	return attempt(&(Attempt) {.move = move, .name = fn, .input = input, .run = run_function}, output, failure);
+	Attempt		attempt = {.move = move, .name = fn, .input = input, .context = CurrentMemoryContext};
+	bool		ok = es_call_attempt(run_function, &attempt, failure);
+
+	*output = attempt.output;
+	return ok;
 }
 
 bool
 es_call_append(EsMove *move, const char *type, Jsonb *input, Jsonb **output, EsEnding *failure)
 {
-	return attempt(&(Attempt) {.move = move, .name = type, .input = input, .run = run_append}, output, failure);
+	Attempt		attempt = {.move = move, .name = type, .input = input, .context = CurrentMemoryContext};
+	bool		ok = es_call_attempt(run_append, &attempt, failure);
+
+	*output = attempt.output;
+	return ok;
 }
 
 bool
@@ -194,19 +201,18 @@ es_steps_take_back(EsMove *move, List *steps)
 	return results;
 }
 
-/* false: it failed, and its effects are undone */
-static bool
-attempt(Attempt *what, Jsonb **output, EsEnding *failure)
+bool
+es_call_attempt(void (*run) (void *arg), void *arg, EsEnding *failure)
 {
+	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool ok = true;
 
-	what->context = CurrentMemoryContext;
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(what->context);
+	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		what->run(what);
+		run(arg);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -214,11 +220,11 @@ attempt(Attempt *what, Jsonb **output, EsEnding *failure)
 		ErrorData  *error;
 
 		/* the subtransaction ends in any case: whoever catches the error further up has others to end */
-		MemoryContextSwitchTo(what->context);
+		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(what->context);
+		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
 		if (is_of_the_transaction(error->sqlerrcode))
 			ReThrowError(error);
@@ -226,18 +232,26 @@ attempt(Attempt *what, Jsonb **output, EsEnding *failure)
 		ok = false;
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(what->context);
+	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	*output = what->output;
 	return ok;
 }
 
-/* as the definition's owner */
 static void
-run_function(Attempt *attempt)
+run_function(void *arg)
 {
-	const EsSagaVersion *version = attempt->move->version;
+	Attempt    *attempt = arg;
 	Datum		argument = JsonbPGetDatum(attempt->input);
+
+	attempt->output = es_call_as_owner(attempt->move, attempt->name, &argument, 1, attempt->context);
+	if (attempt->output == NULL)
+		attempt->output = null_jsonb();
+}
+
+Jsonb *
+es_call_as_owner(EsMove *move, const char *fn, Datum *arguments, int n, MemoryContext context)
+{
+	const EsSagaVersion *version = move->version;
 	Function   *function;
 	EsSpiState	state;
 	Datum		result;
@@ -245,18 +259,29 @@ run_function(Attempt *attempt)
 
 	es_spi_become(&state, version->owner, version->search_path);
 	/* what it appends or sends is the tenant's */
-	if (strcmp(attempt->move->saga.tenant, es_queue_tenant()) != 0)
-		(void) set_config_option("evtstore.tenant", attempt->move->saga.tenant, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	function = function_plan(attempt->name);
-	result = es_spi_call_foreign(function->plan, &argument, function->sql, attempt->context, &isnull);
+	if (strcmp(move->saga.tenant, es_queue_tenant()) != 0)
+		(void) set_config_option("evtstore.tenant", move->saga.tenant, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	function = function_plan(fn, n);
+	result = es_spi_call_foreign(function->plan, arguments, function->sql, context, &isnull);
 	es_spi_check_constraints();
 	es_spi_unbecome(&state);
-	attempt->output = isnull ? null_jsonb() : DatumGetJsonbP(result);
+	return isnull ? NULL : DatumGetJsonbP(result);
 }
 
-/* input: {"stream", "data", "metadata"?, "tags"?, "expected_version"?} */
 static void
-run_append(Attempt *attempt)
+run_append(void *arg)
+{
+	Attempt    *attempt = arg;
+	EsAppendResult result;
+
+	es_call_append_one(attempt->move, attempt->name, attempt->input, &result);
+	MemoryContextSwitchTo(attempt->context);
+	attempt->output = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("{\"version\": %lld, \"position\": %lld}",
+																							(long long) result.version, (long long) result.position))));
+}
+
+void
+es_call_append_one(EsMove *move, const char *type, Jsonb *input, EsAppendResult *result)
 {
 	static const EsOption keys[] = {
 		{"stream", ES_OPTION_STRING},
@@ -266,8 +291,6 @@ run_append(Attempt *attempt)
 		{"expected_version", ES_OPTION_VERSION},
 		{NULL}
 	};
-	Jsonb	   *input = attempt->input;
-	EsAppendResult result;
 	StringInfoData element;
 	EsEvent    *events;
 	char	   *stream;
@@ -283,18 +306,15 @@ run_append(Attempt *attempt)
 	es_arg_check_name(stream, "stream", ES_MAX_STREAM_BYTES);
 	initStringInfo(&element);
 	appendStringInfoString(&element, "[{\"type\": ");
-	escape_json(&element, attempt->name);
+	escape_json(&element, type);
 	append_part(&element, input, "data", true);
 	append_part(&element, input, "metadata", false);
 	append_part(&element, input, "tags", false);
 	appendStringInfoString(&element, "}]");
 	events = es_event_parse_array(DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(element.data))), &n);
-	events[0].tenant = CStringGetTextDatum(attempt->move->saga.tenant);
+	events[0].tenant = CStringGetTextDatum(move->saga.tenant);
 	events[0].stream = CStringGetTextDatum(stream);
-	es_append(attempt->move->saga.tenant, stream, events, n, es_options_version(input, "expected_version", ES_EXPECT_ANY), ES_REQUIRE_NONE, &result);
-	MemoryContextSwitchTo(attempt->context);
-	attempt->output = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("{\"version\": %lld, \"position\": %lld}",
-																							(long long) result.version, (long long) result.position))));
+	es_append(move->saga.tenant, stream, events, n, es_options_version(input, "expected_version", ES_EXPECT_ANY), ES_REQUIRE_NONE, result);
 }
 
 static void
@@ -316,22 +336,24 @@ null_jsonb(void)
 
 /* the plan follows the function when that is replaced: it is saved under the name, as definitions keep it */
 static Function *
-function_plan(const char *fn)
+function_plan(const char *fn, int nargs)
 {
 	Function   *function;
-	Oid			type = JSONBOID;
+	Oid			types[] = {JSONBOID, JSONBOID};
 	Oid			oid;
 	char	   *sql;
 
 	for (function = functions; function != NULL; function = function->next)
-		if (strcmp(function->fn, fn) == 0)
+		if (function->nargs == nargs && strcmp(function->fn, fn) == 0)
 			return function;
-	oid = es_definition_function(fn, type);
-	sql = psprintf("SELECT %s($1)::pg_catalog.jsonb", quote_qualified_identifier(get_namespace_name(get_func_namespace(oid)), get_func_name(oid)));
+	oid = es_definition_function_of(fn, JSONBOID, nargs);
+	sql = psprintf("SELECT %s(%s)::pg_catalog.jsonb", quote_qualified_identifier(get_namespace_name(get_func_namespace(oid)), get_func_name(oid)),
+				   nargs == 1 ? "$1" : "$1, $2");
 	function = MemoryContextAllocZero(TopMemoryContext, sizeof(Function));
 	function->fn = MemoryContextStrdup(TopMemoryContext, fn);
+	function->nargs = nargs;
 	function->sql = MemoryContextStrdup(TopMemoryContext, sql);
-	function->plan = es_spi_prepare_foreign_generic(sql, 1, &type);
+	function->plan = es_spi_prepare_foreign_generic(sql, nargs, types);
 	function->next = functions;
 	functions = function;
 	return function;

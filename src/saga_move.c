@@ -31,6 +31,7 @@
 #include "saga.h"
 #include "saga_event.h"
 #include "saga_move.h"
+#include "saga_react.h"
 
 /* states on one way without waiting; who passes more goes in a circle */
 #define MAX_WALKED 10000
@@ -192,6 +193,8 @@ es_move_end(EsMove *move)
 		es_saga_update(saga);
 	if ((move->is_new || move->is_changed) && !move->version->definition->is_silent)
 		append_events(move);
+	if (move->unhandled != NIL)
+		es_route_unhandled(move);
 	if (ES_SAGA_HAS_ENDED(saga->status) && (saga->status != move->was || move->must_tell) && !move->is_called && saga->parent_seq != 0)
 		ended = *saga;
 	MemoryContextSwitchTo(caller);
@@ -364,7 +367,9 @@ es_move_finish(EsMove *move, EsSagaStatus status, Jsonb *output)
 {
 	move->saga.status = status;
 	move->saga.reason = NULL;
-	move->saga.output = output;
+	/* a reactor's is its state */
+	if (output != NULL || move->version->reactor == NULL)
+		move->saga.output = output;
 	move->saga.ended_at = GetCurrentTimestamp();
 }
 

@@ -30,6 +30,7 @@ typedef struct EsMove
 	char *execution; /* $$.Execution and $$.StateMachine, as JSON; NULL: not made */
 	List *agenda; /* EsNext *: where branches begin, or go on */
 	List *commands; /* saga_call.c's: to be sent */
+	List *unhandled; /* EsStep *: of a reactor that is done, events that waited for it */
 	List *notes;  /* char *: what else the event of the transition tells, as JSON: "key": value */
 } EsMove;
 
@@ -209,9 +210,16 @@ extern void es_undo_mark(EsMove *move, EsStep *step);
 extern void es_undo_ended(EsMove *move, EsStep *undo, const EsEnding *ending);
 
 /* in saga_call.c: calls and commands */
+struct EsAppendResult;
 /* a function in a savepoint, as the definition's owner; false: it failed, *error and *cause say how */
 extern bool es_call_function(EsMove *move, const char *fn, Jsonb *input, Jsonb **output, EsEnding *failure);
-/* an event, the same way; what it returns is {"version", "position"} */
+/* whatever it is, in a savepoint; false: it failed, and its effects are undone */
+extern bool es_call_attempt(void (*run)(void *arg), void *arg, EsEnding *failure);
+/* a function of n jsonb, as the definition's owner; NULL: NULL */
+extern Jsonb *es_call_as_owner(EsMove *move, const char *fn, Datum *arguments, int n, MemoryContext context);
+/* input: {"stream", "data", "metadata"?, "tags"?, "expected_version"?} */
+extern void es_call_append_one(EsMove *move, const char *type, Jsonb *input, struct EsAppendResult *result);
+/* an event, in a savepoint; what it returns is {"version", "position"} */
 extern bool es_call_append(EsMove *move, const char *type, Jsonb *input, Jsonb **output, EsEnding *failure);
 /* a call that is done at once: a function or an event */
 extern bool es_call_now(EsMove *move, const EsAslCall *call, Jsonb *input, Jsonb **output, EsEnding *failure);

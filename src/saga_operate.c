@@ -19,6 +19,7 @@
 #include "error.h"
 #include "evtstore.h"
 #include "saga_move.h"
+#include "saga_react.h"
 
 static void begin_operating(FunctionCallInfo fcinfo, const char *verb, EsMove *move);
 static EsStep *find_step(EsMove *move, const char *state, EsStep **stop);
@@ -95,9 +96,12 @@ evtstore_skip_step(PG_FUNCTION_ARGS)
 	es_move_leave_stop(&move, stop);
 	es_step_end(&move, step, ES_STEP_SKIPPED, &ending);
 	/* the saga is behind it, whoever did what it was to do */
-	if (es_asl_find_state(move.version->definition, step->state)->class == ES_ASL_PIVOT)
+	if (move.version->reactor == NULL && es_asl_find_state(move.version->definition, step->state)->class == ES_ASL_PIVOT)
 		move.saga.has_pivot = true;
-	es_move_walk(&move, es_state_leave(&move, at_step(&move, step), step, ending.output));
+	if (move.version->reactor != NULL)
+		es_react_unstick(&move);
+	else
+		es_move_walk(&move, es_state_leave(&move, at_step(&move, step), step, ending.output));
 	es_move_end(&move);
 	PG_RETURN_VOID();
 }
@@ -123,6 +127,8 @@ evtstore_resolve_step(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown outcome: \"%s\"", es_arg_shown(outcome, strlen(outcome))),
 				 errhint("It is 'done' or 'failed'.")));
+	if (move.version->reactor != NULL)
+		refuse(&move, "an instance of a reactor has no step to resolve", "Let it try again with evtstore.retry_saga(), or leave the event out with evtstore.skip_step().");
 	es_move_note(&move, "outcome", outcome);
 	step = find_step(&move, state, &stop);
 	if (step->kind == ES_STEP_CHILD && step->status == ES_STEP_WAITING)
@@ -243,7 +249,9 @@ find_step(EsMove *move, const char *state, EsStep **stop)
 	ListCell   *lc;
 
 	*stop = NULL;
-	if (move->saga.status == ES_SAGA_RUNNING || (move->saga.status == ES_SAGA_STUCK && es_saga_goes_on(&move->saga)))
+	if (move->version->reactor != NULL)
+		found = es_react_find(move, state);
+	else if (move->saga.status == ES_SAGA_RUNNING || (move->saga.status == ES_SAGA_STUCK && es_saga_goes_on(&move->saga)))
 		foreach(lc, es_saga_waiting_steps(&move->saga))
 		{
 			EsStep	   *step = lfirst(lc);

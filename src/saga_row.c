@@ -223,6 +223,22 @@ es_saga_take_key(const EsSaga *saga, const char *kind, const char *key, pg_uuid_
 	return taken;
 }
 
+bool
+es_saga_find_key(int32 definition_id, const char *tenant, const char *kind, const char *key, pg_uuid_t *holder)
+{
+	Datum		values[4] = {Int32GetDatum(definition_id), CStringGetTextDatum(tenant), CStringGetTextDatum(kind), CStringGetTextDatum(key)};
+	EsSpiState	state;
+	bool		found;
+	bool		isnull;
+
+	es_queue_spi_begin(&state);
+	found = es_spi_run(&holder_plan, values, NULL, false, 1) > 0;
+	if (found)
+		*holder = *DatumGetUUIDP(es_spi_value(0, 0, &isnull));
+	es_spi_end(&state);
+	return found;
+}
+
 void
 es_saga_drop_key(const EsSaga *saga, const char *kind, const char *key)
 {

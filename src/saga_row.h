@@ -67,7 +67,8 @@ typedef enum EsStepKind
 	ES_STEP_MAP,
 	ES_STEP_BRANCH, /* of a Parallel, or an item of a Map */
 	ES_STEP_STOP, /* where it is stuck */
-	ES_STEP_CHILD /* a saga of its own; its id follows from that of this one and seq */
+	ES_STEP_CHILD, /* a saga of its own; its id follows from that of this one and seq */
+	ES_STEP_EVENT /* of a reactor */
 } EsStepKind;
 
 /* a stop at a pivot of which nobody knows, where the instance was to be undone: cancelled, or its time was over */
@@ -99,7 +100,7 @@ typedef struct EsStep
 	int64 message_id; /* 0: no command */
 	int ended;		  /* 0: it has not */
 	int open;		  /* of a Parallel or Map: branches that have not ended */
-	int failed;		  /* of these, those whose failure is tolerated */
+	int failed;		  /* of these, those whose failure is tolerated; of an event, how often it failed */
 	TimestampTz due;  /* 0: it waits for no time */
 	TimestampTz started_at;
 	TimestampTz ended_at;
@@ -139,6 +140,8 @@ extern void es_saga_insert(const EsSaga *saga);
 extern void es_saga_update(const EsSaga *saga);
 /* false: it is taken, by the instance that *holder is then */
 extern bool es_saga_take_key(const EsSaga *saga, const char *kind, const char *key, pg_uuid_t *holder);
+/* whose it is; false: nobody's.  Sees what is committed, and this transaction's own */
+extern bool es_saga_find_key(int32 definition_id, const char *tenant, const char *kind, const char *key, pg_uuid_t *holder);
 extern void es_saga_drop_key(const EsSaga *saga, const char *kind, const char *key);
 extern void es_saga_write_step(const EsSaga *saga, EsStep *step);
 /* NULL: there is none */

@@ -44,12 +44,6 @@ static EsPlan insert_plan = {
 	.args = {UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, JSONBOID},
 };
 
-static EsPlan by_key_plan = {
-	.sql = "SELECT saga_id FROM evtstore_internal.saga_key WHERE definition_id = $1 AND tenant = $2 AND kind = 'business' AND key = $3",
-	.nargs = 3,
-	.args = {INT4OID, TEXTOID, TEXTOID},
-};
-
 static void signal_saga(const pg_uuid_t *id, const char *name, Jsonb *payload, const char *dedup_id);
 static bool is_known(EsMove *move, const char *dedup_id);
 static EsStep *find_waiting(EsMove *move, const char *name);
@@ -79,26 +73,14 @@ evtstore_signal_saga_by_key(PG_FUNCTION_ARGS)
 	char	   *saga;
 	char	   *key;
 	char	   *name;
-	Datum		values[3];
-	EsSpiState	state;
 	pg_uuid_t	id;
-	bool		found;
-	bool		isnull;
 
 	es_catalog_require_writable("signal_saga_by_key");
 	saga = es_arg_name(fcinfo, 0, "saga", ES_MAX_NAME_BYTES);
 	key = es_arg_name(fcinfo, 1, "business_key", ES_MAX_NAME_BYTES);
 	name = es_arg_name(fcinfo, 2, "name", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 3, "payload");
-	values[0] = Int32GetDatum(es_saga_version_get(saga, 0)->id);
-	values[1] = CStringGetTextDatum(es_queue_tenant());
-	values[2] = CStringGetTextDatum(key);
-	es_queue_spi_begin(&state);
-	found = es_spi_run(&by_key_plan, values, NULL, false, 1) > 0;
-	if (found)
-		id = *DatumGetUUIDP(es_spi_value(0, 0, &isnull));
-	es_spi_end(&state);
-	if (!found)
+	if (!es_saga_find_key(es_saga_version_get(saga, 0)->id, es_queue_tenant(), "business", key, &id))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("no saga \"%s\" with business key \"%s\" is open", saga, key),

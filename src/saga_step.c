@@ -28,6 +28,7 @@ static const char *const kind_names[] = {
 	[ES_STEP_BRANCH] = "branch",
 	[ES_STEP_STOP] = "stop",
 	[ES_STEP_CHILD] = "child",
+	[ES_STEP_EVENT] = "event",
 };
 
 static const char *const step_status_names[] = {

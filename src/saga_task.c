@@ -18,6 +18,7 @@
 #include "guc.h"
 #include "saga_event.h"
 #include "saga_move.h"
+#include "saga_react.h"
 
 static void go_on_from(EsMove *move, EsStep *stop);
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
@@ -303,6 +304,11 @@ es_move_be_late(EsMove *move)
 	saga->timer_due = 0;
 	if (ES_SAGA_HAS_ENDED(saga->status))
 		return;
+	if (move->version->reactor != NULL)
+	{
+		es_react_be_late(move);
+		return;
+	}
 	foreach(lc, es_saga_waiting_steps(saga))
 	{
 		EsStep	   *step = es_move_adopt(move, lfirst(lc));
@@ -322,6 +328,11 @@ es_move_unstick(EsMove *move)
 	List	   *stops;
 	ListCell   *lc;
 
+	if (move->version->reactor != NULL)
+	{
+		es_react_unstick(move);
+		return;
+	}
 	if (strcmp(saga->reason, "undo_failed") == 0 || strcmp(saga->reason, "scope_undo_failed") == 0)
 	{
 		es_undo_resume(move);

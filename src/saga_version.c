@@ -39,6 +39,7 @@
 #include "spi.h"
 
 #define MAX_FAULTS_TOLD 100
+#define HINT "It is Amazon States Language with JSONPath and the key \"Saga\", or a list of steps: [{\"do\": \"queue:NAME\", \"undo\": \"queue:NAME\"}]."
 
 PG_FUNCTION_INFO_V1(evtstore_define_saga);
 PG_FUNCTION_INFO_V1(evtstore_drop_saga);
@@ -52,6 +53,7 @@ typedef struct Saga
 	char	   *search_path;
 	int			version;		/* the active one */
 	bool		is_paused;
+	EsReactor  *reactor;		/* NULL: it is none */
 } Saga;
 
 typedef struct Key
@@ -130,14 +132,14 @@ static void fill_saga(void *entry, const EsDefinition *definition);
 
 static EsDefinitionCache sagas = {
 	.kind = "saga",
+	/* for their instances, which are found by id */
+	.aside_kinds = {"reactor"},
 	.size = sizeof(Saga),
 	.fill = fill_saga,
 };
 
 static HTAB *compiled = NULL;
 
-static void refuse_faults(const char *name, const StringInfo faults) es_noreturn;
-static void require_owner(const EsDefinition *definition);
 static void refuse_if_targeted(const char *name);
 static int	keep_version(const char *name, const EsDefinition *existing, Jsonb *spec);
 static int32 run_int(EsPlan *plan, Datum *values);
@@ -146,6 +148,8 @@ static void check_reference(const Reference *reference, const char *where, Strin
 static bool has_pivot(const EsAslCall *call);
 static void check_function(void *reference);
 static void tell_undeclared(const char *name, const EsAslDefinition *definition);
+static const EsSagaVersion *show_reactor(const Saga *saga, int version);
+static EsReactor *read_reactor(Jsonb *spec);
 static const EsSagaVersion *find_version(const Saga *saga, int version);
 static Jsonb *read_version(int32 id, int version, bytea **hash);
 static void compile(Compiled *entry, const Saga *saga, Jsonb *spec, bytea *hash);
@@ -172,11 +176,11 @@ evtstore_define_saga(PG_FUNCTION_ARGS)
 	AcceptInvalidationMessages();
 	existing = es_definition_find("saga", name);
 	if (existing != NULL)
-		require_owner(existing);
+		es_saga_version_require_owner(existing);
 	if (definition != NULL)
 		check_references(name, definition, existing == NULL ? GetUserId() : get_role_oid(existing->owner, true), &faults);
 	if (faults.len > 0)
-		refuse_faults(name, &faults);
+		es_saga_version_refuse_faults("saga", name, &faults, HINT);
 	tell_undeclared(name, definition);
 	PG_RETURN_INT32(keep_version(name, existing, spec));
 }
@@ -187,8 +191,6 @@ evtstore_drop_saga(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_arg_name(fcinfo, 0, "name", ES_MAX_NAME_BYTES);
 	EsDefinition *definition;
-	EsSpiState	state;
-	Datum		values[1];
 
 	es_catalog_require_writable("drop_saga");
 	es_definition_lock("saga", name);
@@ -199,26 +201,34 @@ evtstore_drop_saga(PG_FUNCTION_ARGS)
 				(errcode(ES_ERRCODE_NOT_FOUND),
 				 errmsg("saga \"%s\" does not exist", name),
 				 errhint("Define it with evtstore.define_saga().")));
-	require_owner(definition);
+	es_saga_version_require_owner(definition);
 	refuse_if_targeted(name);
-	/* who starts one has it shared */
-	(void) es_lock_mode(ES_LOCK_SAGA, definition->id, AccessExclusiveLock);
-	values[0] = Int32GetDatum(definition->id);
-	es_spi_begin(&state);
-	if (es_spi_run_latest(&open_plan, values, NULL) > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("saga \"%s\" cannot be dropped: instances of it are open", name),
-				 errhint("Wait until they have ended, or cancel them with evtstore.cancel_saga().")));
-	es_spi_run(&delete_plan, values, NULL, false, 0);
-	es_spi_run(&delete_instances_plan, values, NULL, false, 0);
-	es_spi_end(&state);
+	es_saga_version_drop_instances(definition);
 	es_definition_drop("saga", name);
 	PG_RETURN_VOID();
 }
 
-static void
-refuse_faults(const char *name, const StringInfo faults)
+void
+es_saga_version_drop_instances(const EsDefinition *definition)
+{
+	Datum		values[1] = {Int32GetDatum(definition->id)};
+	EsSpiState	state;
+
+	/* who starts one has it shared */
+	(void) es_lock_mode(ES_LOCK_SAGA, definition->id, AccessExclusiveLock);
+	es_spi_begin(&state);
+	if (es_spi_run_latest(&open_plan, values, NULL) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("%s \"%s\" cannot be dropped: instances of it are open", definition->kind, definition->name),
+				 errhint("Wait until they have ended, or cancel them with evtstore.cancel_saga().")));
+	es_spi_run(&delete_plan, values, NULL, false, 0);
+	es_spi_run(&delete_instances_plan, values, NULL, false, 0);
+	es_spi_end(&state);
+}
+
+void
+es_saga_version_refuse_faults(const char *what, const char *name, const StringInfo faults, const char *hint)
 {
 	StringInfoData detail;
 	const char *fault = faults->data;
@@ -237,9 +247,9 @@ refuse_faults(const char *name, const StringInfo faults)
 		appendStringInfo(&detail, "\nand %d more", n - MAX_FAULTS_TOLD);
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_INVALID_DEFINITION),
-			 errmsg("the definition of saga \"%s\" is invalid", name),
+			 errmsg("the definition of %s \"%s\" is invalid", what, name),
 			 errdetail_internal("%s", detail.data),
-			 errhint("It is Amazon States Language with JSONPath and the key \"Saga\", or a list of steps: [{\"do\": \"queue:NAME\", \"undo\": \"queue:NAME\"}].")));
+			 errhint("%s", hint)));
 }
 
 /* Locks: the saga's name; create_rule takes it too */
@@ -262,13 +272,13 @@ refuse_if_targeted(const char *name)
 }
 
 /* functions run as who defined it first: so only a member of that role may say which */
-static void
-require_owner(const EsDefinition *definition)
+void
+es_saga_version_require_owner(const EsDefinition *definition)
 {
 	if (!has_privs_of_role(GetUserId(), get_role_oid(definition->owner, true)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("saga \"%s\" belongs to role \"%s\"", definition->name, definition->owner),
+				 errmsg("%s \"%s\" belongs to role \"%s\"", definition->kind, definition->name, definition->owner),
 				 errhint("Change it as a member of that role.")));
 }
 
@@ -457,7 +467,45 @@ es_saga_version_by_id(int32 definition_id, int version)
 {
 	const Saga *saga = es_definition_cache_by_id(&sagas, definition_id);
 
-	return saga == NULL ? NULL : find_version(saga, version);
+	return saga == NULL ? NULL : saga->reactor != NULL ? show_reactor(saga, version) : find_version(saga, version);
+}
+
+/* a copy in the current context: what it is made from goes when a definition changes, as the function may do */
+static const EsSagaVersion *
+show_reactor(const Saga *saga, int version)
+{
+	EsSagaVersion *shown = palloc0(sizeof(EsSagaVersion));
+	EsReactor  *reactor = palloc0(sizeof(EsReactor));
+	ListCell   *lc;
+
+	shown->id = saga->id;
+	shown->name = pstrdup(saga->name);
+	shown->owner = pstrdup(saga->owner);
+	shown->search_path = pstrdup(saga->search_path);
+	shown->version = version == 0 ? saga->version : version;
+	shown->is_paused = saga->is_paused;
+	shown->definition = palloc0(sizeof(EsAslDefinition));
+	reactor->fn = pstrdup(saga->reactor->fn);
+	reactor->retry = es_retry_copy(&saga->reactor->retry);
+	foreach(lc, saga->reactor->starts)
+		reactor->starts = lappend(reactor->starts, pstrdup(lfirst(lc)));
+	shown->reactor = reactor;
+	return shown;
+}
+
+static EsReactor *
+read_reactor(Jsonb *spec)
+{
+	EsReactor  *reactor = palloc0(sizeof(EsReactor));
+	int			n;
+	Jsonb	  **routes = es_options_elements(es_options_array(spec, "routes"), "routes", "", &n);
+
+	reactor->fn = es_options_string(spec, "fn", "");
+	reactor->retry = es_retry_read(es_options_object(spec, "retry"));
+	for (int i = 0; i < n; i++)
+		if (es_options_bool(routes[i], "starts", false))
+			reactor->starts = list_concat(reactor->starts, es_options_strings(routes[i], "types"));
+	return reactor;
 }
 
 static void
@@ -469,6 +517,8 @@ fill_saga(void *entry, const EsDefinition *definition)
 	saga->search_path = pstrdup(definition->search_path);
 	saga->version = es_options_int(definition->spec, "version", 1);
 	saga->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
+	if (strcmp(definition->kind, "reactor") == 0)
+		saga->reactor = read_reactor(definition->spec);
 }
 
 /* NULL: there is none */
@@ -544,7 +594,7 @@ compile(Compiled *entry, const Saga *saga, Jsonb *spec, bytea *hash)
 	shown->definition = es_asl_parse(spec, &faults);
 	/* it was good when it was defined */
 	if (shown->definition == NULL)
-		refuse_faults(saga->name, &faults);
+		es_saga_version_refuse_faults("saga", saga->name, &faults, HINT);
 	copy = (bytea *) DatumGetPointer(datumCopy(PointerGetDatum(hash), false, -1));
 	MemoryContextSwitchTo(old);
 

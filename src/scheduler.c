@@ -47,6 +47,7 @@
 #include "queue.h"
 #include "registry.h"
 #include "rule.h"
+#include "saga.h"
 #include "scheduler.h"
 #include "wakeup.h"
 #include "watch.h"
@@ -186,7 +187,7 @@ look(Store *store)
 		store->has_queues = es_queue_list_pushed() != NIL;
 		store->has_inside = es_push_has(ES_PUSH_INSIDE);
 		store->has_outside = es_push_has(ES_PUSH_OUTSIDE);
-		store->has_turns = es_projection_has_work() || es_rule_has_work();
+		store->has_turns = es_projection_has_work() || es_rule_has_work() || es_reactor_has_work();
 		store->rebuild_lanes = es_rebuild_lanes();
 		/* who sleeps until he is told of work does not hear of a new definition */
 		es_watch_rouse();

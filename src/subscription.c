@@ -51,6 +51,10 @@
 #define MAX_IN_FLIGHT 10000
 /* names of rules where other names are meant, too */
 #define RULE_PREFIX "rule:"
+#define REACTOR_PREFIX "reactor:"
+/* ms until an event whose instance somebody has is tried again, the first time and at most */
+#define REACTOR_RETRY_MS 20
+#define REACTOR_MAX_RETRY_MS 2000
 
 /* the options of create_subscription */
 static const EsOption options_allowed[] = {
@@ -78,6 +82,7 @@ static const EsOption changes_allowed[] = {
 static bool wants(const EsDefinition *definition);
 static void fill(void *entry, const EsDefinition *definition);
 static List *types_handled(Jsonb *handlers);
+static List *read_keys(Jsonb *routes);
 static Jsonb *make_spec(FunctionCallInfo fcinfo);
 static void append_options(StringInfo buf, Jsonb *options);
 static void append_start(StringInfo buf, FunctionCallInfo fcinfo);
@@ -91,7 +96,7 @@ static void check_endpoint(Jsonb *spec);
 static EsDefinitionCache cache = {
 	.kind = "subscription",
 	.other_kind = "projection",
-	.aside_kinds = {"rebuild", "rule"},
+	.aside_kinds = {"rebuild", "rule", "reactor"},
 	.wants = wants,
 	.size = sizeof(EsSubscription),
 	.fill = fill,
@@ -166,6 +171,8 @@ es_subscription_find(const char *name)
 	/* a sync projection has none; what has its name is not meant */
 	if (subscription == NULL && es_definition_find("projection", name) == NULL)
 		subscription = es_definition_cache_by_kind(&cache, "rule", es_subscription_rule_name(name));
+	if (subscription == NULL && es_definition_find("projection", name) == NULL)
+		subscription = es_definition_cache_by_kind(&cache, "reactor", es_subscription_reactor_name(name));
 	return subscription != NULL && es_subscription_is_visible(subscription) ? subscription : NULL;
 }
 
@@ -173,6 +180,12 @@ const char *
 es_subscription_rule_name(const char *name)
 {
 	return strncmp(name, RULE_PREFIX, strlen(RULE_PREFIX)) == 0 ? name + strlen(RULE_PREFIX) : name;
+}
+
+const char *
+es_subscription_reactor_name(const char *name)
+{
+	return strncmp(name, REACTOR_PREFIX, strlen(REACTOR_PREFIX)) == 0 ? name + strlen(REACTOR_PREFIX) : name;
 }
 
 const EsSubscription *
@@ -206,6 +219,12 @@ es_subscription_get_own(const char *name)
 				 errmsg("\"%s\" is a rule", name),
 				 errdetail("Its events are for the workers."),
 				 errhint("There are alter_rule() and drop_rule(); to consume the same events create a subscription.")));
+	if (subscription->is_reactor)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a reactor", name),
+				 errdetail("Its events are for the workers."),
+				 errhint("There are define_reactor() and drop_reactor(); to consume the same events create a subscription.")));
 	return subscription;
 }
 
@@ -283,14 +302,35 @@ es_subscription_is_visible(const EsSubscription *subscription)
 	return subscription->is_for_workers || es_guc_tenant[0] == '\0' || strcmp(es_guc_tenant, subscription->tenant) == 0;
 }
 
+const EsPlaceholder *
+es_subscription_key_place(const EsSubscription *subscription, Datum type)
+{
+	text	   *packed;
+	ListCell   *lc;
+
+	if (!subscription->is_reactor)
+		return subscription->key;
+	packed = DatumGetTextPP(type);
+	foreach(lc, subscription->keys)
+	{
+		const EsTypeKey *key = lfirst(lc);
+
+		if (key->len == VARSIZE_ANY_EXHDR(packed) && memcmp(key->type, VARDATA_ANY(packed), key->len) == 0)
+			return key->key;
+	}
+	return NULL;
+}
+
 char *
-es_subscription_key(const EsSubscription *subscription, const char *stream, int len, Datum data, Datum metadata)
+es_subscription_key(const EsPlaceholder *place, const char *stream, int len, Datum data, Datum metadata)
 {
 	char	   *key;
 
-	if (subscription->key->root == ES_KEY_STREAM)
+	if (place == NULL)
+		return NULL;
+	if (place->root == ES_KEY_STREAM)
 		return stream == NULL ? NULL : pnstrdup(stream, len);
-	key = es_placeholder_text(subscription->key, subscription->key->root == ES_KEY_DATA ? data : metadata);
+	key = es_placeholder_text(place, place->root == ES_KEY_DATA ? data : metadata);
 	/* it goes into an index: of what is longer, the beginning and a hash of all of it */
 	if (key != NULL && strlen(key) > ES_MAX_KEY_BYTES)
 		key = psprintf("%.*s#%016llx", pg_mbcliplen(key, strlen(key), ES_MAX_KEY_BYTES - 20), key,
@@ -404,7 +444,8 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->is_rebuild = strcmp(definition->kind, "rebuild") == 0;
 	subscription->is_projection = subscription->is_rebuild || strcmp(definition->kind, "projection") == 0;
 	subscription->is_rule = strcmp(definition->kind, "rule") == 0;
-	subscription->is_for_workers = subscription->is_projection || subscription->is_rule;
+	subscription->is_reactor = strcmp(definition->kind, "reactor") == 0;
+	subscription->is_for_workers = subscription->is_projection || subscription->is_rule || subscription->is_reactor;
 	subscription->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	subscription->tenant = es_options_string(definition->spec, "tenant", "");
 	subscription->filter = filter == NULL ? palloc0(sizeof(EsFilter)) : es_filter_parse(filter, "filter");
@@ -414,8 +455,13 @@ fill(void *entry, const EsDefinition *definition)
 	subscription->on_failure = parse_on_failure(es_options_string(definition->spec, "on_failure", "block"));
 	/* of a rule whatever the key of its messages: what waits behind an event that failed is its stream */
 	subscription->key = parse_key(es_options_string(definition->spec, "key", "${stream}"));
+	if (subscription->is_reactor)
+		subscription->keys = read_keys(es_options_array(definition->spec, "routes"));
 	subscription->use = es_use_read(definition->grants);
 	subscription->retry = es_retry_read(es_options_object(definition->spec, "retry"));
+	/* its policy is for its function; what fails here finds an instance that somebody has, or the server in trouble */
+	if (subscription->is_reactor)
+		subscription->retry = (EsRetry) {.initial = REACTOR_RETRY_MS, .multiplier = 2, .max_delay = REACTOR_MAX_RETRY_MS};
 	subscription->max_in_flight = es_options_int(definition->spec, "max_in_flight",
 												 subscription->is_for_workers ? MAX_IN_FLIGHT : DEFAULT_MAX_IN_FLIGHT);
 	subscription->rate = es_options_number(definition->spec, "rate", 0);
@@ -445,6 +491,39 @@ types_handled(Jsonb *handlers)
 		if (token == WJB_KEY)
 			types = lappend(types, pnstrdup(v.val.string.val, v.val.string.len));
 	return types;
+}
+
+/* of a reactor's routes, which were checked when it was defined */
+static List *
+read_keys(Jsonb *routes)
+{
+	int			n;
+	Jsonb	  **elements = es_options_elements(routes, "routes", "", &n);
+	List	   *keys = NIL;
+
+	for (int i = 0; i < n; i++)
+	{
+		EsPlaceholder *place = parse_key(es_subscription_key_of_path(es_options_string(elements[i], "correlate", "")));
+		ListCell   *lc;
+
+		foreach(lc, es_options_strings(elements[i], "types"))
+		{
+			EsTypeKey  *key = palloc(sizeof(EsTypeKey));
+
+			key->type = lfirst(lc);
+			key->len = strlen(key->type);
+			key->key = place;
+			keys = lappend(keys, key);
+		}
+	}
+	return keys;
+}
+
+/* $.data.order is ${data.order} */
+char *
+es_subscription_key_of_path(const char *path)
+{
+	return psprintf("${%s}", strncmp(path, "$.", 2) == 0 ? path + 2 : path);
 }
 
 /* the arguments of create_subscription, checked, in one form */

@@ -30,13 +30,22 @@ typedef enum EsKeySource
 	ES_KEY_METADATA
 } EsKeySource;
 
+/* the key of events of a type */
+typedef struct EsTypeKey
+{
+	char *type;
+	int len;
+	EsPlaceholder *key;
+} EsTypeKey;
+
 typedef struct EsSubscription
 {
 	EsCachedDefinition definition; /* must be first */
 	bool is_projection; /* of a projection that workers keep: nobody polls it or sets it elsewhere by hand */
 	bool is_rule;		/* of a rule that workers serve, by the rule's id */
+	bool is_reactor;	/* of a reactor, by its id; its events have the key that their type says */
 	bool has_endpoint;	/* its own, or one for each event of a rule: delivered, and polled by nobody */
-	bool is_for_workers; /* of a projection or a rule */
+	bool is_for_workers; /* of a projection, a rule or a reactor */
 	bool is_rebuild;	/* and it fills the tables anew (rebuild.h) */
 	bool is_paused;
 	char *tenant; /* '': of the events of every tenant, or of none */
@@ -44,6 +53,7 @@ typedef struct EsSubscription
 	EsLaneLayout *layout;
 	EsOnFailure on_failure;
 	EsPlaceholder *key; /* root: EsKeySource */
+	List *keys; /* EsTypeKey *: of a reactor, instead of that one */
 	EsUse use;
 	EsRetry retry;
 	int max_in_flight; /* of a lane */
@@ -56,7 +66,7 @@ typedef struct EsSubscription
 /*
  * ST008 when unknown, or another tenant's.  Valid until the next look-up.  An async projection has a subscription of its
  * name: get finds it, for who operates on failures; get_own refuses it with 42809, for who consumes or defines.  An async rule's is found
- * by rule:NAME, and by NAME where nothing else has it, because rules have names of their own.
+ * by rule:NAME, and by NAME where nothing else has it, because rules have names of their own; so is a reactor's, by reactor:NAME.
  */
 extern const EsSubscription *es_subscription_get(const char *name);
 extern const EsSubscription *es_subscription_get_own(const char *name);
@@ -64,6 +74,7 @@ extern const EsSubscription *es_subscription_get_own(const char *name);
 extern const EsSubscription *es_subscription_find(const char *name);
 /* the name of the rule that is meant by that name, whether there is one or not: without rule: before it */
 extern const char *es_subscription_rule_name(const char *name);
+extern const char *es_subscription_reactor_name(const char *name);
 /* alters the definition, checked but for what needs the other parts of it.  Locks: the name's, held */
 extern void es_subscription_alter(const char *kind, const char *name, Jsonb *changes, int default_lanes);
 /* all there are, in order of id.  Valid until the next look-up */
@@ -86,10 +97,12 @@ extern const EsSubscription *es_subscription_lock(int32 id, LOCKMODE mode);
 /* may this session, with its tenant, use it? */
 extern bool es_subscription_is_visible(const EsSubscription *subscription);
 
+/* where the key of events of that type (text) is; NULL: they have none */
+extern const EsPlaceholder *es_subscription_key_place(const EsSubscription *subscription, Datum type);
 /*
  * The key of an event, palloc'd, NULL where it has none; stream NULL where the event has none.
  */
-extern char *es_subscription_key(const EsSubscription *subscription, const char *stream, int len, Datum data, Datum metadata);
+extern char *es_subscription_key(const EsPlaceholder *place, const char *stream, int len, Datum data, Datum metadata);
 /* what decides the lane of an event: the hash of its key; without a key, of its position */
 extern uint32 es_subscription_hash(const char *tenant, const char *key, int64 position);
 /* where that event belongs */
@@ -106,6 +119,8 @@ extern void es_subscription_refuse_snapshot(const char *what);
 /* 22023 where they are none */
 extern void es_subscription_check_on_failure(const char *text);
 extern void es_subscription_check_key(const char *text);
+/* the key that a path into an event stands for: $.data.order is ${data.order} */
+extern char *es_subscription_key_of_path(const char *path);
 
 /* the lock of a lane; false: somebody has it */
 extern bool es_subscription_try_lane(int32 id, int lane);

@@ -190,16 +190,18 @@ char *
 es_subscription_key_of(const EsSubscription *subscription, EsReader *reader)
 {
 	const text *stream = es_reader_stream(reader);
+	const EsPlaceholder *place;
 	bool		isnull;
 	Datum		data = (Datum) 0;
 	Datum		metadata = (Datum) 0;
 
-	if (subscription->key->root != ES_KEY_STREAM)
+	place = es_subscription_key_place(subscription, subscription->is_reactor ? es_reader_value(reader, ES_EVENT_ROW_TYPE, &isnull) : (Datum) 0);
+	if (place != NULL && place->root != ES_KEY_STREAM)
 	{
 		data = es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull);
 		metadata = es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull);
 	}
-	return es_subscription_key(subscription, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
+	return es_subscription_key(place, stream == NULL ? NULL : VARDATA(stream), stream == NULL ? 0 : VARSIZE(stream) - VARHDRSZ,
 							   data, metadata);
 }
 

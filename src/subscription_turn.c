@@ -21,6 +21,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "dead_key.h"
+#include "event.h"
 #include "failed_event.h"
 #include "subscription_look.h"
 #include "subscription_turn.h"
@@ -233,4 +234,29 @@ es_turn_acknowledge(EsTurn *turn)
 		if (receipts[i].stale != NULL)
 			elog(ERROR, "event at position " INT64_FORMAT " of %s %d was applied, but cannot be acknowledged: %s",
 				 receipts[i].position, turn->user->kind, turn->id, receipts[i].stale);
+}
+
+void
+es_turn_read_event(EsReader *reader, EsEvent *event)
+{
+	bool		isnull;
+	Datum		value;
+
+	memset(event, 0, sizeof(EsEvent));
+	event->position = DatumGetInt64(es_reader_value(reader, ES_EVENT_ROW_POSITION, &isnull));
+	event->schema_version = DatumGetInt32(es_reader_value(reader, ES_EVENT_ROW_SCHEMA_VERSION, &isnull));
+	event->id = *DatumGetUUIDP(es_reader_value(reader, ES_EVENT_ROW_ID, &isnull));
+	event->has_id = event->has_occurred_at = true;
+	event->occurred_at = DatumGetTimestampTz(es_reader_value(reader, ES_EVENT_ROW_OCCURRED_AT, &isnull));
+	event->recorded_at = DatumGetTimestampTz(es_reader_value(reader, ES_EVENT_ROW_RECORDED_AT, &isnull));
+	event->tenant = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_TENANT, &isnull)));
+	event->type = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_TYPE, &isnull)));
+	event->tags = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_TAGS, &isnull)));
+	event->data = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_DATA, &isnull)));
+	event->metadata = PointerGetDatum(PG_DETOAST_DATUM_COPY(es_reader_value(reader, ES_EVENT_ROW_METADATA, &isnull)));
+	value = es_reader_value(reader, ES_EVENT_ROW_STREAM, &isnull);
+	if (isnull)
+		return;
+	event->stream = value;
+	event->version = DatumGetInt64(es_reader_value(reader, ES_EVENT_ROW_VERSION, &isnull));
 }

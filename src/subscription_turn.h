@@ -53,6 +53,9 @@ typedef struct EsTurn
 /* of the first turn: few, as nobody knows what one costs */
 #define ES_TURN_FIRST_EVENTS 100
 
+/* the event that the reader stands at, copied into the current context */
+extern void es_turn_read_event(EsReader *reader, EsEvent *event);
+
 /* what came of a turn */
 typedef struct EsTurnResult
 {

@@ -55,8 +55,9 @@
 /* how a push, a projection or a rule fares in this worker; outlives a reload of the definitions */
 typedef struct Turn
 {
-	const EsPush *push; /* in the definitions' context; NULL: a projection or a rule */
-	bool is_rule;
+	const EsPush *push; /* in the definitions' context; NULL: a projection, a rule or a reactor */
+	const char *kind;	/* of these three, which */
+	EsTurnResult (*work)(int32 id, int *events);
 	const char *name;
 	int32 id;
 	bool had_work; /* in the last pass */
@@ -240,10 +241,14 @@ add_subscriptions(Worker *worker, const EsSubscription *all, int n, const Turn *
 {
 	for (int i = 0; i < n; i++)
 	{
+		Turn	   *turn;
+
 		/* rebuilds have workers of their own; those with an endpoint are for who delivers to it */
 		if (!all[i].is_for_workers || all[i].is_rebuild || all[i].has_endpoint || all[i].is_paused)
 			continue;
-		add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore)->is_rule = all[i].is_rule;
+		turn = add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore);
+		turn->kind = all[i].is_rule ? "rule" : all[i].is_reactor ? "reactor" : "projection";
+		turn->work = all[i].is_rule ? es_rule_work : all[i].is_reactor ? es_reactor_work : es_projection_work;
 		wait_for(worker, all[i].definition.id, es_subscription_categories(&all[i]));
 	}
 }
@@ -314,7 +319,7 @@ take_turn(Worker *worker, Turn *turn)
 static int
 project(Turn *turn)
 {
-	EsTurnResult result = turn->is_rule ? es_rule_work(turn->id, &turn->events) : es_projection_work(turn->id, &turn->events);
+	EsTurnResult result = turn->work(turn->id, &turn->events);
 
 	turn->due = result.due;
 	es_registry_count(result.handled - result.failed, result.failed);
@@ -339,9 +344,8 @@ failed(Worker *worker, Turn *turn)
 	if (es_process_stop || es_registry_told_to_leave())
 		return;
 	es_process_log_error(error, turn->name != NULL
-						 ? psprintf(turn->is_rule ? "rule \"%s\" in database \"%s\" failed"
-									: turn->push == NULL ? "projection \"%s\" in database \"%s\" failed"
-									: turn->push->is_queue ? "delivery of queue \"%s\" in database \"%s\" failed"
+						 ? turn->push == NULL ? psprintf("%s \"%s\" in database \"%s\" failed", turn->kind, turn->name, es_process_database())
+						 : psprintf(turn->push->is_queue ? "delivery of queue \"%s\" in database \"%s\" failed"
 									: "delivery of subscription \"%s\" in database \"%s\" failed", turn->name, es_process_database())
 						 : psprintf("delivery worker of database \"%s\" failed", es_process_database()));
 }

@@ -109,7 +109,7 @@ CREATE OR REPLACE VIEW evtstore_internal.subscription_status AS
         FROM evtstore_internal.failed_event e WHERE e.subscription_id = d.id) f
     CROSS JOIN LATERAL (
         SELECT count(*) AS dead FROM evtstore_internal.dead_letter t WHERE t.source_id = d.id AND t.kind = 'subscription') x
-    WHERE (d.kind IN ('subscription', 'rebuild') OR (d.kind IN ('projection', 'rule') AND d.spec->>'mode' = 'async'))
+    WHERE (d.kind IN ('subscription', 'rebuild', 'reactor') OR (d.kind IN ('projection', 'rule') AND d.spec->>'mode' = 'async'))
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''));
 COMMENT ON VIEW evtstore_internal.subscription_status IS 'subscriptions, and async projections, rebuilds and async rules, which have one of their id';
 

@@ -1,20 +1,20 @@
 CREATE OR REPLACE VIEW evtstore.stuck AS
     SELECT b.kind, b.name, b.key, b.since, coalesce(b.error, 'failed') AS cause, e.id::text AS blocked_by,
            CASE WHEN b.key IS NULL
-                THEN format('SELECT evtstore.skip_event(%L, %L, %L)', CASE b.kind WHEN 'rule' THEN 'rule:' ELSE '' END || b.name, e.id, 'reason')
-                ELSE format('SELECT evtstore.unblock_key(%L, %L)', CASE b.kind WHEN 'rule' THEN 'rule:' ELSE '' END || b.name, b.key) END AS fix
+                THEN format('SELECT evtstore.skip_event(%L, %L, %L)', CASE WHEN b.kind IN ('rule', 'reactor') THEN b.kind || ':' ELSE '' END || b.name, e.id, 'reason')
+                ELSE format('SELECT evtstore.unblock_key(%L, %L)', CASE WHEN b.kind IN ('rule', 'reactor') THEN b.kind || ':' ELSE '' END || b.name, b.key) END AS fix
     FROM evtstore.blocked_keys b
     LEFT JOIN evtstore_internal.event e ON e."position" = b."position"
     WHERE b.state IN ('blocked', 'dead')
     UNION ALL
     SELECT l.kind, l.name, NULL, min(l.failed_at), format('%s dead letters: %s', count(*), l.cause), NULL,
-           format('SELECT evtstore.redrive(%L)', CASE l.kind WHEN 'rule' THEN 'rule:' ELSE '' END || l.name)
+           format('SELECT evtstore.redrive(%L)', CASE WHEN l.kind IN ('rule', 'reactor') THEN l.kind || ':' ELSE '' END || l.name)
     FROM evtstore.dead_letters l
     GROUP BY l.kind, l.name, l.cause
     UNION ALL
-    SELECT d.kind, d.name, NULL, NULL, CASE d.state WHEN 'paused' THEN 'paused' ELSE 'quarantined: its handlers made workers crash' END, NULL, format('SELECT evtstore.resume(%L)', CASE d.kind WHEN 'rule' THEN 'rule:' ELSE '' END || d.name)
+    SELECT d.kind, d.name, NULL, NULL, CASE d.state WHEN 'paused' THEN 'paused' ELSE 'quarantined: its handlers made workers crash' END, NULL, format('SELECT evtstore.resume(%L)', CASE WHEN d.kind IN ('rule', 'reactor') THEN d.kind || ':' ELSE '' END || d.name)
     FROM evtstore_internal.definition d
-    WHERE d.kind IN ('queue', 'subscription', 'projection', 'rule') AND d.state IN ('paused', 'quarantined')
+    WHERE d.kind IN ('queue', 'subscription', 'projection', 'rule', 'reactor') AND d.state IN ('paused', 'quarantined')
       AND (SELECT evtstore_internal.tenant()) IN ('', coalesce(d.spec->>'tenant', ''))
     UNION ALL
     SELECT 'projection', d.name, NULL, NULL, coalesce(d.spec->'rebuild'->>'error', 'quarantined: its handlers made workers crash'), NULL,

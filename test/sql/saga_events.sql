@@ -16,6 +16,7 @@ BEGIN
         EXIT WHEN is_so;
         IF clock_timestamp() > deadline THEN RAISE EXCEPTION 'not in time: %', condition; END IF;
         COMMIT;
+        -- sleep: between two looks
         PERFORM pg_sleep(0.01);
     END LOOP;
 END $$;

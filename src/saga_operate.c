@@ -52,7 +52,8 @@ evtstore_cancel_saga(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the saga has passed its pivot, behind which nothing is undone"),
 				 errhint("Let it go on, or cancel it with compensate => false and put right by hand what it leaves.")));
-	if (PG_GETARG_BOOL(1))
+	/* a reactor has nothing to undo: its function says what follows from what */
+	if (PG_GETARG_BOOL(1) && move.version->reactor == NULL)
 		es_undo_begin(&move, ES_SAGA_CANCELLED);
 	else
 		es_move_abandon(&move, ES_SAGA_CANCELLED);

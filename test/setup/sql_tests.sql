@@ -13,3 +13,18 @@ EXCEPTION WHEN OTHERS THEN
     RETURN concat_ws(E'\n    ', state || ' ' || message, 'DETAIL ' || nullif(detail, ''), 'HINT ' || nullif(hint, ''),
                      'CONTEXT ' || (regexp_match(context, '(?:projection|reducer|rule) "[^\n]*'))[1]);
 END $$;
+
+-- workers are at it: until it is so
+CREATE PROCEDURE until(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+    is_so boolean; deadline timestamptz := clock_timestamp() + '60 s';
+BEGIN
+    LOOP
+        EXECUTE 'SELECT ' || condition INTO is_so;
+        EXIT WHEN is_so;
+        IF clock_timestamp() > deadline THEN RAISE EXCEPTION 'not in time: %', condition; END IF;
+        COMMIT;
+        -- sleep: between two looks
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END $$;

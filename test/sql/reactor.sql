@@ -6,20 +6,6 @@
 \pset null '(null)'
 \pset tuples_only on
 
--- workers are at it: until it is so
-CREATE PROCEDURE until(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-    is_so boolean; deadline timestamptz := clock_timestamp() + '60 s';
-BEGIN
-    LOOP
-        EXECUTE 'SELECT ' || condition INTO is_so;
-        EXIT WHEN is_so;
-        IF clock_timestamp() > deadline THEN RAISE EXCEPTION 'not in time: %', condition; END IF;
-        COMMIT;
-        -- sleep: between two looks
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
 -- all that is appended is handled
 CREATE PROCEDURE handled(reactor text) LANGUAGE plpgsql AS $$
 BEGIN
@@ -30,17 +16,6 @@ CREATE VIEW instances AS
 CREATE VIEW steps AS
     SELECT format('%s %s %s %s %s%s', s.business_key, t.seq, t.kind, t.state, t.status, ' ' || t.error) AS step
     FROM evtstore.saga_steps t JOIN evtstore.sagas s ON s.id = t.saga_id ORDER BY s.started_at, s.id, t.seq;
-CREATE FUNCTION fails(statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    detail text; hint text;
-BEGIN
-    EXECUTE statement;
-    RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(E'\n', SQLSTATE || ': ' || SQLERRM, nullif(detail, ''), nullif(hint, ''));
-END $$;
-
 -- what a definition may be
 CREATE FUNCTION order_flow(state jsonb, event jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE

@@ -6,20 +6,6 @@
 \pset null '(null)'
 \pset tuples_only on
 
--- workers are at it: until it is so
-CREATE PROCEDURE until(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-    is_so boolean; deadline timestamptz := clock_timestamp() + '60 s';
-BEGIN
-    LOOP
-        EXECUTE 'SELECT ' || condition INTO is_so;
-        EXIT WHEN is_so;
-        IF clock_timestamp() > deadline THEN RAISE EXCEPTION 'not in time: %', condition; END IF;
-        COMMIT;
-        -- sleep: between two looks
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
 CREATE FUNCTION arrivals() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM evtstore_internal.message m JOIN evtstore_internal.definition d ON d.id = m.queue_id
     WHERE d.name = 'evtstore:sagas' AND NOT m.body ? 'timer' $$;
 CREATE FUNCTION waiting() RETURNS SETOF text LANGUAGE sql AS $$

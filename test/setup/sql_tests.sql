@@ -15,7 +15,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 -- workers are at it: until it is so
-CREATE PROCEDURE until(condition text) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE eventually(condition text) LANGUAGE plpgsql AS $$
 DECLARE
     is_so boolean; deadline timestamptz := clock_timestamp() + '60 s';
 BEGIN

@@ -77,7 +77,7 @@ SELECT * FROM instances;
 \echo -- what fails is tried again, and then waits for a person; so do those behind it, of that key
 SELECT count(*) FROM evtstore.append_events('order-1', '[{"type": "OrderPaid", "data": {"order": 1, "wrong": "card"}}, {"type": "OrderSeen", "data": {"order": 1}}, {"type": "OrderPaid", "data": {"order": 2}}]');
 CALL handled('order');
-CALL until($$EXISTS (SELECT FROM evtstore.stuck_sagas)$$);
+CALL eventually($$EXISTS (SELECT FROM evtstore.stuck_sagas)$$);
 SELECT * FROM instances;
 SELECT name, business_key, reason, error, cause FROM evtstore.stuck_sagas;
 SELECT * FROM steps WHERE step LIKE '1 %' AND step NOT LIKE '%OrderPlaced done';
@@ -87,7 +87,7 @@ SELECT count(*) FROM evtstore.append('order-1', 'OrderShipped', '{"order": 1}');
 CALL handled('order');
 SELECT evtstore.retry_saga(:'id');
 SELECT status, error FROM evtstore.sagas WHERE id = :'id';
-CALL until($$EXISTS (SELECT FROM evtstore.stuck_sagas)$$);
+CALL eventually($$EXISTS (SELECT FROM evtstore.stuck_sagas)$$);
 SELECT fails(format($$SELECT evtstore.resolve_step(%L, 'OrderPaid', 'done')$$, :'id'));
 SELECT fails(format($$SELECT evtstore.skip_step(%L, 'OrderSeen', 'null')$$, :'id'));
 SELECT evtstore.skip_step(:'id', 'OrderPaid', 'null');
@@ -103,7 +103,7 @@ DECLARE
 BEGIN
     PERFORM evtstore.append('order-3', 'OrderOdd', jsonb_build_object('order', 3) || result);
     COMMIT;
-    CALL until('EXISTS (SELECT FROM evtstore.stuck_sagas)');
+    CALL eventually('EXISTS (SELECT FROM evtstore.stuck_sagas)');
     SELECT s.id INTO id FROM evtstore.stuck_sagas s;
     RAISE NOTICE '%', (SELECT s.error || ' ' || s.cause FROM evtstore.stuck_sagas s);
     PERFORM evtstore.skip_step(id, 'OrderOdd', 'null');
@@ -166,7 +166,7 @@ CALL handled('timed');
 SELECT * FROM instances WHERE instance LIKE 'timed%';
 ALTER SYSTEM SET evtstore.clock_offset = '1 h';
 SELECT pg_reload_conf();
-CALL until($$(SELECT status FROM evtstore.sagas WHERE name = 'timed') = 'succeeded'$$);
+CALL eventually($$(SELECT status FROM evtstore.sagas WHERE name = 'timed') = 'succeeded'$$);
 SELECT * FROM instances WHERE instance LIKE 'timed%';
 SELECT step FROM steps WHERE step LIKE 'timed%';
 ALTER SYSTEM RESET evtstore.clock_offset;

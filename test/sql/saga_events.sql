@@ -49,7 +49,7 @@ SELECT count(*) FROM evtstore.append_events('payment-3', '[{"type": "PaymentSeen
     {"type": "PaymentReceived", "data": {"order": 9}}, {"type": "PaymentReceived", "data": {}}, {"type": "PaymentReceived", "data": {"order": null}}, {"type": "PaymentReceived", "data": 7}]');
 SELECT arrivals(), states FROM evtstore.sagas WHERE id = :'id';
 SELECT version FROM evtstore.append('payment-4', 'PaymentReceived', '{"order": 7.0, "by": "card"}', metadata => '{"m": 1}');
-CALL until('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''succeeded''');
+CALL eventually('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''succeeded''');
 SELECT output #- '{paid,id}' #- '{paid,position}' #- '{paid,metadata}', jsonb_object_keys(output->'paid') FROM evtstore.sagas WHERE id = :'id';
 SELECT steps(:'id');
 SELECT ready, in_flight FROM evtstore.queue_status WHERE name = 'pay';
@@ -63,16 +63,16 @@ SELECT receipt FROM evtstore.receive('pay') \gset
 SELECT evtstore.ack(:'receipt');
 SELECT states, waiting_for IS NOT NULL FROM evtstore.sagas WHERE id = :'other';
 SELECT version FROM evtstore.append('payment-5', 'PaymentPartly', '{"order": 8}');
-CALL until('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'other' || ''') = ''succeeded''');
+CALL eventually('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'other' || ''') = ''succeeded''');
 SELECT output FROM evtstore.sagas WHERE id = :'other';
 
 \echo -- events say that it failed: Retry and Catch have the type
 SELECT evtstore.start_saga('order', '{"order": 10, "amount": 1}') AS id \gset
 SELECT version FROM evtstore.append('payment-6', 'PaymentBusy', '{"order": 10}');
-CALL until('(SELECT count(*) FROM evtstore.saga_steps WHERE saga_id = ''' || :'id' || ''') = 2');
+CALL eventually('(SELECT count(*) FROM evtstore.saga_steps WHERE saga_id = ''' || :'id' || ''') = 2');
 SELECT waiting();
 SELECT version FROM evtstore.append('payment-7', 'PaymentRefused', '{"order": 10, "code": 4}');
-CALL until('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''succeeded''');
+CALL eventually('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''succeeded''');
 SELECT output FROM evtstore.sagas WHERE id = :'id';
 SELECT steps(:'id');
 SELECT waiting();
@@ -82,7 +82,7 @@ BEGIN;
 SELECT evtstore.start_saga('order', '{"order": 11, "amount": 1}') AS id \gset
 SELECT count(*) FROM evtstore.append_events('payment-8', '[{"type": "PaymentReceived", "data": {"order": 11, "n": 1}}, {"type": "PaymentReceived", "data": {"order": 11, "n": 2}}]');
 COMMIT;
-CALL until('arrivals() = 0');
+CALL eventually('arrivals() = 0');
 SELECT output->'data'->'n', output->'paid'->'data'->'n', status FROM evtstore.sagas WHERE id = :'id';
 SELECT seq, outcome, output->'data'->'n' FROM evtstore_internal.saga_answer WHERE saga_id = :'id';
 -- by a person, and by a reply: the row goes in any way
@@ -111,11 +111,11 @@ SELECT count(*) FROM evtstore.receive('pay', lease => '1 d');
 -- its time is over
 ALTER SYSTEM SET evtstore.clock_offset = '2 h';
 SELECT pg_reload_conf();
-CALL until('(SELECT states FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''{Wait}''');
+CALL eventually('(SELECT states FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''{Wait}''');
 SELECT steps(:'id');
 SELECT waiting();
 SELECT version FROM evtstore.append('payment-21', 'PaymentReceived', '{}');
-CALL until('(SELECT count(*) FROM evtstore_internal.saga_answer WHERE saga_id = ''' || :'id' || ''') = 1');
+CALL eventually('(SELECT count(*) FROM evtstore_internal.saga_answer WHERE saga_id = ''' || :'id' || ''') = 1');
 SELECT outcome, output->'stream' FROM evtstore_internal.saga_answer WHERE saga_id = :'id';
 SELECT steps(:'id');
 SELECT waiting();
@@ -136,24 +136,22 @@ SELECT evtstore.start_saga('order', '{"order": 30, "amount": 1}') AS id \gset
 SET evtstore.tenant = 'a';
 SELECT version FROM evtstore.append('payment-30', 'PaymentReceived', '{"order": 30}');
 RESET evtstore.tenant;
-SELECT arrivals();
+CALL eventually('arrivals() = 0');
+SELECT states FROM evtstore.sagas WHERE id = :'id';
 -- an earlier version's instances are answered as it says
 SELECT evtstore.define_saga('order', '{"StartAt": "Charge", "Saga": {"Correlation": "$.metadata.order"}, "States": {
     "Charge": {"Type": "Task", "Resource": "queue:pay", "End": true, "Saga": {"Undo": "none", "ReplyEvents": ["PaymentReceived"], "Correlate": "$.order"}}}}');
 SELECT evtstore.start_saga('order', '{"order": 30}') AS id2 \gset
 SELECT version FROM evtstore.append('payment-31', 'PaymentReceived', '{"order": 30}', metadata => '{"order": 31}');
-CALL until('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''succeeded''');
+CALL eventually('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id' || ''') = ''succeeded''');
 SELECT states FROM evtstore.sagas WHERE id = :'id2';
 -- one event for many
 SELECT count(evtstore.start_saga('order', '{"order": 32}')) FROM generate_series(1, 50);
 SELECT version FROM evtstore.append('payment-32', 'PaymentReceived', '{}', metadata => '{"order": 32}');
-CALL until('arrivals() = 0');
+CALL eventually('arrivals() = 0');
 SELECT status, count(*) FROM evtstore.sagas WHERE input->'order' = '32' GROUP BY status;
--- a transaction that keeps its snapshot finds what began behind it
-BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT count(*) FROM evtstore.append('payment-33', 'PaymentReceived', '{}', metadata => '{"order": 30}');
-COMMIT;
-CALL until('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id2' || ''') = ''succeeded''');
+CALL eventually('(SELECT status FROM evtstore.sagas WHERE id = ''' || :'id2' || ''') = ''succeeded''');
 SELECT waiting();
 ALTER SYSTEM RESET evtstore.clock_offset;
 SELECT pg_reload_conf();

@@ -60,7 +60,7 @@ SELECT count(*) FROM evtstore.append_events('order-1', '[{"type": "OrderPaid", "
 CALL handled('order');
 SELECT * FROM instances;
 SELECT * FROM steps;
-SELECT key, body, headers - '{saga_id,causation_id,correlation_id}'::text[], headers->>'correlation_id' = 'c-2', headers ? 'saga_id' FROM evtstore.receive('pay', max_count => 10) ORDER BY key;
+SELECT key, body, headers - '{saga_id,causation_id,correlation_id}'::text[], headers->>'correlation_id' = 'c-2', headers ? 'saga_id' FROM evtstore.receive('pay', max_count => 10, lease => '1 h') ORDER BY key;
 SELECT type, data - 'steps' FROM evtstore.read_category('saga') WHERE data->>'business_key' = '1';
 SELECT count(*) FROM evtstore.append('payment-1', 'OrderPaid', '{"order": 1}');
 CALL handled('order');
@@ -85,8 +85,10 @@ SELECT kind, name, cause FROM evtstore.stuck WHERE kind <> 'feed';
 SELECT id FROM evtstore.stuck_sagas \gset
 SELECT count(*) FROM evtstore.append('order-1', 'OrderShipped', '{"order": 1}');
 CALL handled('order');
+BEGIN;
 SELECT evtstore.retry_saga(:'id');
 SELECT status, error FROM evtstore.sagas WHERE id = :'id';
+COMMIT;
 CALL eventually($$EXISTS (SELECT FROM evtstore.stuck_sagas)$$);
 SELECT fails(format($$SELECT evtstore.resolve_step(%L, 'OrderPaid', 'done')$$, :'id'));
 SELECT fails(format($$SELECT evtstore.skip_step(%L, 'OrderSeen', 'null')$$, :'id'));
@@ -96,6 +98,7 @@ SELECT * FROM steps WHERE step LIKE '1 %';
 
 \echo -- what it returns is looked at, and all that it asked for is undone
 SELECT count(*) FROM evtstore.append('order-3', 'OrderPlaced', '{"order": 3}');
+CALL handled('order');
 SELECT count(evtstore.ack(receipt)) FROM evtstore.receive('pay', max_count => 10);
 CREATE PROCEDURE odd(result jsonb) LANGUAGE plpgsql AS $$
 DECLARE

@@ -16,13 +16,14 @@ extern void es_saga_move_init(void);
  */
 extern int es_saga_work(int slot);
 
+/* in saga_route.c: reactors, which workers give their events */
+extern bool es_reactor_has_work(void);
+extern EsTurnResult es_reactor_work(int32 id, int *events);
+
 /*
  * Janitor: removes instances that ended longer ago than evtstore.saga_retention, the first to end first, with all their rows; about limit rows.
  * Returns how many; as many as the limit mean that there may be more
  */
 extern int64 es_saga_trim(int64 limit);
-/* in saga_route.c: reactors, which workers give their events */
-extern bool es_reactor_has_work(void);
-extern EsTurnResult es_reactor_work(int32 id, int *events);
 
 #endif

@@ -96,13 +96,15 @@ evtstore_skip_step(PG_FUNCTION_ARGS)
 	(void) es_step_take_back(&move, step);
 	es_move_leave_stop(&move, stop);
 	es_step_end(&move, step, ES_STEP_SKIPPED, &ending);
-	/* the saga is behind it, whoever did what it was to do */
-	if (move.version->reactor == NULL && es_asl_find_state(move.version->definition, step->state)->class == ES_ASL_PIVOT)
-		move.saga.has_pivot = true;
 	if (move.version->reactor != NULL)
 		es_react_unstick(&move);
 	else
+	{
+		/* the saga is behind it, whoever did what it was to do */
+		if (es_asl_find_state(move.version->definition, step->state)->class == ES_ASL_PIVOT)
+			move.saga.has_pivot = true;
 		es_move_walk(&move, es_state_leave(&move, at_step(&move, step), step, ending.output));
+	}
 	es_move_end(&move);
 	PG_RETURN_VOID();
 }

@@ -57,14 +57,19 @@ my $VIEWS = q{
 			FROM up JOIN step b ON b.saga_id = up.saga_id AND b.seq = up.parent)
 		SELECT saga_id, seq, way, ended FROM up WHERE parent = 0;
 	CREATE UNIQUE INDEX ON line (saga_id, seq);
-	-- of a, the thing in the same sequence that comes before that of b: a step, or the Parallel or Map that it is in; NULL: a does not come before b
-	CREATE FUNCTION before(a int[], a_ended int[], b int[], b_ended int[]) RETURNS int LANGUAGE plpgsql AS $$
+	-- where their ways part in one sequence, in which that of a comes before that of b: at two steps, or Parallels or Maps that they are in; NULL: it does not
+	CREATE FUNCTION parting(a int[], a_ended int[], b int[], b_ended int[]) RETURNS int LANGUAGE plpgsql AS $$
 	DECLARE
 		i int := 1;
 	BEGIN
 		WHILE a[i] = b[i] LOOP i := i + 1; END LOOP;
 		-- container, branch, container, branch, ... step
-		RETURN CASE WHEN i % 2 = 1 AND a_ended[i] < b_ended[i] THEN a[i] END;
+		RETURN CASE WHEN i % 2 = 1 AND a_ended[i] < b_ended[i] THEN i END;
+	END $$;
+	-- since when it is being undone: it, or something in it
+	CREATE FUNCTION undone_since(id uuid, what int) RETURNS timestamptz LANGUAGE plpgsql AS $$
+	BEGIN
+		RETURN (SELECT min(u.began) FROM public.undone u JOIN public.line l ON (l.saga_id, l.seq) = (u.saga_id, u.seq) WHERE u.saga_id = id AND what = ANY (l.way));
 	END $$;
 	CREATE TABLE undone AS SELECT t.saga_id, t.seq, t.state, t.path, t.ended, t.ended_at, t.error, b.started_at AS began, u.ended_at AS finished
 		FROM step t JOIN step u ON u.saga_id = t.saga_id AND u.undoes = t.seq AND u.kind = 'undo' AND u.status = 'done' JOIN step b ON b.saga_id = t.saga_id AND b.seq = u.first_seq
@@ -111,12 +116,12 @@ my %EFFECTS = (
 			AND NOT EXISTS (SELECT FROM state d JOIN evtstore.sagas s ON s.name = d.saga WHERE s.id = o.saga AND d.state = o.state AND d.scope <> '')},
 	'nothing begins to be undone when somebody cancelled without' => q{SELECT c.saga, u.state FROM cancelled c JOIN step u ON u.saga_id = c.saga
 		WHERE NOT c.compensate AND u.kind = 'undo' AND u.started_at > c.at},
-	# but for a y that was known to be done only when the undo of x, or of what x is in, had begun, or whose undo was given up and succeeded after all
+	# but for a y that was known to be done only when the undo of x, or of what x or y is in, had begun, or whose undo was given up and succeeded after all
 	'what ended last is undone first' => q{SELECT x.saga_id, x.seq, x.state AS first, y.seq, y.state AS and_then, x.began, y.finished FROM undone x JOIN undone y ON y.saga_id = x.saga_id
 		AND x.ended < y.ended AND x.began < y.finished AND x.began > y.ended_at AND y.error IS DISTINCT FROM 'evtstore.UndoFailed'
 		JOIN line a ON (a.saga_id, a.seq) = (x.saga_id, x.seq) JOIN line b ON (b.saga_id, b.seq) = (y.saga_id, y.seq)
-		WHERE before(a.way, a.ended, b.way, b.ended) IS NOT NULL AND y.ended_at < (SELECT min(z.began) FROM undone z JOIN line l ON (l.saga_id, l.seq) = (z.saga_id, z.seq)
-			WHERE z.saga_id = x.saga_id AND before(a.way, a.ended, b.way, b.ended) = ANY (l.way))},
+		CROSS JOIN LATERAL parting(a.way, a.ended, b.way, b.ended) i
+		WHERE y.ended_at < undone_since(x.saga_id, a.way[i]) AND y.ended_at < undone_since(x.saga_id, b.way[i])},
 );
 
 # --- rows, events, messages ---

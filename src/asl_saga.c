@@ -162,6 +162,9 @@ finish_task(EsAslParser *parser, EsAslState *state, const JsonbValue *saga)
 void
 es_asl_finish_saga(EsAslParser *parser, EsAslState *state)
 {
+	if (state->heartbeat.is_set && state->call.kind != ES_ASL_QUEUE)
+		es_asl_add_fault(parser->faults, es_asl_where(state->where, state->heartbeat.expression != NULL ? "HeartbeatSecondsPath" : "HeartbeatSeconds"),
+						 "only who has a command of a queue shows signs of life");
 	if (state->reply_events != NIL && state->call.kind != ES_ASL_QUEUE && state->call.kind != ES_ASL_ENDPOINT)
 		es_asl_add_fault(parser->faults, key_of(state, "ReplyEvents"), "only what a queue or an endpoint takes is answered by events");
 	if (state->reply_events != NIL && state->correlate == NULL)

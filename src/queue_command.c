@@ -34,6 +34,7 @@ static EsPlan find_plan = {
 
 static EsCommandHook command_hook = NULL;
 static EsAnswerHook answer_hook = NULL;
+static EsUnwantedHook unwanted_hook = NULL;
 
 static bool find(int32 queue_id, int64 id, EsReady *ready, bool *was_had);
 
@@ -47,6 +48,18 @@ void
 es_queue_register_answer_hook(EsAnswerHook hook)
 {
 	answer_hook = hook;
+}
+
+void
+es_queue_register_unwanted_hook(EsUnwantedHook hook)
+{
+	unwanted_hook = hook;
+}
+
+bool
+es_queue_is_unwanted(int32 queue_id, int64 message_id)
+{
+	return unwanted_hook(queue_id, message_id);
 }
 
 const char *

@@ -46,6 +46,11 @@ typedef const char *(*EsAnswerHook)(const EsAnswer *answer);
 extern void es_queue_register_answer_hook(EsAnswerHook hook);
 extern const char *es_queue_answer(const EsAnswer *answer);
 
+/* in a layer above: was it the command of a step that its saga does not wait for any more? */
+typedef bool (*EsUnwantedHook)(int32 queue_id, int64 message_id);
+extern void es_queue_register_unwanted_hook(EsUnwantedHook hook);
+extern bool es_queue_is_unwanted(int32 queue_id, int64 message_id);
+
 /* called where a command is given up or rejected, in that transaction */
 typedef void (*EsCommandHook)(const EsCommand *command, const char *error);
 extern void es_queue_register_command_hook(EsCommandHook hook);

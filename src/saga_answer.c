@@ -39,6 +39,7 @@ static const char *answer(const EsAnswer *answered);
 static const char *bring(const EsCommand *command, const EsEnding *ending, bool is_stale);
 static const char *leave(const EsCommand *command, const EsEnding *ending);
 static void command_died(const EsCommand *command, const char *error);
+static bool is_unwanted(int32 queue_id, int64 message_id);
 
 PG_FUNCTION_INFO_V1(evtstore_start_saga);
 PG_FUNCTION_INFO_V1(evtstore_reply);
@@ -50,6 +51,7 @@ es_saga_init(void)
 	es_saga_move_init();
 	es_queue_register_command_hook(command_died);
 	es_queue_register_answer_hook(answer);
+	es_queue_register_unwanted_hook(is_unwanted);
 }
 
 /*
@@ -170,8 +172,6 @@ require_supported(const EsSagaVersion *version)
 			what = "a Resource saga: or endpoint:";
 		else if (state->has_undo && state->undo.kind != ES_ASL_QUEUE && !ES_CALL_IS_NOW(&state->undo))
 			what = "an Undo other than queue:, sql: and event:";
-		else if (state->heartbeat.is_set)
-			what = "HeartbeatSeconds";
 		else if (state->lock != NULL)
 			what = "Lock";
 		else if (state->reply_events != NIL)
@@ -298,4 +298,19 @@ command_died(const EsCommand *command, const char *error)
 	EsEnding	ending = {.error = ES_ASL_TASK_FAILED, .cause = error, .is_final = true, .retry_after = -1};
 
 	es_arrival_leave(&command->saga_id, command->tenant, command->parent, command->seq, &ending);
+}
+
+/* the attempt whose command it was has been given up, by its time or because its saga goes another way */
+static bool
+is_unwanted(int32 queue_id, int64 message_id)
+{
+	EsSaga		saga;
+	int			parent;
+	int			seq;
+	EsStep	   *step;
+
+	if (!es_saga_of_message(queue_id, message_id, &saga.id, &parent, &seq))
+		return false;
+	step = es_saga_read_step(&saga, parent, seq);
+	return step != NULL && (step->status == ES_STEP_UNKNOWN || step->status == ES_STEP_WITHDRAWN || step->status == ES_STEP_SKIPPED || step->status == ES_STEP_UNDONE);
 }

@@ -112,7 +112,7 @@ es_call_send(EsMove *move, EsStep *step, const EsAslCall *call, double delay, Es
 	command->step = step;
 	command->call = call;
 	command->delay = delay;
-	command->deadline = step->due;
+	command->deadline = step->deadline != 0 ? step->deadline : step->due;
 	/* the row says whose the message is */
 	step->queue_id = queue->id;
 	move->commands = lappend(move->commands, command);
@@ -350,6 +350,8 @@ command_headers(EsMove *move, const Command *command)
 	escape_json(&buf, step->state);
 	appendStringInfo(&buf, ", \"attempt\": %d, \"idempotency_key\": \"%s/%d\", \"deadline\": %s, \"undo\": %s", step->attempt, id,
 					 step->first_seq, es_move_json_time(command->deadline), step->kind == ES_STEP_UNDO ? "true" : "false");
+	if (step->heartbeat > 0)
+		appendStringInfo(&buf, ", \"heartbeat\": %g", step->heartbeat);
 	if (step->kind == ES_STEP_UNDO)
 	{
 		EsStep	   *undone = es_move_step(move, step->parent, step->undoes);

@@ -111,6 +111,17 @@ extern EsStep *es_steps_unknown_pivot(EsMove *move);
 /* a command is taken back: true, nobody has had it */
 extern bool es_step_take_back(EsMove *move, EsStep *step);
 
+/* the same, where nothing of it is told */
+extern void es_step_write_later(EsMove *move, EsStep *step);
+/* time + seconds, or the last time that there is */
+extern TimestampTz es_move_later(TimestampTz time, double seconds);
+
+/* in saga_heartbeat.c */
+/* of an attempt whose due is when its time is over; delay in s, until its command is there.  false: it says no number */
+extern bool es_heartbeat_begin(EsMove *move, EsStep *step, const EsAslState *state, const EsAslScope *scope, double delay, EsAslFault *fault);
+/* one that is due: true, there was a sign of life, or nobody has it; then due is when to look again */
+extern bool es_heartbeat_goes_on(EsMove *move, EsStep *step);
+
 /* a new step, waiting; previous: an earlier attempt at the same, or NULL */
 extern EsStep *es_step_new(EsMove *move, EsStepKind kind, EsNext at, const EsStep *previous);
 extern void es_step_end(EsMove *move, EsStep *step, EsStepStatus status, const EsEnding *ending);

@@ -91,6 +91,8 @@ typedef struct EsStep
 	int open;		  /* of a Parallel or Map: branches that have not ended */
 	int failed;		  /* of these, those whose failure is tolerated */
 	TimestampTz due;  /* 0: it waits for no time */
+	TimestampTz deadline; /* when its time is over, where due is a look before that; 0: due is */
+	double heartbeat;	  /* s; 0: none */
 	TimestampTz started_at;
 	TimestampTz ended_at;
 	EsStepKind kind;

@@ -42,14 +42,14 @@ static const char *const step_status_names[] = {
 
 #define STEP_COLUMNS \
 	"parent, seq, above, place, first_seq, undoes, attempt, queue_id, message_id, ended, open, failed, due, started_at, ended_at, kind, status, state, error, cause," \
-	" tries, via, input, sent, output"
+	" tries, via, input, sent, output, deadline, heartbeat"
 
 static EsPlan insert_step_plan = {
 	.sql = "INSERT INTO evtstore_internal.saga_step (saga_id, " STEP_COLUMNS ") VALUES"
-	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)",
-	.nargs = 26,
+	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
+	.nargs = 28,
 	.args = {UUIDOID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID,
-		TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4ARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, JSONBOID},
+		TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4ARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, JSONBOID, TIMESTAMPTZOID, FLOAT8OID},
 };
 
 static EsPlan update_step_plan = {
@@ -200,6 +200,11 @@ es_saga_write_step(const EsSaga *saga, EsStep *step)
 		es_column_put_jsonb(&writer, step->input);
 		es_column_put_jsonb(&writer, step->sent);
 		es_column_put_jsonb(&writer, step->output);
+		es_column_put_time(&writer, step->deadline);
+		if (step->heartbeat > 0)
+			es_column_put(&writer, Float8GetDatum(step->heartbeat));
+		else
+			es_column_put_null(&writer);
 		es_column_write(&insert_step_plan, &writer);
 	}
 	step->is_new = false;
@@ -394,6 +399,9 @@ read_step(uint64 row, MemoryContext context)
 	step->input = es_column_next_jsonb(&reader);
 	step->sent = es_column_next_jsonb(&reader);
 	step->output = es_column_next_jsonb(&reader);
+	step->deadline = es_column_next_time(&reader);
+	array = es_column_next(&reader, &isnull);
+	step->heartbeat = isnull ? 0 : DatumGetFloat8(array);
 	MemoryContextSwitchTo(old);
 	return step;
 }

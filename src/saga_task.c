@@ -35,7 +35,6 @@ static const char *answer_pivot_failed(EsMove *move, EsStep *step, const EsEndin
 static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
 static void be_late(EsMove *move, EsStep *step);
 static bool is_moment(const char *text, TimestampTz *moment);
-static TimestampTz later(TimestampTz time, double seconds);
 
 EsNext
 es_task_enter(EsMove *move, EsNext at)
@@ -59,7 +58,7 @@ es_wait_enter(EsMove *move, EsNext at)
 		!(state->seconds.is_set ? es_asl_number(&state->seconds, &inner, &seconds, &fault) : es_asl_text(&state->timestamp, &inner, &moment, &fault)))
 		return es_state_fail(move, at, NULL, &(EsEnding) {.error = fault.error, .cause = fault.cause});
 	if (state->seconds.is_set)
-		due = later(move->now, seconds);
+		due = es_move_later(move->now, seconds);
 	else if (!is_moment(moment, &due))
 		return es_state_fail(move, at, NULL, &(EsEnding) {.error = ES_ASL_RUNTIME,
 			.cause = psprintf("\"%s\" of state \"%s\" is not a time", moment, state->name)});
@@ -156,6 +155,12 @@ es_step_change(EsMove *move, EsStep *step)
 {
 	move->is_changed = true;
 	step->is_told = true;
+	es_step_write_later(move, step);
+}
+
+void
+es_step_write_later(EsMove *move, EsStep *step)
+{
 	if (step->is_dirty)
 		return;
 	step->is_dirty = true;
@@ -366,10 +371,16 @@ begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay)
 	{
 		if (delay <= 0)
 			return run_now(move, at, step);
-		step->due = later(move->now, delay);
+		step->due = es_move_later(move->now, delay);
 		return (EsNext) {NULL};
 	}
-	step->due = later(move->now, delay + timeout);
+	step->due = es_move_later(move->now, delay + timeout);
+	if (!es_heartbeat_begin(move, step, state, &inner, delay, &fault))
+	{
+		failure = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
+		es_step_end(move, step, ES_STEP_FAILED, &failure);
+		return es_state_fail(move, at, step, &failure);
+	}
 	if (state->call.kind == ES_ASL_SIGNAL)
 		return wait_for_signal(move, at, step);
 	if (!es_call_send(move, step, &state->call, delay, &failure))
@@ -577,6 +588,10 @@ be_late(EsMove *move, EsStep *step)
 		es_undo_ended(move, step, step->message_id != 0 ? &ending : NULL);
 		return;
 	}
+	if (es_heartbeat_goes_on(move, step))
+		return;
+	if (step->deadline > move->now)
+		ending = (EsEnding) {.error = ES_ASL_HEARTBEAT_TIMEOUT, .cause = "no sign of life in time", .retry_after = -1};
 	at.state = es_asl_find_state(move->version->definition, step->state);
 	at.branch = es_move_parent(move, step);
 	/* the time of a function, or of branches, that are tried again */
@@ -603,8 +618,8 @@ is_moment(const char *text, TimestampTz *moment)
 	return true;
 }
 
-static TimestampTz
-later(TimestampTz time, double seconds)
+TimestampTz
+es_move_later(TimestampTz time, double seconds)
 {
 	return seconds >= (double) (END_TIMESTAMP - 1 - time) / USECS_PER_SEC ? END_TIMESTAMP - 1 : time + (TimestampTz) rint(seconds * USECS_PER_SEC);
 }

@@ -131,11 +131,11 @@ es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms)
 {
 	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
 	EsQueueState *state = queue == NULL ? NULL : es_queue_state_find(receipt->queue_id);
+	TimestampTz now = es_clock_now();
 
 	require_use(queue);
 	if (state == NULL ||
-		!es_queue_extend_lease(state, receipt->message_id, receipt->epoch, tenant_hash(),
-							   es_queue_deadline(es_clock_now(), lease_ms, "lease")))
+		!es_queue_extend_lease(state, receipt->message_id, receipt->epoch, tenant_hash(), now, es_queue_deadline(now, lease_ms, "lease")))
 		receipt->stale = why_stale(receipt, "claimed_again");
 }
 

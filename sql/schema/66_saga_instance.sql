@@ -73,6 +73,8 @@ CREATE TABLE evtstore_internal.saga_step (
     input jsonb NOT NULL,
     sent jsonb,
     output jsonb,
+    deadline timestamptz,
+    heartbeat float8,
     PRIMARY KEY (saga_id, parent, seq)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.saga_step IS 'attempts at steps of sagas, and of undoing them';
@@ -87,6 +89,8 @@ COMMENT ON COLUMN evtstore_internal.saga_step.ended IS 'its place in the order o
 COMMENT ON COLUMN evtstore_internal.saga_step.due IS 'when its time is over, or a retry begins';
 COMMENT ON COLUMN evtstore_internal.saga_step.tries IS 'how often each retrier of its state was used';
 COMMENT ON COLUMN evtstore_internal.saga_step.via IS 'states without a row that were passed on the way to it';
+COMMENT ON COLUMN evtstore_internal.saga_step.deadline IS 'when its time is over, where due is an earlier look at it';
+COMMENT ON COLUMN evtstore_internal.saga_step.heartbeat IS 's without a sign of life of who has its command, after which it has failed; NULL: any';
 COMMENT ON COLUMN evtstore_internal.saga_step.sent IS 'what its work got, where that is not its input';
 CREATE INDEX saga_step_message_idx ON evtstore_internal.saga_step (message_id) WHERE message_id IS NOT NULL;
 

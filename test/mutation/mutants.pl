@@ -2482,6 +2482,49 @@ return [
 		change => [ "existing == NULL ? GetUserId() : get_role_oid(existing->owner, true), &faults", "GetUserId(), &faults" ],
 		tests  => 'saga_definition',
 	},
+	# ---- signs of life: saga_heartbeat.c ----
+	{
+		name   => 'heartbeat: extend is no sign of life',
+		file   => 'queue_state.c',
+		change => [ "\t\tentry->alive = now;\n", '' ],
+		tests  => '101_saga_heartbeat',
+	},
+	{
+		name   => 'heartbeat: to receive is no sign of life',
+		file   => 'queue_entry.c',
+		change => [ "\tentry->alive = take->now;\n", '' ],
+		tests  => '101_saga_heartbeat',
+	},
+	{
+		name   => 'heartbeat: the end of a lease is the end of who had it',
+		file   => 'queue_state.c',
+		change => [ 'entry->state == ENTRY_HELD || entry->hold.epoch != 0)', 'entry->state == ENTRY_HELD)' ],
+		tests  => '101_saga_heartbeat',
+	},
+	{
+		name   => 'heartbeat: a command that nobody has is silent',
+		file   => 'saga_heartbeat.c',
+		change => [ 'heard == 0 ? move->now : heard', 'heard' ],
+		tests  => '101_saga_heartbeat',
+	},
+	{
+		name   => 'heartbeat: a sign of life is for ever',
+		file   => 'saga_heartbeat.c',
+		change => [ 'if (step->heartbeat <= 0 || step->deadline <= move->now)', 'if (step->heartbeat <= 0)' ],
+		tests  => '101_saga_heartbeat',
+	},
+	{
+		name   => 'heartbeat: a look is news',
+		file   => 'saga_heartbeat.c',
+		change => [ 'es_step_write_later(move, step)', 'es_step_change(move, step)' ],
+		tests  => '101_saga_heartbeat',
+	},
+	{
+		name   => 'heartbeat: nobody is told to stop',
+		file   => 'saga_answer.c',
+		change => [ 'return step != NULL && (step->status == ES_STEP_UNKNOWN ||', 'return step != NULL && step->seq < 0 && (step->status == ES_STEP_UNKNOWN ||' ],
+		tests  => '101_saga_heartbeat',
+	},
 	{
 		name   => 'sagas: a late success of what one is stuck at is only written down',
 		file   => 'saga_task.c',

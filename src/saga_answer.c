@@ -172,8 +172,6 @@ require_supported(const EsSagaVersion *version)
 			what = "a Resource saga: or endpoint:";
 		else if (state->has_undo && state->undo.kind != ES_ASL_QUEUE && !ES_CALL_IS_NOW(&state->undo))
 			what = "an Undo other than queue:, sql: and event:";
-		else if (state->lock != NULL)
-			what = "Lock";
 		else if (state->reply_events != NIL)
 			what = "ReplyEvents";
 		if (what != NULL)

@@ -42,6 +42,8 @@ typedef struct Arrival
 	EsDelivery *delivery;
 	pg_uuid_t	saga;
 	bool		is_timer;
+	bool		is_lock;
+	int			tries;
 	char	   *signal;			/* NULL: none */
 	char	   *dedup_id;
 	int			parent;
@@ -107,6 +109,13 @@ es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *nam
 	}
 	appendStringInfoChar(&body, '}');
 	(void) send(tenant, body.data, 0);
+}
+
+void
+es_arrival_leave_lock(const pg_uuid_t *id, const char *tenant, int parent, int seq, int tries, TimestampTz deliver_at)
+{
+	(void) send(tenant, psprintf("{\"saga\": \"%s\", \"lock\": true, \"parent\": %d, \"seq\": %d, \"tries\": %d}",
+								 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))), parent, seq, tries), deliver_at);
 }
 
 /*
@@ -206,6 +215,8 @@ read_arrival(EsDelivery *delivery, Arrival *arrival)
 	}
 	arrival->saga = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(saga)));
 	arrival->is_timer = es_options_bool(body, "timer", false);
+	arrival->is_lock = es_options_bool(body, "lock", false);
+	arrival->tries = es_options_int(body, "tries", 0);
 	arrival->signal = es_options_string(body, "signal", NULL);
 	arrival->dedup_id = es_options_string(body, "dedup_id", NULL);
 	arrival->parent = es_options_int(body, "parent", 0);
@@ -268,6 +279,8 @@ bring(void *arg)
 				move.saga.timer_id = move.saga.timer_due = 0;
 			es_move_be_late(&move);
 		}
+		else if (arrival->is_lock)
+			es_semantic_lock_arrived(&move, arrival->parent, arrival->seq, arrival->tries);
 		else if (arrival->signal != NULL)
 			(void) es_signal_bring(&move, arrival->signal, arrival->ending.output, arrival->dedup_id);
 		else if ((step = es_move_step(&move, arrival->parent, arrival->seq)) != NULL)

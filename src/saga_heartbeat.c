@@ -19,24 +19,24 @@
 static TimestampTz heard_of(EsMove *move, const EsStep *step);
 
 bool
-es_heartbeat_begin(EsMove *move, EsStep *step, const EsAslState *state, const EsAslScope *scope, double delay, EsAslFault *fault)
+es_heartbeat_of(const EsAslState *state, EsStep *step, const EsAslScope *scope, EsAslFault *fault)
 {
-	TimestampTz first;
+	return !state->heartbeat.is_set || es_asl_number(&state->heartbeat, scope, &step->heartbeat, fault);
+}
 
-	if (!state->heartbeat.is_set || state->call.kind != ES_ASL_QUEUE)
-		return true;
-	if (!es_asl_number(&state->heartbeat, scope, &step->heartbeat, fault))
-		return false;
+void
+es_heartbeat_begin(EsMove *move, EsStep *step, double delay)
+{
+	TimestampTz first = es_move_later(move->now, delay + step->heartbeat);
+
 	/* a path may say 0, which is none */
-	first = es_move_later(move->now, delay + step->heartbeat);
 	if (step->heartbeat <= 0 || first >= step->due)
 	{
 		step->heartbeat = 0;
-		return true;
+		return;
 	}
 	step->deadline = step->due;
 	step->due = first;
-	return true;
 }
 
 bool
@@ -44,7 +44,7 @@ es_heartbeat_goes_on(EsMove *move, EsStep *step)
 {
 	TimestampTz heard;
 
-	if (step->heartbeat <= 0 || step->deadline <= move->now)
+	if (step->heartbeat <= 0 || step->message_id == 0)
 		return false;
 	heard = heard_of(move, step);
 	step->due = Min(es_move_later(heard == 0 ? move->now : heard, step->heartbeat), step->deadline);

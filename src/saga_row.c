@@ -31,7 +31,7 @@ static const char *const status_names[] = {
 
 #define SAGA_COLUMNS \
 	"id, definition_id, version, last_seq, last_ended, has_pivot, timer_id, timer_due, deadline, started_at, ended_at, status, ending, reason," \
-	" tenant, business_key, error, cause, input, output, metadata"
+	" tenant, business_key, error, cause, input, output, metadata, has_lock"
 
 #define LOCK_SQL "SELECT " SAGA_COLUMNS " FROM evtstore_internal.saga WHERE id = $1 AND ($2 = '' OR tenant = $2) FOR NO KEY UPDATE"
 
@@ -55,18 +55,18 @@ static EsPlan exists_plan = {
 
 static EsPlan insert_plan = {
 	.sql = "INSERT INTO evtstore_internal.saga (" SAGA_COLUMNS ") VALUES"
-	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
-	.nargs = 21,
+	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
+	.nargs = 22,
 	.args = {UUIDOID, INT4OID, INT4OID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID},
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID, BOOLOID},
 };
 
 static EsPlan update_plan = {
 	.sql = "UPDATE evtstore_internal.saga SET last_seq = $2, last_ended = $3, has_pivot = $4, timer_id = $5, timer_due = $6, ended_at = $7,"
-	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13, deadline = $14 WHERE id = $1",
-	.nargs = 14,
+	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13, deadline = $14, has_lock = $15 WHERE id = $1",
+	.nargs = 15,
 	.args = {UUIDOID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
-		TIMESTAMPTZOID},
+		TIMESTAMPTZOID, BOOLOID},
 };
 
 /* a concurrent start with the same key is waited for, and then it is there or not */
@@ -149,6 +149,7 @@ es_saga_insert(const EsSaga *saga)
 	es_column_put_jsonb(&writer, saga->input);
 	es_column_put_jsonb(&writer, saga->output);
 	es_column_put_jsonb(&writer, saga->metadata);
+	es_column_put(&writer, BoolGetDatum(saga->has_lock));
 	es_column_write(&insert_plan, &writer);
 }
 
@@ -171,6 +172,7 @@ es_saga_update(const EsSaga *saga)
 	es_column_put_text(&writer, saga->cause);
 	es_column_put_jsonb(&writer, saga->output);
 	es_column_put_time(&writer, saga->deadline);
+	es_column_put(&writer, BoolGetDatum(saga->has_lock));
 	es_column_write(&update_plan, &writer);
 }
 
@@ -261,5 +263,6 @@ read_saga(EsSaga *saga, MemoryContext context)
 	saga->input = es_column_next_jsonb(&reader);
 	saga->output = es_column_next_jsonb(&reader);
 	saga->metadata = es_column_next_jsonb(&reader);
+	saga->has_lock = DatumGetBool(es_column_next(&reader, &isnull));
 	MemoryContextSwitchTo(old);
 }

@@ -49,6 +49,7 @@ typedef struct EsSaga
 	Jsonb *input;
 	Jsonb *output; /* NULL: none */
 	Jsonb *metadata;
+	bool has_lock; /* it has asked for a semantic lock */
 } EsSaga;
 
 typedef enum EsStepKind
@@ -93,6 +94,8 @@ typedef struct EsStep
 	TimestampTz due;  /* 0: it waits for no time */
 	TimestampTz deadline; /* when its time is over, where due is a look before that; 0: due is */
 	double heartbeat;	  /* s; 0: none */
+	char *resource;		  /* the semantic lock that it has, or waits for; NULL: none */
+	bool has_lock;		  /* this transition has it for the step */
 	TimestampTz started_at;
 	TimestampTz ended_at;
 	EsStepKind kind;

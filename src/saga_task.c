@@ -21,6 +21,8 @@
 #define DEFAULT_TIMEOUT 3600.0
 
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
+static EsNext begin_work(EsMove *move, EsNext at, EsStep *step, double delay);
+static EsNext fail_at_once(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending);
 static EsNext wait_for_signal(EsMove *move, EsNext at, EsStep *step);
 static EsNext run_now(EsMove *move, EsNext at, EsStep *step);
 static bool is_below(EsMove *move, const EsStep *step, const EsStep *row);
@@ -141,6 +143,7 @@ es_step_new(EsMove *move, EsStepKind kind, EsNext at, const EsStep *previous)
 	step->state = at.state->name;
 	step->input = at.input;
 	step->sent = previous == NULL ? NULL : previous->sent;
+	step->resource = previous == NULL ? NULL : previous->resource;
 	step->started_at = GetCurrentTimestamp();
 	step->via = move->via;
 	step->is_new = true;
@@ -170,6 +173,8 @@ es_step_write_later(EsMove *move, EsStep *step)
 void
 es_step_end(EsMove *move, EsStep *step, EsStepStatus status, const EsEnding *ending)
 {
+	if (ES_WAITS_FOR_LOCK(step) && !step->has_lock)
+		move->has_left_lock = true;
 	step->status = status;
 	step->ended = ++move->saga.last_ended;
 	step->ended_at = GetCurrentTimestamp();
@@ -354,41 +359,74 @@ begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay)
 	EsAslFault	fault = {0};
 	EsAslScope	inner;
 	double		timeout = DEFAULT_TIMEOUT;
-	EsEnding	failure;
+	bool		has_end = state->call.kind != ES_ASL_SIGNAL || state->timeout.is_set;
 
 	/* the same for all attempts, whatever functions are in it */
 	if (step->sent == NULL)
 		step->sent = es_asl_state_input(state, &scope, &fault);
 	inner = (EsAslScope) {step->sent, scope.context};
-	if (step->sent == NULL || (state->timeout.is_set && !es_asl_number(&state->timeout, &inner, &timeout, &fault)))
+	if (step->sent == NULL || (state->timeout.is_set && !es_asl_number(&state->timeout, &inner, &timeout, &fault)) ||
+		!es_heartbeat_of(state, step, &inner, &fault) || !es_semantic_lock_of(move, state, step, &scope, &fault))
+		return fail_at_once(move, at, step, &(EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1});
+	/* without a time a signal is waited for without an end; so is the lock before it */
+	step->due = has_end ? es_move_later(move->now, delay + timeout) : 0;
+	if (step->resource != NULL)
+		step->deadline = step->due;
+	if (delay > 0 && (step->resource != NULL || ES_CALL_IS_NOW(&state->call)))
 	{
-		EsEnding	ending = {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
-
-		es_step_end(move, step, ES_STEP_FAILED, &ending);
-		return es_state_fail(move, at, step, &ending);
-	}
-	if (ES_CALL_IS_NOW(&state->call))
-	{
-		if (delay <= 0)
-			return run_now(move, at, step);
 		step->due = es_move_later(move->now, delay);
 		return (EsNext) {NULL};
 	}
-	step->due = es_move_later(move->now, delay + timeout);
-	if (!es_heartbeat_begin(move, step, state, &inner, delay, &fault))
-	{
-		failure = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
-		es_step_end(move, step, ES_STEP_FAILED, &failure);
-		return es_state_fail(move, at, step, &failure);
-	}
-	if (state->call.kind == ES_ASL_SIGNAL)
+	return begin_work(move, at, step, delay);
+}
+
+/* due is when its time is over */
+static EsNext
+begin_work(EsMove *move, EsNext at, EsStep *step, double delay)
+{
+	const EsAslCall *call = &at.state->call;
+	EsEnding	failure;
+
+	if (step->resource != NULL)
+		switch (es_semantic_lock_take(move, step, &failure))
+		{
+			case ES_SEMANTIC_HELD:
+				es_step_change(move, step);
+				break;
+			case ES_SEMANTIC_WAITS:
+				return (EsNext) {NULL};
+			case ES_SEMANTIC_DEADLOCK:
+				return fail_at_once(move, at, step, &failure);
+		}
+	if (ES_CALL_IS_NOW(call))
+		return run_now(move, at, step);
+	es_heartbeat_begin(move, step, delay);
+	if (call->kind == ES_ASL_SIGNAL)
 		return wait_for_signal(move, at, step);
-	if (!es_call_send(move, step, &state->call, delay, &failure))
-	{
-		es_step_end(move, step, ES_STEP_FAILED, &failure);
-		return es_state_fail(move, at, step, &failure);
-	}
+	if (!es_call_send(move, step, call, delay, &failure))
+		return fail_at_once(move, at, step, &failure);
 	return (EsNext) {NULL};
+}
+
+EsNext
+es_task_go_on(EsMove *move, EsStep *step)
+{
+	EsNext		at = {es_asl_find_state(move->version->definition, step->state), step->input, es_move_parent(move, step)};
+
+	if (step->resource != NULL && step->due != step->deadline)
+	{
+		step->due = step->deadline;
+		es_step_write_later(move, step);
+	}
+	return begin_work(move, at, step, 0);
+}
+
+/* before it has begun */
+static EsNext
+fail_at_once(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending)
+{
+	es_step_end(move, step, ES_STEP_FAILED, ending);
+	return es_state_fail(move, at, step, ending);
 }
 
 /* it may have come already */
@@ -398,9 +436,6 @@ wait_for_signal(EsMove *move, EsNext at, EsStep *step)
 	Jsonb	   *payload = es_signal_take(move, at.state->call.name, step->seq);
 
 	step->kind = ES_STEP_SIGNAL;
-	/* without a time it waits for ever */
-	if (!at.state->timeout.is_set)
-		step->due = 0;
 	if (payload == NULL)
 		return (EsNext) {NULL};
 	es_step_end(move, step, ES_STEP_DONE, &(EsEnding) {.is_success = true, .output = payload});
@@ -592,13 +627,15 @@ be_late(EsMove *move, EsStep *step)
 		return;
 	if (step->deadline > move->now)
 		ending = (EsEnding) {.error = ES_ASL_HEARTBEAT_TIMEOUT, .cause = "no sign of life in time", .retry_after = -1};
+	if (ES_WAITS_FOR_LOCK(step))
+		ending.cause = psprintf("lock \"%s\" was not free in time", step->resource);
 	at.state = es_asl_find_state(move->version->definition, step->state);
 	at.branch = es_move_parent(move, step);
 	/* the time of a function, or of branches, that are tried again */
 	if (step->kind == ES_STEP_PARALLEL || step->kind == ES_STEP_MAP)
 		es_move_walk(move, es_branches_begin(move, step));
-	else if (step->message_id == 0 && step->kind == ES_STEP_TASK)
-		es_move_walk(move, run_now(move, at, step));
+	else if (step->message_id == 0 && step->kind == ES_STEP_TASK && !ES_WAITS_FOR_LOCK(step))
+		es_move_walk(move, es_task_go_on(move, step));
 	else
 	{
 		es_step_end(move, step, es_step_take_back(move, step) ? ES_STEP_WITHDRAWN : ES_STEP_UNKNOWN, &ending);

@@ -21,7 +21,8 @@ CREATE TABLE evtstore_internal.saga (
     cause text,
     input jsonb NOT NULL,
     output jsonb,
-    metadata jsonb NOT NULL DEFAULT '{}'
+    metadata jsonb NOT NULL DEFAULT '{}',
+    has_lock boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.saga IS 'instances of sagas, kept when they have ended';
 COMMENT ON COLUMN evtstore_internal.saga.last_seq IS 'the highest seq of a step';
@@ -30,6 +31,7 @@ COMMENT ON COLUMN evtstore_internal.saga.has_pivot IS 'a pivot is done: nothing 
 COMMENT ON COLUMN evtstore_internal.saga.timer_id IS 'the message that comes at timer_due; NULL: none is armed';
 COMMENT ON COLUMN evtstore_internal.saga.ending IS 'what it is when compensation is through: compensated or cancelled; failed: it is not compensated';
 COMMENT ON COLUMN evtstore_internal.saga.reason IS 'why it is stuck';
+COMMENT ON COLUMN evtstore_internal.saga.has_lock IS 'it has asked for a semantic lock';
 COMMENT ON COLUMN evtstore_internal.saga.metadata IS 'correlation and trace of the start, for what it sends and appends';
 
 -- Keys by which instances are found: that of the business, which is gone when the instance has ended, and that of the start.
@@ -75,6 +77,7 @@ CREATE TABLE evtstore_internal.saga_step (
     output jsonb,
     deadline timestamptz,
     heartbeat float8,
+    resource text,
     PRIMARY KEY (saga_id, parent, seq)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.saga_step IS 'attempts at steps of sagas, and of undoing them';
@@ -91,6 +94,7 @@ COMMENT ON COLUMN evtstore_internal.saga_step.tries IS 'how often each retrier o
 COMMENT ON COLUMN evtstore_internal.saga_step.via IS 'states without a row that were passed on the way to it';
 COMMENT ON COLUMN evtstore_internal.saga_step.deadline IS 'when its time is over, where due is an earlier look at it';
 COMMENT ON COLUMN evtstore_internal.saga_step.heartbeat IS 's without a sign of life of who has its command, after which it has failed; NULL: any';
+COMMENT ON COLUMN evtstore_internal.saga_step.resource IS 'the semantic lock that it has, or waits for';
 COMMENT ON COLUMN evtstore_internal.saga_step.sent IS 'what its work got, where that is not its input';
 CREATE INDEX saga_step_message_idx ON evtstore_internal.saga_step (message_id) WHERE message_id IS NOT NULL;
 
@@ -107,6 +111,24 @@ CREATE TABLE evtstore_internal.saga_signal (
 );
 COMMENT ON TABLE evtstore_internal.saga_signal IS 'signals of sagas, before and after somebody waited for them';
 COMMENT ON COLUMN evtstore_internal.saga_signal.taken_by IS 'seq of the step that had it; NULL: it waits for one';
+
+-- Semantic locks: who has what, and who waits for it, in order of number. An instance has one number at a resource, however many of its steps wait.
+CREATE TABLE evtstore_internal.saga_lock (
+    tenant text COLLATE "C",
+    resource text COLLATE "C",
+    number bigint,
+    seq int,
+    parent int NOT NULL,
+    saga_id uuid NOT NULL,
+    since timestamptz NOT NULL,
+    held_since timestamptz,
+    PRIMARY KEY (tenant, resource, number, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0.02);
+COMMENT ON TABLE evtstore_internal.saga_lock IS 'semantic locks of open sagas, and who waits for them';
+COMMENT ON COLUMN evtstore_internal.saga_lock.seq IS 'of the step that waits, or was given it and does not know yet; 0: it was used';
+COMMENT ON COLUMN evtstore_internal.saga_lock.held_since IS 'NULL: it waits';
+CREATE INDEX saga_lock_saga_idx ON evtstore_internal.saga_lock (saga_id);
+CREATE UNIQUE INDEX saga_lock_holder_idx ON evtstore_internal.saga_lock (tenant, resource) WHERE held_since IS NOT NULL;
 
 -- Answers that changed nothing, or came when the instance had gone on.
 CREATE TABLE evtstore_internal.saga_answer (
@@ -127,3 +149,4 @@ SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_key', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_step', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_answer', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_signal', '');
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_lock', '');

@@ -2482,6 +2482,61 @@ return [
 		change => [ "existing == NULL ? GetUserId() : get_role_oid(existing->owner, true), &faults", "GetUserId(), &faults" ],
 		tests  => 'saga_definition',
 	},
+	# ---- semantic locks: saga_lock.c ----
+	{
+		name   => 'semantic lock: two have it',
+		file   => 'saga_lock.c',
+		change => [ '*is_held = number == 1;', '*is_held = number >= 1;' ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: circles are not looked for',
+		file   => 'saga_lock.c',
+		change => [ 'if (closes_circle(move, step, number))', 'if (false)' ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: only who has one is waited for',
+		file   => 'saga_lock.c',
+		change => [ 'mine.resource = r.resource AND mine.number < r.number LIMIT 1', 'mine.resource = r.resource AND mine.held_since IS NOT NULL LIMIT 1' ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: waits are not looked at one after the other',
+		file   => 'saga_lock.c',
+		change => [ 'if (!es_lock_try(ES_LOCK_SEMANTIC_WAITS', 'if (false && !es_lock_try(ES_LOCK_SEMANTIC_WAITS' ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: nobody is told that it is his',
+		file   => 'saga_lock.c',
+		change => [ "\t\tes_arrival_leave_lock(&place->saga,", "\t\tif (place->seq < 0)\n\t\t\tes_arrival_leave_lock(&place->saga," ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: who waited in vain stays in the queue',
+		file   => 'saga_task.c',
+		change => [ 'if (ES_WAITS_FOR_LOCK(step) && !step->has_lock)', 'if (false)' ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: it is free while its holder is undone',
+		file   => 'saga_lock.c',
+		change => [ '(move->has_left_lock || ES_SAGA_HAS_ENDED(move->saga.status)))', '(move->has_left_lock || move->saga.status != ES_SAGA_RUNNING))', "	if (ES_SAGA_HAS_ENDED(move->saga.status))\n\t\treturn true;\n\tif (place->seq", "	if (move->saga.status != ES_SAGA_RUNNING)\n\t\treturn true;\n\tif (place->seq" ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: what could not be given back is left',
+		file   => 'saga_lock.c',
+		change => [ 'if (!is_complete)', 'if (false)' ],
+		tests  => 'saga_lock',
+	},
+	{
+		name   => 'semantic lock: one that several steps wait for begins one of them',
+		file   => 'saga_lock.c',
+		change => [ 'run(is_first ? &hold_plan : &delete_plan, values);', "if (!is_first)\n\t\t\tbreak;\n\t\trun(&hold_plan, values);" ],
+		tests  => 'saga_lock',
+	},
 	# ---- signs of life: saga_heartbeat.c ----
 	{
 		name   => 'heartbeat: extend is no sign of life',
@@ -2510,7 +2565,7 @@ return [
 	{
 		name   => 'heartbeat: a sign of life is for ever',
 		file   => 'saga_heartbeat.c',
-		change => [ 'if (step->heartbeat <= 0 || step->deadline <= move->now)', 'if (step->heartbeat <= 0)' ],
+		change => [ ', step->deadline);', ', DT_NOEND);' ],
 		tests  => '101_saga_heartbeat',
 	},
 	{

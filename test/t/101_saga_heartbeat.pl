@@ -11,7 +11,7 @@ my $ahead = 0;
 
 sub sql { return $node->safe_psql('postgres', shift) }
 
-sql(q{SELECT evtstore.create_queue('work');
+sql(q{SELECT evtstore.create_queue('work', '{"notify": "work"}');
 	CREATE TABLE command (receipt text, saga uuid, what text);
 	CREATE FUNCTION take(lease interval DEFAULT '10h') RETURNS text LANGUAGE sql AS $$
 		TRUNCATE command;
@@ -85,6 +85,8 @@ is(steps('b'), 'A 1 waiting', 'the lease is over, and he may come back');
 my $old = sql('SELECT receipt FROM command');
 is(sql(q{SELECT take('100s')}), 'A attempt 1 heartbeat 1000', 'somebody else has it');
 leap(600);
+# who tells listeners that it is there again has looked at the lease
+poll_sql($node, q{SELECT in_flight = 0 FROM evtstore.queue_status WHERE name = 'work'});
 is(steps('b'), 'A 1 waiting', 'and is given his own time');
 like(($node->psql('postgres', "SELECT evtstore.extend('$old', '1h')"))[2], qr/is stale/, 'who has lost it to another is told so');
 leap(600);

@@ -35,6 +35,7 @@ static EsPlan find_plan = {
 static EsCommandHook command_hook = NULL;
 static EsAnswerHook answer_hook = NULL;
 static EsUnwantedHook unwanted_hook = NULL;
+static EsFindCommandHook find_command_hook = NULL;
 
 static bool find(int32 queue_id, int64 id, EsReady *ready, bool *was_had);
 
@@ -62,6 +63,18 @@ es_queue_is_unwanted(int32 queue_id, int64 message_id)
 	return unwanted_hook(queue_id, message_id);
 }
 
+void
+es_queue_register_find_command_hook(EsFindCommandHook hook)
+{
+	find_command_hook = hook;
+}
+
+bool
+es_queue_find_command(int32 queue_id, int64 message_id, EsCommand *command)
+{
+	return find_command_hook(queue_id, message_id, command);
+}
+
 const char *
 es_queue_answer(const EsAnswer *answer)
 {
@@ -69,10 +82,10 @@ es_queue_answer(const EsAnswer *answer)
 }
 
 bool
-es_queue_tell_command_died(const EsCommand *command, const char *error)
+es_queue_tell_command_ended(const EsCommand *command, const EsCommandEnd *end)
 {
 	if (command->is_one && command_hook != NULL)
-		command_hook(command, error);
+		command_hook(command, end);
 	return command->is_one;
 }
 

@@ -2482,6 +2482,43 @@ return [
 		change => [ "existing == NULL ? GetUserId() : get_role_oid(existing->owner, true), &faults", "GetUserId(), &faults" ],
 		tests  => 'saga_definition',
 	},
+	# ---- steps that an endpoint takes ----
+	{
+		name   => 'endpoint step: what was taken is forgotten',
+		file   => 'settle.c',
+		change => [ "\t\tend.output = answer_document(status, body);\n\t\t(void) es_queue_tell_command_ended(&command, &end);\n", "\t\tend.output = answer_document(status, body);\n" ],
+		tests  => '101_saga_endpoints',
+	},
+	{
+		name   => 'endpoint step: a late answer is nobody\'s',
+		file   => 'settle.c',
+		change => [ 'if (parsed.stale != NULL && is_outside)', 'if (false)' ],
+		tests  => '101_saga_endpoints',
+	},
+	{
+		name   => 'endpoint step: a refusal is tried again',
+		file   => 'saga_answer.c',
+		change => [ 'ending.is_final = !end->is_pushed || end->is_rejected;', 'ending.is_final = !end->is_pushed;' ],
+		tests  => '101_saga_endpoints',
+	},
+	{
+		name   => 'endpoint step: each attempt has an id of its own',
+		file   => 'envelope.c',
+		change => [ 'letter->id = is_command(delivery, source_name) ?', 'letter->id = false ?' ],
+		tests  => '101_saga_endpoints',
+	},
+	{
+		name   => 'endpoint step: anybody sends there',
+		file   => 'enqueue.c',
+		change => [ ' || (queue->is_for_steps && !messages[0].is_command)', '' ],
+		tests  => '101_saga_endpoints',
+	},
+	{
+		name   => 'endpoint step: the endpoint goes while steps wait',
+		file   => 'endpoint.c',
+		change => [ 'if (has_messages(user->id))', 'if (false)' ],
+		tests  => '101_saga_endpoints',
+	},
 	# ---- semantic locks: saga_lock.c ----
 	{
 		name   => 'semantic lock: two have it',

@@ -15,7 +15,7 @@ CREATE FUNCTION take() RETURNS text LANGUAGE sql AS $$
 		FROM evtstore.receive('work', max_count => 100, lease => '1h') JOIN evtstore.sagas ON id = (headers->>'saga_id')::uuid RETURNING key, state)
 	SELECT string_agg(key || ' ' || state, ', ' ORDER BY key, state) FROM new $$;
 CREATE FUNCTION answer(whose text, which text) RETURNS text LANGUAGE sql AS $$ SELECT evtstore.reply(receipt, '1') FROM command WHERE key = whose AND state = which ORDER BY n DESC LIMIT 1 $$;
--- sleeps: between two looks, with a deadline
+-- with a deadline
 CREATE PROCEDURE until(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	deadline timestamptz := clock_timestamp() + '60s';
@@ -25,7 +25,7 @@ BEGIN
 		EXECUTE 'SELECT ' || condition INTO holds;
 		EXIT WHEN holds;
 		IF clock_timestamp() > deadline THEN RAISE 'waited in vain: %', condition; END IF;
-		PERFORM pg_sleep(0.02);
+		PERFORM pg_sleep(0.02);  -- sleep: between two looks
 		COMMIT;
 	END LOOP;
 END $$;

@@ -271,6 +271,7 @@ typedef struct EsAslDefinition
 	double timeout; /* s; 0: none */
 	EsAslOnFail on_fail;
 	bool goes_on;	/* "OnCompensateFail": "continue": an undo that failed for good is left, and the next one follows; else stuck */
+	bool has_scopes;
 	bool uses_context; /* a path of it begins with $$ */
 	bool is_silent; /* "Events": false */
 	EsAslPath *correlation; /* of events: where the value is that reply_events are found by; NULL: none */

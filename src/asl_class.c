@@ -42,7 +42,6 @@ static void remember(Effects *effects, const EsAslState **known, const EsAslStat
 static void enter_branches(Effects *effects, const EsAslState *state);
 static void check_state(const Effects *effects, const EsAslState *state, StringInfo faults);
 static void check_task(const Effects *effects, const EsAslState *state, StringInfo faults);
-static const EsAslState *concurrent_owner(const EsAslState *state);
 static bool is_caught(const EsAslState *state);
 static bool has_all(const List *errors);
 static bool *find_risks(const EsAslDefinition *definition);
@@ -247,11 +246,11 @@ check_task(const Effects *effects, const EsAslState *state, StringInfo faults)
 {
 	unsigned	entered = effects->entered[state->number];
 	const EsAslState *pivot = effects->pivot[state->number];
-	const EsAslState *owner = concurrent_owner(state);
+	const EsAslState *owner = state->machine->owner;
 	const char *what = state->class == ES_ASL_PIVOT ? "a pivot" : "what can be undone";
 
 	if (state->class == ES_ASL_PIVOT && owner != NULL)
-		es_asl_add_fault(faults, state->where, "a pivot cannot stand in %s, where others run at the same time", owner->where);
+		es_asl_add_fault(faults, state->where, "a pivot cannot stand in %s, which may be begun again as a whole", owner->where);
 	else if (state->class == ES_ASL_PIVOT || state->class == ES_ASL_COMPENSATABLE)
 	{
 		if (has(entered, PIVOT))
@@ -261,17 +260,6 @@ check_task(const Effects *effects, const EsAslState *state, StringInfo faults)
 	}
 	else if (state->class == ES_ASL_UNDECLARED && has(entered, PIVOT) && !is_caught(state))
 		es_asl_add_fault(faults, state->where, "it may fail after the pivot %s, when nothing is undone any more: make it retriable, or catch States.ALL", pivot->where);
-}
-
-/* the Map, or the Parallel of several branches, that it is in; NULL: none */
-static const EsAslState *
-concurrent_owner(const EsAslState *state)
-{
-	const EsAslState *owner = state->machine->owner;
-
-	while (owner != NULL && owner->type == ES_ASL_PARALLEL && owner->nbranches == 1)
-		owner = owner->machine->owner;
-	return owner;
 }
 
 /* does a failure of it stay within the saga? */

@@ -59,6 +59,7 @@ es_asl_read_state_saga(EsAslParser *parser, const EsAslField *field, const char 
 
 	if (es_asl_read_object(parser, value, where, state_fields, state->type, state) && state->type == ES_ASL_TASK)
 		finish_task(parser, state, value);
+	parser->definition->has_scopes |= state->is_scope;
 }
 
 static void

@@ -46,6 +46,8 @@ typedef struct Arrival
 	int			tries;
 	char	   *signal;			/* NULL: none */
 	char	   *dedup_id;
+	bool		is_take_back;
+	bool		compensates;
 	int			parent;
 	int			seq;
 	EsEnding	ending;
@@ -118,6 +120,23 @@ es_arrival_leave_lock(const pg_uuid_t *id, const char *tenant, int parent, int s
 								 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))), parent, seq, tries), deliver_at);
 }
 
+void
+es_arrival_leave_take_back(const pg_uuid_t *id, const char *tenant, const EsTakeBack *request)
+{
+	StringInfoData body;
+
+	initStringInfo(&body);
+	appendStringInfo(&body, "{\"saga\": \"%s\", \"take_back\": true, \"compensates\": %s, \"parent\": %d, \"seq\": %d",
+					 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))), request->compensates ? "true" : "false", request->parent, request->seq);
+	if (request->error != NULL)
+	{
+		appendStringInfoString(&body, ", \"error\": ");
+		escape_json(&body, request->error);
+	}
+	appendStringInfoChar(&body, '}');
+	(void) send(tenant, body.data, 0);
+}
+
 /*
  * One for the earliest time of all, when that is earlier than what is armed.  What waits and was not looked at in this transition is armed
  * since it began.
@@ -136,7 +155,7 @@ es_arrival_arm_timer(EsMove *move)
 		EsStep	   *step = lfirst(lc);
 
 		/* what is stuck waits for a person */
-		if (saga->status != ES_SAGA_STUCK && step->status == ES_STEP_WAITING && step->due != 0 && (earliest == 0 || step->due < earliest))
+		if (es_move_is_live(move, step) && step->due != 0 && (earliest == 0 || step->due < earliest))
 			earliest = step->due;
 	}
 	if (saga->timer_id != 0 && (ES_SAGA_HAS_ENDED(saga->status) || (earliest != 0 && earliest < saga->timer_due)))
@@ -215,6 +234,8 @@ read_arrival(EsDelivery *delivery, Arrival *arrival)
 	}
 	arrival->saga = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(saga)));
 	arrival->is_timer = es_options_bool(body, "timer", false);
+	arrival->is_take_back = es_options_bool(body, "take_back", false);
+	arrival->compensates = es_options_bool(body, "compensates", false);
 	arrival->is_lock = es_options_bool(body, "lock", false);
 	arrival->tries = es_options_int(body, "tries", 0);
 	arrival->signal = es_options_string(body, "signal", NULL);
@@ -281,12 +302,15 @@ bring(void *arg)
 		}
 		else if (arrival->is_lock)
 			es_semantic_lock_arrived(&move, arrival->parent, arrival->seq, arrival->tries);
+		else if (arrival->is_take_back)
+			es_child_be_taken_back(&move, &(EsTakeBack) {.compensates = arrival->compensates, .error = arrival->ending.error, .parent = arrival->parent,
+										   .seq = arrival->seq});
 		else if (arrival->signal != NULL)
 			(void) es_signal_bring(&move, arrival->signal, arrival->ending.output, arrival->dedup_id);
 		else if ((step = es_move_step(&move, arrival->parent, arrival->seq)) != NULL)
 		{
 			/* who answered may not have had it any more */
-			if (step->status == ES_STEP_WAITING)
+			if (step->status == ES_STEP_WAITING && step->message_id != 0)
 				(void) es_step_take_back(&move, step);
 			(void) es_move_answer(&move, step, &arrival->ending);
 		}

@@ -115,6 +115,22 @@ es_branch_fail(EsMove *move, EsStep *branch, const EsEnding *ending)
 	return fail_container(move, container, ending);
 }
 
+bool
+es_branch_is_guarded(EsMove *move, EsStep *branch, const char *error)
+{
+	while (branch != NULL)
+	{
+		EsStep	   *container = es_move_parent(move, branch);
+		const EsAslState *state = at_container(move, container).state;
+
+		if (state->tolerated_count.is_set || state->tolerated_percentage.is_set || es_asl_find_catcher(state, error) >= 0 ||
+			es_asl_find_retrier(state->retriers, state->nretriers, error) >= 0)
+			return true;
+		branch = es_move_parent(move, container);
+	}
+	return false;
+}
+
 /* what still goes on in it ends */
 static EsNext
 fail_container(EsMove *move, EsStep *container, const EsEnding *ending)
@@ -123,7 +139,27 @@ fail_container(EsMove *move, EsStep *container, const EsEnding *ending)
 
 	es_steps_end_waiting(move, container, false);
 	es_step_end(move, container, ES_STEP_FAILED, &own);
+	/* behind a pivot nothing is undone */
+	if (at_container(move, container).state->is_scope && !move->saga.has_pivot && !es_undo_scope(move, container))
+		return (EsNext) {NULL};
 	return es_state_fail(move, at_container(move, container), container, &own);
+}
+
+int
+es_branches_at_once(EsMove *move, const EsStep *container)
+{
+	const EsAslState *state = at_container(move, container).state;
+	EsAslScope	scope = es_move_scope(move, state, container->input, container->attempt - 1, NULL);
+	EsAslFault	fault = {0};
+	double		most = 0;
+
+	if (state->max_concurrency.is_set)
+	{
+		scope.input = es_asl_state_input(state, &scope, &fault);
+		if (scope.input == NULL || !es_asl_number(&state->max_concurrency, &scope, &most, &fault))
+			most = 0;
+	}
+	return most >= 1 && most < PG_INT32_MAX ? (int) most : PG_INT32_MAX;
 }
 
 static EsNext

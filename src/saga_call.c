@@ -144,6 +144,7 @@ es_call_send_all(EsMove *move)
 bool
 es_step_take_back(EsMove *move, EsStep *step)
 {
+	EsEnding	ending;
 	ListCell   *lc;
 
 	foreach(lc, move->commands)
@@ -152,6 +153,8 @@ es_step_take_back(EsMove *move, EsStep *step)
 			move->commands = foreach_delete_current(move->commands, lc);
 			return true;
 		}
+	if ((step->kind == ES_STEP_CHILD || (step->kind == ES_STEP_UNDO && step->message_id == 0)) && !es_child_take_back(move, step, NULL, NULL, &ending))
+		return false;
 	return step->message_id == 0 || es_queue_withdraw(step->queue_id, step->message_id, true);
 }
 

@@ -63,17 +63,26 @@ static EsPlan any_plan = {
 	.args = {UUIDOID},
 };
 
-/* from one resource to those for which somebody waits who is in front there: is that instance in front anywhere? */
+/*
+ * From one resource to those for which somebody waits who is in front there, or a child that he waits for: is that instance in front anywhere, or one that
+ * waits for it as its child?  Its own row need not be there yet
+ */
 static EsPlan circle_plan = {
-	.sql = "WITH RECURSIVE reached AS ("
+	.sql = "WITH RECURSIVE mine AS ("
+	" SELECT id FROM unnest(ARRAY[$4, $5]) id WHERE id IS NOT NULL"
+	" UNION"
+	" SELECT s.parent_id FROM mine JOIN evtstore_internal.saga s ON s.id = mine.id WHERE s.parent_id IS NOT NULL),"
+	" reached AS ("
 	" SELECT $2::text COLLATE \"C\" AS resource, $3::bigint AS number"
 	" UNION"
 	" SELECT waits.resource, waits.number FROM reached r"
 	" JOIN evtstore_internal.saga_lock ahead ON ahead.tenant = $1 AND ahead.resource = r.resource AND ahead.number < r.number"
-	" JOIN evtstore_internal.saga_lock waits ON waits.saga_id = ahead.saga_id AND waits.held_since IS NULL AND waits.resource <> r.resource)"
-	" SELECT 1 FROM reached r JOIN evtstore_internal.saga_lock mine ON mine.saga_id = $4 AND mine.resource = r.resource AND mine.number < r.number LIMIT 1",
-	.nargs = 4,
-	.args = {TEXTOID, TEXTOID, INT8OID, UUIDOID},
+	" CROSS JOIN LATERAL (WITH RECURSIVE below AS (SELECT ahead.saga_id AS id UNION ALL"
+	" SELECT s.id FROM below JOIN evtstore_internal.saga s ON s.parent_id = below.id AND s.ended_at IS NULL) SELECT id FROM below) below"
+	" JOIN evtstore_internal.saga_lock waits ON waits.saga_id = below.id AND waits.held_since IS NULL AND waits.resource <> r.resource)"
+	" SELECT 1 FROM mine JOIN evtstore_internal.saga_lock l ON l.saga_id = mine.id JOIN reached r ON l.resource = r.resource AND l.number < r.number LIMIT 1",
+	.nargs = 5,
+	.args = {TEXTOID, TEXTOID, INT8OID, UUIDOID, UUIDOID},
 };
 
 static EsPlan all_plan = {
@@ -233,8 +242,8 @@ enter_queue(EsMove *move, EsStep *step, bool *is_held)
 	{
 		number = last_number(move, step->resource) + 1;
 		*is_held = number == 1;
-		/* who has nothing is waited for by nobody */
-		if (!*is_held && has_any(move))
+		/* who has nothing is waited for by nobody, but by his parent */
+		if (!*is_held && (move->saga.parent_seq != 0 || has_any(move)))
 		{
 			if (!es_lock_try(ES_LOCK_SEMANTIC_WAITS, es_queue_tenant_hash(move->saga.tenant, strlen(move->saga.tenant))))
 			{
@@ -256,12 +265,13 @@ enter_queue(EsMove *move, EsStep *step, bool *is_held)
 static bool
 closes_circle(EsMove *move, const EsStep *step, int64 number)
 {
-	Datum		values[4] = {CStringGetTextDatum(move->saga.tenant), CStringGetTextDatum(step->resource), Int64GetDatum(number), UUIDPGetDatum(&move->saga.id)};
+	Datum		values[5] = {CStringGetTextDatum(move->saga.tenant), CStringGetTextDatum(step->resource), Int64GetDatum(number), UUIDPGetDatum(&move->saga.id),
+		UUIDPGetDatum(&move->saga.parent_id)};
 	EsSpiState	state;
 	bool		found;
 
 	es_queue_spi_begin(&state);
-	found = es_spi_run(&circle_plan, values, NULL, false, 1) > 0;
+	found = es_spi_run(&circle_plan, values, move->saga.parent_seq == 0 ? "    n" : NULL, false, 1) > 0;
 	es_spi_end(&state);
 	return found;
 }

@@ -51,6 +51,7 @@ typedef struct StepEntry
 	EsStep	   *step;
 } StepEntry;
 
+static int	close_stops(EsMove *move, int parent);
 static EsStep *find_step(EsMove *move, int seq);
 static char *execution_context(EsMove *move);
 static void begin_moving(const pg_uuid_t *id);
@@ -113,6 +114,12 @@ es_move_start(EsMove *move, const EsSagaVersion *version, const EsSaga *saga)
 	MemoryContextSwitchTo(move->context);
 }
 
+int
+es_moves_within(void)
+{
+	return nmoving;
+}
+
 void
 es_move_refuse_old_snapshot(const char *what)
 {
@@ -168,6 +175,8 @@ void
 es_move_end(EsMove *move)
 {
 	EsSaga	   *saga = &move->saga;
+	EsSaga		ended = {.parent_seq = 0};
+	MemoryContext caller = MemoryContextGetParent(move->context);
 
 	nmoving--;
 	es_semantic_locks_leave(move);
@@ -181,13 +190,23 @@ es_move_end(EsMove *move)
 		es_saga_update(saga);
 	if ((move->is_new || move->is_changed) && !move->version->definition->is_silent)
 		append_events(move);
-	MemoryContextSwitchTo(MemoryContextGetParent(move->context));
+	if (ES_SAGA_HAS_ENDED(saga->status) && (saga->status != move->was || move->must_tell) && !move->is_called && saga->parent_seq != 0)
+		ended = *saga;
+	MemoryContextSwitchTo(caller);
+	if (ended.parent_seq != 0)
+		es_child_tell_parent(&ended);
 	MemoryContextDelete(move->context);
 }
 
 void
 es_move_walk(EsMove *move, EsNext next)
 {
+	bool		is_outer = !move->is_walking;
+
+	/* until it is through, for what goes on beside where it is stuck */
+	move->is_walking = true;
+	if (move->saga.status == ES_SAGA_STUCK && es_saga_goes_on(&move->saga))
+		move->saga.status = ES_SAGA_RUNNING;
 	es_move_fork(move, next);
 	while (move->agenda != NIL && move->saga.status == ES_SAGA_RUNNING)
 	{
@@ -205,6 +224,11 @@ es_move_walk(EsMove *move, EsNext next)
 			next.walked = move->walked;
 		}
 	}
+	if (!is_outer)
+		return;
+	move->is_walking = false;
+	if (move->saga.status == ES_SAGA_RUNNING && move->saga.reason != NULL)
+		move->saga.status = ES_SAGA_STUCK;
 }
 
 void
@@ -281,6 +305,24 @@ find_step(EsMove *move, int seq)
 	return NULL;
 }
 
+bool
+es_move_is_live(const EsMove *move, const EsStep *step)
+{
+	const EsSaga *saga = &move->saga;
+
+	if (step->status != ES_STEP_WAITING)
+		return false;
+	if (step->kind == ES_STEP_UNDO)
+		return !ES_SAGA_HAS_ENDED(saga->status);
+	return saga->status == ES_SAGA_RUNNING || (saga->status == ES_SAGA_STUCK && es_saga_goes_on(saga));
+}
+
+bool
+es_saga_goes_on(const EsSaga *saga)
+{
+	return saga->reason != NULL && (strcmp(saga->reason, "scope_undo_failed") == 0 || strcmp(saga->reason, "failed_after_pivot") == 0);
+}
+
 EsStep *
 es_move_parent(EsMove *move, const EsStep *step)
 {
@@ -309,8 +351,9 @@ es_move_fail(EsMove *move, EsNext at, const char *error, const char *cause)
 void
 es_move_abandon(EsMove *move, EsSagaStatus status)
 {
-	es_steps_end_waiting(move, NULL, true);
+	/* first: its children are left as they are, too */
 	move->saga.ending = ES_SAGA_FAILED;
+	es_steps_end_waiting(move, NULL, true);
 	es_move_finish(move, status, NULL);
 }
 
@@ -327,11 +370,74 @@ void
 es_move_get_stuck(EsMove *move, EsNext at, const char *reason)
 {
 	/* from here on the time of a pivot that may be done is a person's */
-	move->saga.deadline = 0;
-	move->saga.status = ES_SAGA_STUCK;
+	if (strcmp(reason, "scope_undo_failed") != 0)
+		move->saga.deadline = 0;
 	move->saga.reason = pstrdup(reason);
-	if (at.state != NULL)
-		es_step_end(move, es_step_new(move, ES_STEP_STOP, at, NULL), ES_STEP_FAILED, &(EsEnding) {.error = move->saga.error, .cause = move->saga.cause});
+	move->saga.status = move->is_walking && es_saga_goes_on(&move->saga) ? ES_SAGA_RUNNING : ES_SAGA_STUCK;
+	move->is_changed = true;
+	if (at.state == NULL)
+		return;
+	/* it has stopped in this sequence before, and it is the same place */
+	close_stops(move, at.branch == NULL ? 0 : at.branch->seq);
+	es_step_end(move, es_step_new(move, ES_STEP_STOP, at, NULL), ES_STEP_FAILED, &(EsEnding) {.error = move->saga.error, .cause = move->saga.cause});
+}
+
+void
+es_move_close_stops(EsMove *move)
+{
+	(void) close_stops(move, -1);
+}
+
+/* parent: of the branch; 0: of the saga's own sequence; -1: all.  Returns how many are open elsewhere */
+static int
+close_stops(EsMove *move, int parent)
+{
+	int			n = 0;
+	ListCell   *lc;
+
+	es_steps_write(move);
+	foreach(lc, es_saga_open_stops(&move->saga))
+	{
+		EsStep	   *stop = es_move_adopt(move, lfirst(lc));
+
+		if (parent >= 0 && stop->parent != parent)
+		{
+			n++;
+			continue;
+		}
+		stop->status = ES_STEP_DONE;
+		es_step_change(move, stop);
+	}
+	return n;
+}
+
+void
+es_move_leave_stop(EsMove *move, EsStep *stop)
+{
+	EsSaga	   *saga = &move->saga;
+
+	if (stop != NULL && close_stops(move, stop->parent) == 0)
+	{
+		saga->status = ES_SAGA_RUNNING;
+		saga->reason = saga->error = saga->cause = NULL;
+	}
+}
+
+EsStep *
+es_move_stop_of(EsMove *move, const EsStep *step)
+{
+	ListCell   *lc;
+
+	es_steps_write(move);
+	foreach(lc, es_saga_open_stops(&move->saga))
+	{
+		EsStep	   *stop = lfirst(lc);
+		EsStep	   *last = stop->parent == step->parent ? es_saga_stopped_at(&move->saga, stop) : NULL;
+
+		if (last != NULL && last->first_seq == step->first_seq)
+			return es_move_adopt(move, stop);
+	}
+	return NULL;
 }
 
 char *
@@ -557,6 +663,8 @@ fill_event(EsMove *move, EsEvent *event, const char *type, bool has_steps)
 	escape_json(&data, move->version->name);
 	appendStringInfo(&data, ", \"version\": %d, \"status\": \"%s\"", saga->version, es_saga_status_name(has_steps ? saga->status : ES_SAGA_RUNNING));
 	append_field(&data, "business_key", saga->business_key);
+	if (move->is_new && saga->parent_seq != 0)
+		append_field(&data, "parent", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&saga->parent_id))));
 	if (has_steps)
 	{
 		append_field(&data, "error", saga->error);

@@ -16,6 +16,9 @@ typedef struct EsMove
 	TimestampTz now;
 	bool is_new;
 	bool is_changed;  /* it, or one of its steps */
+	bool is_walking;
+	bool is_called;	  /* from a transition of its parent, which sees what comes of it */
+	bool must_tell;	  /* its parent asked, though nothing has changed */
 	EsSagaStatus was; /* its status when this began */
 	int64 timer_was;
 	List *steps;  /* EsStep *: those that were looked at, in order */
@@ -51,6 +54,8 @@ typedef struct EsNext
 	int walked; /* states on the way there since something was waited for */
 } EsNext;
 
+/* transitions that this is within, and itself */
+extern int es_moves_within(void);
 /* 25001: in a transaction whose snapshot need not show what the saga has done */
 extern void es_move_refuse_old_snapshot(const char *what);
 /* ST008 */
@@ -79,6 +84,8 @@ typedef struct EsEnding
 	double retry_after; /* s; < 0: as Retry says */
 } EsEnding;
 
+/* can an answer for the step, or its time, do something now? */
+extern bool es_move_is_live(const EsMove *move, const EsStep *step);
 /* of a step that waits: what follows is done too */
 extern void es_move_settle(EsMove *move, EsStep *step, const EsEnding *ending);
 /* "accepted", "late" or "duplicate", of an answer to an attempt, whatever has become of that since */
@@ -90,6 +97,14 @@ extern void es_move_fail(EsMove *move, EsNext at, const char *error, const char 
 extern void es_move_finish(EsMove *move, EsSagaStatus status, Jsonb *output);
 /* at: where to try again; state NULL: it is undoing */
 extern void es_move_get_stuck(EsMove *move, EsNext at, const char *reason);
+/* does what waits elsewhere in the saga go on? */
+extern bool es_saga_goes_on(const EsSaga *saga);
+/* nobody goes on from where it is stuck */
+extern void es_move_close_stops(EsMove *move);
+/* somebody goes on from there, so that it may no longer be stuck; stop NULL: it was not */
+extern void es_move_leave_stop(EsMove *move, EsStep *stop);
+/* where it is stuck because of that attempt, or another one at the same; NULL: nowhere */
+extern EsStep *es_move_stop_of(EsMove *move, const EsStep *step);
 /* it ends, and nothing is undone */
 extern void es_move_abandon(EsMove *move, EsSagaStatus status);
 /* what it is stuck at is tried again */
@@ -143,16 +158,61 @@ extern EsNext es_branches_begin(EsMove *move, EsStep *container);
 extern EsNext es_branch_leave(EsMove *move, EsStep *branch, Jsonb *output);
 extern EsNext es_branch_fail(EsMove *move, EsStep *branch, const EsEnding *ending);
 
+/* does a Retry, a Catch or a tolerance of what the branch is in see that failure? */
+extern bool es_branch_is_guarded(EsMove *move, EsStep *branch, const char *error);
+/* how many of them may run at once */
+extern int es_branches_at_once(EsMove *move, const EsStep *container);
+
+/* in saga_start.c */
+/* why it cannot be started; NULL: it can */
+extern const char *es_saga_why_not(const EsSagaVersion *version);
+/* what every instance begins with; begin: when its time begins to run, 0: now.  Tenant, metadata and input are there, or the session's */
+extern void es_saga_fill(EsSaga *saga, const EsSagaVersion *version, TimestampTz begin);
+
+/* in saga_child.c */
+/* a parent no longer wants a child */
+typedef struct EsTakeBack
+{
+	bool compensates;
+	const char *error; /* NULL: no error of its own */
+	int parent;		   /* the step that waits for that; */
+	int seq;		   /* 0: none but the one that started it */
+} EsTakeBack;
+
+/* for the step.  True: it has ended, or could not begin, *ending says how; else the step is told when it has */
+extern bool es_child_start(EsMove *move, EsStep *step, const EsAslCall *call, EsEnding *ending);
+/* of the step; undo: who waits for that, or NULL.  True: that is over, *ending says how */
+extern bool es_child_take_back(EsMove *move, EsStep *step, EsStep *undo, const char *error, EsEnding *ending);
+extern bool es_child_is_there(EsMove *move, const EsStep *step);
+extern void es_child_be_taken_back(EsMove *child, const EsTakeBack *request);
+/* of the child as its transition left it */
+extern void es_child_tell_parent(const EsSaga *child);
+extern EsEnding es_child_refusal(void);
+
 /* in saga_signal.c */
 /* a signal of that name that came before and that nobody has had: had now by the step with this seq; NULL: none */
 extern Jsonb *es_signal_take(EsMove *move, const char *name, int seq);
 /* one has come.  False: it came before */
 extern bool es_signal_bring(EsMove *move, const char *name, Jsonb *payload, const char *dedup_id);
 
-/* in saga_undo.c */
-/* at: where the saga is, for a pivot of which nobody knows */
+/* in saga_unwind.c */
 extern void es_undo_begin(EsMove *move, EsSagaStatus ending);
-extern void es_undo_go_on(EsMove *move);
+/* what is stuck in undoing is tried again */
+extern void es_undo_resume(EsMove *move);
+/* an undo failed for good */
+extern void es_undo_get_stuck(EsMove *move);
+/* what was done in a Parallel or Map that failed.  True: nothing is left; else Retry and Catch see the failure later */
+extern bool es_undo_scope(EsMove *move, EsStep *container);
+/* the step is undone, or left: the next one */
+extern void es_undo_leave(EsMove *move, EsStep *step);
+/* the step has become known to be done when its instance had gone on: undone where that is */
+extern void es_undo_late(EsMove *move, EsStep *step);
+/* the saga has come to its end: true, it has something to undo yet, and ends behind that */
+extern bool es_undo_defers_end(EsMove *move, Jsonb *output);
+
+/* in saga_undo.c */
+/* true: there is nothing to undo of it, or it is done */
+extern bool es_undo_step(EsMove *move, EsStep *step);
 /* it is undone, however */
 extern void es_undo_mark(EsMove *move, EsStep *step);
 extern void es_undo_ended(EsMove *move, EsStep *undo, const EsEnding *ending);
@@ -195,6 +255,7 @@ extern EsNext es_task_go_on(EsMove *move, EsStep *step);
 /* in saga_arrival.c: what is left for an instance that somebody else has */
 extern void es_arrival_leave(const pg_uuid_t *id, const char *tenant, int parent, int seq, const EsEnding *ending);
 extern void es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *name, Jsonb *payload, const char *dedup_id);
+extern void es_arrival_leave_take_back(const pg_uuid_t *id, const char *tenant, const EsTakeBack *request);
 /* the step may have its lock, or try again; seq 0: what the instance has left */
 extern void es_arrival_leave_lock(const pg_uuid_t *id, const char *tenant, int parent, int seq, int tries, TimestampTz deliver_at);
 extern void es_arrival_arm_timer(EsMove *move);

@@ -21,7 +21,7 @@
 #include "saga_move.h"
 
 static void begin_operating(FunctionCallInfo fcinfo, const char *verb, EsMove *move);
-static EsStep *find_step(EsMove *move, const char *state);
+static EsStep *find_step(EsMove *move, const char *state, EsStep **stop);
 static void refuse(EsMove *move, const char *what, const char *hint);
 static EsNext at_step(EsMove *move, EsStep *step);
 
@@ -81,16 +81,16 @@ evtstore_skip_step(PG_FUNCTION_ARGS)
 	char	   *state = NULL;
 	EsMove		move;
 	EsStep	   *step;
+	EsStep	   *stop;
 	EsEnding	ending = {.is_success = true};
 
 	begin_operating(fcinfo, "skip_step", &move);
 	state = es_arg_name(fcinfo, 1, "state", ES_MAX_NAME_BYTES);
 	es_arg_required(fcinfo, 2, "output");
 	ending.output = PG_GETARG_JSONB_P(2);
-	step = find_step(&move, state);
+	step = find_step(&move, state, &stop);
 	(void) es_step_take_back(&move, step);
-	move.saga.status = ES_SAGA_RUNNING;
-	move.saga.reason = move.saga.error = move.saga.cause = NULL;
+	es_move_leave_stop(&move, stop);
 	es_step_end(&move, step, ES_STEP_SKIPPED, &ending);
 	es_move_walk(&move, es_state_leave(&move, at_step(&move, step), step, ending.output));
 	es_move_end(&move);
@@ -105,6 +105,7 @@ evtstore_resolve_step(PG_FUNCTION_ARGS)
 	char	   *outcome;
 	EsMove		move;
 	EsStep	   *step;
+	EsStep	   *stop;
 	EsEnding	ending = {.retry_after = -1};
 
 	begin_operating(fcinfo, "resolve_step", &move);
@@ -118,10 +119,12 @@ evtstore_resolve_step(PG_FUNCTION_ARGS)
 				 errmsg("unknown outcome: \"%s\"", es_arg_shown(outcome, strlen(outcome))),
 				 errhint("It is 'done' or 'failed'.")));
 	es_move_note(&move, "outcome", outcome);
-	step = find_step(&move, state);
+	step = find_step(&move, state, &stop);
+	if (step->kind == ES_STEP_CHILD && step->status == ES_STEP_WAITING)
+		refuse(&move, psprintf("the saga waits in state \"%s\" for another, which says itself what becomes of it", state),
+			   "Cancel that one, or resolve its step; the view evtstore.sagas has it, by parent_id.");
 	(void) es_step_take_back(&move, step);
-	move.saga.status = ES_SAGA_RUNNING;
-	move.saga.reason = move.saga.error = move.saga.cause = NULL;
+	es_move_leave_stop(&move, stop);
 	if (ending.is_success)
 		ending.output = PG_GETARG_JSONB_P(3);
 	else
@@ -151,7 +154,7 @@ evtstore_mark_undone(PG_FUNCTION_ARGS)
 	if (move.saga.status != ES_SAGA_COMPENSATING && move.saga.status != ES_SAGA_STUCK)
 		refuse(&move, "only what a saga that compensates has to undo can be marked", "Cancel it first, or wait until it fails.");
 	step = seq < 1 || seq > move.saga.last_seq ? NULL : es_saga_find_step(&move.saga, (int) seq);
-	if (step == NULL || step->kind != ES_STEP_TASK || (step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN))
+	if (step == NULL || (step->kind != ES_STEP_TASK && step->kind != ES_STEP_CHILD) || (step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN))
 		refuse(&move, psprintf("step %lld is not one that is to be undone", (long long) seq), "The view evtstore.saga_steps has them: those that are done or unknown.");
 	step = es_move_adopt(&move, step);
 	undo = es_saga_last_undo(&move.saga, step);
@@ -162,8 +165,10 @@ evtstore_mark_undone(PG_FUNCTION_ARGS)
 		es_step_end(&move, undo, ES_STEP_WITHDRAWN, NULL);
 	}
 	es_undo_mark(&move, step);
-	move.saga.reason = NULL;
-	es_undo_go_on(&move);
+	if (move.saga.status == ES_SAGA_STUCK)
+		es_undo_resume(&move);
+	else
+		es_undo_leave(&move, step);
 	es_move_end(&move);
 	PG_RETURN_VOID();
 }
@@ -199,28 +204,31 @@ begin_operating(FunctionCallInfo fcinfo, const char *verb, EsMove *move)
 
 /* the step of that state that waits, or at which the saga is stuck */
 static EsStep *
-find_step(EsMove *move, const char *state)
+find_step(EsMove *move, const char *state, EsStep **stop)
 {
 	EsStep	   *found = NULL;
 	ListCell   *lc;
 
-	if (move->saga.status == ES_SAGA_RUNNING)
+	*stop = NULL;
+	if (move->saga.status == ES_SAGA_RUNNING || (move->saga.status == ES_SAGA_STUCK && es_saga_goes_on(&move->saga)))
 		foreach(lc, es_saga_waiting_steps(&move->saga))
 		{
 			EsStep	   *step = lfirst(lc);
 
-			if (strcmp(step->state, state) == 0 && (step->kind == ES_STEP_TASK || step->kind == ES_STEP_WAIT || step->kind == ES_STEP_SIGNAL))
+			if (strcmp(step->state, state) == 0 &&
+				(step->kind == ES_STEP_TASK || step->kind == ES_STEP_WAIT || step->kind == ES_STEP_SIGNAL || step->kind == ES_STEP_CHILD))
 				found = step;
 		}
-	else if (move->saga.status == ES_SAGA_STUCK && strcmp(move->saga.reason, "undo_failed") != 0)
-	{
-		EsStep	   *stop = es_saga_last_stop(&move->saga);
-
-		found = es_saga_stopped_at(&move->saga, stop);
-		if (found != NULL && found->status == ES_STEP_DONE)
-			found = NULL;
-	}
-	if (found == NULL || strcmp(found->state, state) != 0)
+	if (found == NULL && move->saga.status == ES_SAGA_STUCK)
+		foreach(lc, es_saga_open_stops(&move->saga))
+			if (strcmp(((EsStep *) lfirst(lc))->state, state) == 0)
+			{
+				*stop = es_move_adopt(move, lfirst(lc));
+				found = es_saga_stopped_at(&move->saga, *stop);
+				if (found != NULL && found->status == ES_STEP_DONE)
+					found = NULL;
+			}
+	if (found == NULL)
 		refuse(move, psprintf("the saga neither waits in state \"%s\" nor is it stuck there", es_arg_shown(state, strlen(state))),
 			   "The view evtstore.sagas says where it is.");
 	return es_move_adopt(move, found);

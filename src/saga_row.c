@@ -31,7 +31,7 @@ static const char *const status_names[] = {
 
 #define SAGA_COLUMNS \
 	"id, definition_id, version, last_seq, last_ended, has_pivot, timer_id, timer_due, deadline, started_at, ended_at, status, ending, reason," \
-	" tenant, business_key, error, cause, input, output, metadata, has_lock"
+	" tenant, business_key, error, cause, input, output, metadata, parent_id, parent_parent, parent_seq, is_taken_back, has_lock"
 
 #define LOCK_SQL "SELECT " SAGA_COLUMNS " FROM evtstore_internal.saga WHERE id = $1 AND ($2 = '' OR tenant = $2) FOR NO KEY UPDATE"
 
@@ -55,18 +55,19 @@ static EsPlan exists_plan = {
 
 static EsPlan insert_plan = {
 	.sql = "INSERT INTO evtstore_internal.saga (" SAGA_COLUMNS ") VALUES"
-	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
-	.nargs = 22,
+	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)",
+	.nargs = 26,
 	.args = {UUIDOID, INT4OID, INT4OID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID, BOOLOID},
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID, UUIDOID, INT4OID, INT4OID, BOOLOID, BOOLOID},
 };
 
 static EsPlan update_plan = {
 	.sql = "UPDATE evtstore_internal.saga SET last_seq = $2, last_ended = $3, has_pivot = $4, timer_id = $5, timer_due = $6, ended_at = $7,"
-	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13, deadline = $14, has_lock = $15 WHERE id = $1",
-	.nargs = 15,
+	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13, deadline = $14, parent_parent = $15,"
+	" parent_seq = $16, is_taken_back = $17, has_lock = $18 WHERE id = $1",
+	.nargs = 18,
 	.args = {UUIDOID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
-		TIMESTAMPTZOID, BOOLOID},
+		TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID, BOOLOID},
 };
 
 /* a concurrent start with the same key is waited for, and then it is there or not */
@@ -96,6 +97,7 @@ static EsPlan answer_plan = {
 };
 
 static void read_saga(EsSaga *saga, MemoryContext context);
+static void put_waiter(EsColumnWriter *writer, const EsSaga *saga);
 
 const char *
 es_saga_status_name(EsSagaStatus status)
@@ -121,6 +123,19 @@ es_saga_lock(const pg_uuid_t *id, bool waits, EsSaga *saga)
 		found = ES_SAGA_BUSY;
 	es_spi_end(&state);
 	return found;
+}
+
+bool
+es_saga_exists(const pg_uuid_t *id)
+{
+	Datum		values[2] = {UUIDPGetDatum(id), CStringGetTextDatum("")};
+	EsSpiState	state;
+	bool		exists;
+
+	es_queue_spi_begin(&state);
+	exists = es_spi_run(&exists_plan, values, NULL, false, 1) > 0;
+	es_spi_end(&state);
+	return exists;
 }
 
 void
@@ -149,6 +164,11 @@ es_saga_insert(const EsSaga *saga)
 	es_column_put_jsonb(&writer, saga->input);
 	es_column_put_jsonb(&writer, saga->output);
 	es_column_put_jsonb(&writer, saga->metadata);
+	if (saga->parent_seq == 0)
+		es_column_put_null(&writer);
+	else
+		es_column_put(&writer, UUIDPGetDatum(&saga->parent_id));
+	put_waiter(&writer, saga);
 	es_column_put(&writer, BoolGetDatum(saga->has_lock));
 	es_column_write(&insert_plan, &writer);
 }
@@ -172,6 +192,7 @@ es_saga_update(const EsSaga *saga)
 	es_column_put_text(&writer, saga->cause);
 	es_column_put_jsonb(&writer, saga->output);
 	es_column_put_time(&writer, saga->deadline);
+	put_waiter(&writer, saga);
 	es_column_put(&writer, BoolGetDatum(saga->has_lock));
 	es_column_write(&update_plan, &writer);
 }
@@ -238,6 +259,7 @@ read_saga(EsSaga *saga, MemoryContext context)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	EsColumnReader 	reader = {0};
 	char	   *ending;
+	Datum		parent;
 	bool		isnull;
 
 	memset(saga, 0, sizeof(EsSaga));
@@ -263,6 +285,21 @@ read_saga(EsSaga *saga, MemoryContext context)
 	saga->input = es_column_next_jsonb(&reader);
 	saga->output = es_column_next_jsonb(&reader);
 	saga->metadata = es_column_next_jsonb(&reader);
+	parent = es_column_next(&reader, &isnull);
+	if (!isnull)
+		saga->parent_id = *DatumGetUUIDP(parent);
+	saga->parent_parent = (int) es_column_next_int(&reader);
+	saga->parent_seq = (int) es_column_next_int(&reader);
+	saga->is_taken_back = DatumGetBool(es_column_next(&reader, &isnull));
 	saga->has_lock = DatumGetBool(es_column_next(&reader, &isnull));
 	MemoryContextSwitchTo(old);
+}
+
+/* who is told when it has ended */
+static void
+put_waiter(EsColumnWriter *writer, const EsSaga *saga)
+{
+	es_column_put_int(writer, saga->parent_parent, false);
+	es_column_put_int(writer, saga->parent_seq, false);
+	es_column_put(writer, BoolGetDatum(saga->is_taken_back));
 }

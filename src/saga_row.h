@@ -49,6 +49,11 @@ typedef struct EsSaga
 	Jsonb *input;
 	Jsonb *output; /* NULL: none */
 	Jsonb *metadata;
+	/* of a child; parent_seq 0: it is none */
+	pg_uuid_t parent_id;
+	int parent_parent; /* the step that is told when it has ended, */
+	int parent_seq;
+	bool is_taken_back; /* which is the undo of the one that started it */
 	bool has_lock; /* it has asked for a semantic lock */
 } EsSaga;
 
@@ -62,7 +67,8 @@ typedef enum EsStepKind
 	ES_STEP_PARALLEL,
 	ES_STEP_MAP,
 	ES_STEP_BRANCH, /* of a Parallel, or an item of a Map */
-	ES_STEP_STOP /* where it is stuck */
+	ES_STEP_STOP, /* where it is stuck */
+	ES_STEP_CHILD /* a saga of its own; its id follows from that of this one and seq */
 } EsStepKind;
 
 typedef enum EsStepStatus
@@ -74,7 +80,8 @@ typedef enum EsStepStatus
 	ES_STEP_UNKNOWN,   /* it may have happened, or happen yet */
 	ES_STEP_WITHDRAWN, /* taken back before anybody had it */
 	ES_STEP_UNDONE,
-	ES_STEP_SKIPPED /* a person said so: there is nothing to undo */
+	ES_STEP_SKIPPED, /* a person said so: there is nothing to undo */
+	ES_STEP_UNDOING	 /* of a Parallel, a Map or a branch: what was done in it is being undone */
 } EsStepStatus;
 
 typedef struct EsStep
@@ -127,6 +134,7 @@ typedef enum EsSagaFound
 
 /* Locks: the instance's row, which it takes, waiting for it or not; to the end of the transaction.  Of the session's tenant, or of any */
 extern EsSagaFound es_saga_lock(const pg_uuid_t *id, bool waits, EsSaga *saga);
+extern bool es_saga_exists(const pg_uuid_t *id);
 /* these need the lock */
 extern void es_saga_insert(const EsSaga *saga);
 extern void es_saga_update(const EsSaga *saga);
@@ -147,12 +155,22 @@ extern Jsonb *es_saga_branch_outputs(const EsSaga *saga, const EsStep *container
 extern List *es_saga_waiting_steps(const EsSaga *saga);
 /* those that an undo may be for, the last to end first */
 extern List *es_saga_undo_log(const EsSaga *saga);
+/* of one thread: those, and what contains some, that ended before that one (0: all), the last first; some of them, none: there is none */
+extern List *es_saga_undo_items(const EsSaga *saga, int parent, int before);
+/* the attempts at the same entry of its state that may have had its effect */
+extern List *es_saga_entry(const EsSaga *saga, const EsStep *step);
+/* a branch with a lower seq that may have done something, the highest; NULL: none */
+extern EsStep *es_saga_previous_branch(const EsSaga *saga, const EsStep *container, int before);
+/* branches that are being undone */
+extern List *es_saga_undoing_branches(const EsSaga *saga);
+/* does an undo wait, or is a branch being undone? */
+extern bool es_saga_is_undoing(const EsSaga *saga);
 /* is there another attempt at that entry that waits, or is done?  NULL: none */
 extern EsStep *es_saga_other_attempt(const EsSaga *saga, const EsStep *step);
-/* the last attempt at undoing it; NULL: none */
+/* the last attempt at undoing what that entry of its state did, by whichever attempt; NULL: none */
 extern EsStep *es_saga_last_undo(const EsSaga *saga, const EsStep *step);
-/* where it got stuck; NULL: nowhere */
-extern EsStep *es_saga_last_stop(const EsSaga *saga);
+/* where it got stuck, and nobody has gone on from yet */
+extern List *es_saga_open_stops(const EsSaga *saga);
 /* the last attempt at the state where it stopped; NULL: that has no row */
 extern EsStep *es_saga_stopped_at(const EsSaga *saga, const EsStep *stop);
 extern bool es_saga_has_undone(const EsSaga *saga);

@@ -27,6 +27,7 @@ static const char *const kind_names[] = {
 	[ES_STEP_MAP] = "map",
 	[ES_STEP_BRANCH] = "branch",
 	[ES_STEP_STOP] = "stop",
+	[ES_STEP_CHILD] = "child",
 };
 
 static const char *const step_status_names[] = {
@@ -38,6 +39,7 @@ static const char *const step_status_names[] = {
 	[ES_STEP_WITHDRAWN] = "withdrawn",
 	[ES_STEP_UNDONE] = "undone",
 	[ES_STEP_SKIPPED] = "skipped",
+	[ES_STEP_UNDOING] = "undoing",
 };
 
 #define STEP_COLUMNS \
@@ -99,8 +101,42 @@ static EsPlan count_plan = {
 };
 
 static EsPlan undo_log_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND kind = 'task' AND status IN ('done', 'unknown')"
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND kind IN ('task', 'child') AND status IN ('done', 'unknown')"
 	" ORDER BY ended DESC",
+	.nargs = 1,
+	.args = {UUIDOID},
+};
+
+/* a few: who undoes them comes back for more */
+static EsPlan undo_items_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND (kind IN ('task', 'child') AND status IN ('done', 'unknown')"
+	" OR kind IN ('parallel', 'map') AND status IN ('done', 'failed', 'withdrawn', 'undoing')) AND ($3 = 0 OR ended < $3) ORDER BY ended DESC LIMIT 10",
+	.nargs = 3,
+	.args = {UUIDOID, INT4OID, INT4OID},
+};
+
+static EsPlan entry_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND first_seq = $3 AND kind IN ('task', 'child')"
+	" AND status IN ('done', 'unknown') ORDER BY ended DESC",
+	.nargs = 3,
+	.args = {UUIDOID, INT4OID, INT4OID},
+};
+
+static EsPlan previous_branch_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND kind = 'branch' AND ($3 = 0 OR seq < $3)"
+	" AND status <> 'pending' ORDER BY seq DESC LIMIT 1",
+	.nargs = 3,
+	.args = {UUIDOID, INT4OID, INT4OID},
+};
+
+static EsPlan undoing_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND kind = 'branch' AND status = 'undoing' ORDER BY seq DESC",
+	.nargs = 1,
+	.args = {UUIDOID},
+};
+
+static EsPlan is_undoing_plan = {
+	.sql = "SELECT 1 FROM evtstore_internal.saga_step WHERE saga_id = $1 AND (status = 'undoing' OR kind = 'undo' AND status = 'waiting') LIMIT 1",
 	.nargs = 1,
 	.args = {UUIDOID},
 };
@@ -112,27 +148,28 @@ static EsPlan other_attempt_plan = {
 	.args = {UUIDOID, INT4OID, INT4OID, INT4OID},
 };
 
-static EsPlan last_stop_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = 0 AND kind = 'stop' ORDER BY seq DESC LIMIT 1",
+static EsPlan open_stops_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND kind = 'stop' AND status = 'failed' ORDER BY seq",
 	.nargs = 1,
 	.args = {UUIDOID},
 };
 
 static EsPlan stopped_at_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = 0 AND seq < $2 AND state = $3"
-	" AND kind NOT IN ('start', 'undo', 'stop') ORDER BY seq DESC LIMIT 1",
-	.nargs = 3,
-	.args = {UUIDOID, INT4OID, TEXTOID},
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $4 AND seq < $2 AND state = $3"
+	" AND kind NOT IN ('start', 'undo', 'stop', 'branch') ORDER BY seq DESC LIMIT 1",
+	.nargs = 4,
+	.args = {UUIDOID, INT4OID, TEXTOID, INT4OID},
 };
 
 static EsPlan last_undo_plan = {
-	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND undoes = $3 ORDER BY seq DESC LIMIT 1",
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND undoes IN"
+	" (SELECT seq FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND first_seq = $3) AND undoes > 0 ORDER BY seq DESC LIMIT 1",
 	.nargs = 3,
 	.args = {UUIDOID, INT4OID, INT4OID},
 };
 
 static EsPlan has_undone_plan = {
-	.sql = "SELECT 1 FROM evtstore_internal.saga_step WHERE saga_id = $1 AND status = 'undone' LIMIT 1",
+	.sql = "SELECT 1 FROM evtstore_internal.saga_step WHERE saga_id = $1 AND status = 'undone' AND kind IN ('task', 'child') LIMIT 1",
 	.nargs = 1,
 	.args = {UUIDOID},
 };
@@ -145,6 +182,7 @@ static EsPlan of_message_plan = {
 
 static EsStep *read_step(uint64 row, MemoryContext context);
 static List *read_steps(EsPlan *plan, Datum *values, long limit);
+static bool has_row(EsPlan *plan, const EsSaga *saga);
 static void put_tries(EsColumnWriter *writer, const EsStep *step);
 static void put_via(EsColumnWriter *writer, List *via);
 static void put_times(EsColumnWriter *writer, const EsStep *step);
@@ -303,41 +341,72 @@ es_saga_other_attempt(const EsSaga *saga, const EsStep *step)
 EsStep *
 es_saga_last_undo(const EsSaga *saga, const EsStep *step)
 {
-	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(step->parent), Int32GetDatum(step->seq)};
+	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(step->parent), Int32GetDatum(step->first_seq)};
 	List	   *steps = read_steps(&last_undo_plan, values, 1);
 
 	return steps == NIL ? NULL : linitial(steps);
 }
 
-EsStep *
-es_saga_last_stop(const EsSaga *saga)
+List *
+es_saga_open_stops(const EsSaga *saga)
 {
 	Datum		values[1] = {UUIDPGetDatum(&saga->id)};
-	List	   *steps = read_steps(&last_stop_plan, values, 1);
 
-	return steps == NIL ? NULL : linitial(steps);
+	return read_steps(&open_stops_plan, values, 0);
 }
 
 EsStep *
 es_saga_stopped_at(const EsSaga *saga, const EsStep *stop)
 {
-	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(stop->seq), CStringGetTextDatum(stop->state)};
+	Datum		values[4] = {UUIDPGetDatum(&saga->id), Int32GetDatum(stop->seq), CStringGetTextDatum(stop->state), Int32GetDatum(stop->parent)};
 	List	   *steps = read_steps(&stopped_at_plan, values, 1);
 
 	return steps == NIL ? NULL : linitial(steps);
 }
 
+List *
+es_saga_undo_items(const EsSaga *saga, int parent, int before)
+{
+	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(parent), Int32GetDatum(before)};
+
+	return read_steps(&undo_items_plan, values, 0);
+}
+
+List *
+es_saga_entry(const EsSaga *saga, const EsStep *step)
+{
+	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(step->parent), Int32GetDatum(step->first_seq)};
+
+	return read_steps(&entry_plan, values, 0);
+}
+
+EsStep *
+es_saga_previous_branch(const EsSaga *saga, const EsStep *container, int before)
+{
+	Datum		values[3] = {UUIDPGetDatum(&saga->id), Int32GetDatum(container->seq), Int32GetDatum(before)};
+	List	   *steps = read_steps(&previous_branch_plan, values, 1);
+
+	return steps == NIL ? NULL : linitial(steps);
+}
+
+List *
+es_saga_undoing_branches(const EsSaga *saga)
+{
+	Datum		values[1] = {UUIDPGetDatum(&saga->id)};
+
+	return read_steps(&undoing_plan, values, 0);
+}
+
+bool
+es_saga_is_undoing(const EsSaga *saga)
+{
+	return has_row(&is_undoing_plan, saga);
+}
+
 bool
 es_saga_has_undone(const EsSaga *saga)
 {
-	Datum		values[1] = {UUIDPGetDatum(&saga->id)};
-	EsSpiState	state;
-	bool		result;
-
-	es_queue_spi_begin(&state);
-	result = es_spi_run(&has_undone_plan, values, NULL, false, 1) > 0;
-	es_spi_end(&state);
-	return result;
+	return has_row(&has_undone_plan, saga);
 }
 
 bool
@@ -431,6 +500,20 @@ read_steps(EsPlan *plan, Datum *values, long limit)
 	}
 	es_spi_end(&state);
 	return steps;
+}
+
+/* of a plan whose only value is the instance */
+static bool
+has_row(EsPlan *plan, const EsSaga *saga)
+{
+	Datum		values[1] = {UUIDPGetDatum(&saga->id)};
+	EsSpiState	state;
+	bool		result;
+
+	es_queue_spi_begin(&state);
+	result = es_spi_run(plan, values, NULL, false, 1) > 0;
+	es_spi_end(&state);
+	return result;
 }
 
 static void

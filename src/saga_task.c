@@ -20,11 +20,14 @@
 /* s that a command has where its state does not say */
 #define DEFAULT_TIMEOUT 3600.0
 
+static void go_on_from(EsMove *move, EsStep *stop);
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
 static EsNext begin_work(EsMove *move, EsNext at, EsStep *step, double delay);
-static EsNext fail_at_once(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending);
 static EsNext wait_for_signal(EsMove *move, EsNext at, EsStep *step);
 static EsNext run_now(EsMove *move, EsNext at, EsStep *step);
+static EsNext run_child(EsMove *move, EsNext at, EsStep *step);
+static bool read_timeout(EsMove *move, const EsStep *step, double *timeout, EsAslFault *fault);
+static EsNext leave_attempt(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending);
 static bool is_below(EsMove *move, const EsStep *step, const EsStep *row);
 static double retry_delay(const EsAslState *state, EsStep *step, const EsEnding *ending);
 static void count_try(EsStep *step, int retrier, int nretriers);
@@ -32,7 +35,6 @@ static EsNext leave_wait(EsMove *move, EsNext at, EsStep *step);
 static bool is_known(const EsStep *step);
 static const char *answer_known(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending);
-static bool is_stopped_at(const EsSaga *saga, const EsStep *step);
 static const char *answer_pivot_failed(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
 static void be_late(EsMove *move, EsStep *step);
@@ -82,7 +84,8 @@ es_state_leave(EsMove *move, EsNext at, EsStep *step, Jsonb *result)
 		return (EsNext) {at.state->next, output, at.branch};
 	if (at.branch != NULL)
 		return es_branch_leave(move, at.branch, output);
-	es_move_finish(move, ES_SAGA_SUCCEEDED, output);
+	if (!es_undo_defers_end(move, output))
+		es_move_finish(move, ES_SAGA_SUCCEEDED, output);
 	return (EsNext) {NULL};
 }
 
@@ -116,7 +119,8 @@ es_state_fail(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending)
 		own = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
 		ending = &own;
 	}
-	if (at.branch != NULL)
+	/* behind the pivot a branch stops where it is: with what it is in, the others would be done again */
+	if (at.branch != NULL && (!move->saga.has_pivot || es_branch_is_guarded(move, at.branch, ending->error)))
 		return es_branch_fail(move, at.branch, ending);
 	es_move_fail(move, at, ending->error, ending->cause);
 	return (EsNext) {NULL};
@@ -282,7 +286,7 @@ es_move_answer(EsMove *move, EsStep *step, const EsEnding *ending)
 {
 	const char *outcome;
 
-	if (step->status == ES_STEP_WAITING && (step->kind == ES_STEP_UNDO ? move->saga.status == ES_SAGA_COMPENSATING : move->saga.status == ES_SAGA_RUNNING))
+	if (es_move_is_live(move, step))
 	{
 		es_move_settle(move, step, ending);
 		return "accepted";
@@ -308,35 +312,42 @@ es_move_be_late(EsMove *move)
 	{
 		EsStep	   *step = es_move_adopt(move, lfirst(lc));
 
-		if (step->status == ES_STEP_WAITING && step->due != 0 && step->due <= move->now && saga->status != ES_SAGA_STUCK)
+		if (es_move_is_live(move, step) && step->due != 0 && step->due <= move->now)
 			be_late(move, step);
 	}
 	if (saga->deadline != 0 && saga->deadline <= move->now && saga->status == ES_SAGA_RUNNING && !saga->has_pivot)
 		es_move_fail(move, (EsNext) {NULL}, ES_ASL_TIMEOUT, "the saga's time is over");
 }
 
-/* the step that it stopped at is tried again, with the same key where it is one; a state without a row is entered anew */
+/* the steps that it stopped at are tried again */
 void
 es_move_unstick(EsMove *move)
 {
 	EsSaga	   *saga = &move->saga;
-	EsStep	   *stop;
-	EsStep	   *step;
-	EsNext		at;
+	List	   *stops;
+	ListCell   *lc;
 
-	if (strcmp(saga->reason, "undo_failed") == 0)
+	if (strcmp(saga->reason, "undo_failed") == 0 || strcmp(saga->reason, "scope_undo_failed") == 0)
 	{
-		saga->reason = NULL;
-		es_undo_go_on(move);
+		es_undo_resume(move);
 		return;
 	}
-	stop = es_saga_last_stop(saga);
-	if (stop == NULL)
+	stops = es_saga_open_stops(saga);
+	if (stops == NIL)
 		elog(ERROR, "a stuck saga does not say where");
-	step = es_saga_stopped_at(saga, stop);
-	at = (EsNext) {es_asl_find_state(move->version->definition, stop->state), stop->input};
-	saga->status = ES_SAGA_RUNNING;
-	saga->reason = saga->error = saga->cause = NULL;
+	foreach(lc, stops)
+		es_move_leave_stop(move, es_move_adopt(move, lfirst(lc)));
+	foreach(lc, stops)
+		go_on_from(move, lfirst(lc));
+}
+
+/* with the same key where it is a step; a state without a row is entered anew */
+static void
+go_on_from(EsMove *move, EsStep *stop)
+{
+	EsStep	   *step = es_saga_stopped_at(&move->saga, stop);
+	EsNext		at = {es_asl_find_state(move->version->definition, stop->state), stop->input, es_move_parent(move, stop)};
+
 	if (step == NULL)
 		es_move_walk(move, at);
 	else if (step->status == ES_STEP_DONE)
@@ -345,7 +356,7 @@ es_move_unstick(EsMove *move)
 	else
 	{
 		step->ntries = 0;
-		es_move_walk(move, step->kind == ES_STEP_TASK ? begin_attempt(move, at, step, 0) : es_branches_again(move, at, step, 0));
+		es_move_walk(move, at.state->type == ES_ASL_TASK ? begin_attempt(move, at, step, 0) : es_branches_again(move, at, step, 0));
 	}
 }
 
@@ -358,21 +369,23 @@ begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay)
 	EsAslScope	scope = es_move_scope(move, state, at.input, step->attempt - 1, NULL);
 	EsAslFault	fault = {0};
 	EsAslScope	inner;
-	double		timeout = DEFAULT_TIMEOUT;
-	bool		has_end = state->call.kind != ES_ASL_SIGNAL || state->timeout.is_set;
+	double		timeout;
+	bool		has_end = state->timeout.is_set || (state->call.kind != ES_ASL_SIGNAL && state->call.kind != ES_ASL_SAGA);
 
 	/* the same for all attempts, whatever functions are in it */
 	if (step->sent == NULL)
 		step->sent = es_asl_state_input(state, &scope, &fault);
 	inner = (EsAslScope) {step->sent, scope.context};
-	if (step->sent == NULL || (state->timeout.is_set && !es_asl_number(&state->timeout, &inner, &timeout, &fault)) ||
-		!es_heartbeat_of(state, step, &inner, &fault) || !es_semantic_lock_of(move, state, step, &scope, &fault))
-		return fail_at_once(move, at, step, &(EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1});
-	/* without a time a signal is waited for without an end; so is the lock before it */
+	if (step->sent == NULL || !read_timeout(move, step, &timeout, &fault) || !es_heartbeat_of(state, step, &inner, &fault) ||
+		!es_semantic_lock_of(move, state, step, &scope, &fault))
+		return leave_attempt(move, at, step, &(EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1});
+	/* without a time a signal is waited for without an end, and so is the lock before it */
 	step->due = has_end ? es_move_later(move->now, delay + timeout) : 0;
 	if (step->resource != NULL)
 		step->deadline = step->due;
-	if (delay > 0 && (step->resource != NULL || ES_CALL_IS_NOW(&state->call)))
+	else if (state->call.kind == ES_ASL_SAGA)
+		step->kind = ES_STEP_CHILD;
+	if (delay > 0 && (step->resource != NULL || ES_CALL_IS_NOW(&state->call) || step->kind == ES_STEP_CHILD))
 	{
 		step->due = es_move_later(move->now, delay);
 		return (EsNext) {NULL};
@@ -396,15 +409,20 @@ begin_work(EsMove *move, EsNext at, EsStep *step, double delay)
 			case ES_SEMANTIC_WAITS:
 				return (EsNext) {NULL};
 			case ES_SEMANTIC_DEADLOCK:
-				return fail_at_once(move, at, step, &failure);
+				return leave_attempt(move, at, step, &failure);
 		}
 	if (ES_CALL_IS_NOW(call))
 		return run_now(move, at, step);
+	if (call->kind == ES_ASL_SAGA)
+	{
+		step->kind = ES_STEP_CHILD;
+		return run_child(move, at, step);
+	}
 	es_heartbeat_begin(move, step, delay);
 	if (call->kind == ES_ASL_SIGNAL)
 		return wait_for_signal(move, at, step);
 	if (!es_call_send(move, step, call, delay, &failure))
-		return fail_at_once(move, at, step, &failure);
+		return leave_attempt(move, at, step, &failure);
 	return (EsNext) {NULL};
 }
 
@@ -419,14 +437,6 @@ es_task_go_on(EsMove *move, EsStep *step)
 		es_step_write_later(move, step);
 	}
 	return begin_work(move, at, step, 0);
-}
-
-/* before it has begun */
-static EsNext
-fail_at_once(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending)
-{
-	es_step_end(move, step, ES_STEP_FAILED, ending);
-	return es_state_fail(move, at, step, ending);
 }
 
 /* it may have come already */
@@ -448,12 +458,49 @@ run_now(EsMove *move, EsNext at, EsStep *step)
 	EsEnding	ending = {.retry_after = -1};
 
 	ending.is_success = es_call_now(move, &at.state->call, step->sent, &ending.output, &ending);
-	es_step_end(move, step, ending.is_success ? ES_STEP_DONE : ES_STEP_FAILED, &ending);
-	if (!ending.is_success)
-		return es_state_fail(move, at, step, &ending);
+	return leave_attempt(move, at, step, &ending);
+}
+
+/* its time begins with it; without one it has all the time that it wants */
+static EsNext
+run_child(EsMove *move, EsNext at, EsStep *step)
+{
+	EsEnding	ending = {.retry_after = -1};
+	EsAslFault	fault = {0};
+	double		timeout;
+
+	if (!read_timeout(move, step, &timeout, &fault))
+		ending = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
+	else if (!es_child_start(move, step, &at.state->call, &ending))
+	{
+		step->due = at.state->timeout.is_set ? es_move_later(move->now, timeout) : 0;
+		es_step_change(move, step);
+		return (EsNext) {NULL};
+	}
+	return leave_attempt(move, at, step, &ending);
+}
+
+/* s.  False: it cannot be told */
+static bool
+read_timeout(EsMove *move, const EsStep *step, double *timeout, EsAslFault *fault)
+{
+	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
+	EsAslScope	scope = es_move_scope(move, state, step->sent, step->attempt - 1, NULL);
+
+	*timeout = DEFAULT_TIMEOUT;
+	return !state->timeout.is_set || es_asl_number(&state->timeout, &scope, timeout, fault);
+}
+
+/* of what was over at once */
+static EsNext
+leave_attempt(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending)
+{
+	es_step_end(move, step, ending->is_success ? ES_STEP_DONE : ES_STEP_FAILED, ending);
+	if (!ending->is_success)
+		return es_state_fail(move, at, step, ending);
 	if (at.state->class == ES_ASL_PIVOT)
 		move->saga.has_pivot = true;
-	return es_state_leave(move, at, step, ending.output);
+	return es_state_leave(move, at, step, ending->output);
 }
 
 /* is it in that Parallel or Map? */
@@ -509,20 +556,6 @@ answer_known(EsMove *move, EsStep *step, const EsEnding *ending)
 	return ending->is_success ? "duplicate" : "late";
 }
 
-/* does the saga wait for a person because of the failure of an attempt at the same? */
-static bool
-is_stopped_at(const EsSaga *saga, const EsStep *step)
-{
-	EsStep	   *stop;
-	EsStep	   *last;
-
-	if (saga->status != ES_SAGA_STUCK || strcmp(saga->reason, "failed_after_pivot") != 0)
-		return false;
-	stop = es_saga_last_stop(saga);
-	last = stop == NULL ? NULL : es_saga_stopped_at(saga, stop);
-	return last != NULL && last->parent == step->parent && last->first_seq == step->first_seq;
-}
-
 /*
  * The attempt was given up, or its instance has gone on.  A success makes it known to be done: then it ends a later attempt at the same, or
  * is undone where the instance compensates, or has.
@@ -534,16 +567,21 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
 	bool		is_open_pivot = saga->status == ES_SAGA_STUCK && strcmp(saga->reason, "pivot_unknown") == 0 && state->class == ES_ASL_PIVOT;
 	EsStep	   *other = es_saga_other_attempt(saga, step);
+	EsStep	   *stop;
 
 	if (is_open_pivot && step->status == ES_STEP_UNKNOWN && !ending->is_success)
 		return answer_pivot_failed(move, step, ending);
+	/* of a child it is known, then: it has undone what it did */
+	if (!ending->is_success && step->kind == ES_STEP_CHILD && step->status == ES_STEP_UNKNOWN)
+		es_step_end(move, step, ES_STEP_FAILED, ending);
 	if (!ending->is_success)
 		return "late";
 	if (step->kind == ES_STEP_UNDO)
 		return answer_undo(move, step, ending);
 	if (other != NULL && is_known(other))
 		return "duplicate";
-	if (is_open_pivot || is_stopped_at(saga, step) || (other != NULL && saga->status == ES_SAGA_RUNNING))
+	stop = saga->status == ES_SAGA_STUCK ? es_move_stop_of(move, step) : NULL;
+	if (is_open_pivot || stop != NULL || (other != NULL && saga->status == ES_SAGA_RUNNING))
 	{
 		if (other != NULL)
 		{
@@ -551,14 +589,12 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 			(void) es_step_take_back(move, other);
 			es_step_end(move, other, ES_STEP_WITHDRAWN, NULL);
 		}
-		saga->status = ES_SAGA_RUNNING;
-		saga->reason = saga->error = saga->cause = NULL;
+		es_move_leave_stop(move, stop);
 		es_move_settle(move, step, ending);
 		return "accepted";
 	}
 	es_step_end(move, step, ES_STEP_DONE, ending);
-	if ((saga->status == ES_SAGA_COMPENSATED || saga->status == ES_SAGA_FAILED || saga->status == ES_SAGA_CANCELLED) && saga->ending != ES_SAGA_FAILED)
-		es_undo_begin(move, saga->ending);
+	es_undo_late(move, step);
 	return "late";
 }
 
@@ -599,8 +635,9 @@ answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending)
 		(void) es_step_take_back(move, other);
 		es_step_end(move, other, ES_STEP_WITHDRAWN, NULL);
 	}
-	move->saga.reason = NULL;
 	es_undo_ended(move, undo, ending);
+	if (move->saga.status == ES_SAGA_STUCK)
+		es_undo_resume(move);
 	return "accepted";
 }
 
@@ -614,6 +651,15 @@ be_late(EsMove *move, EsStep *step)
 	if (step->kind == ES_STEP_WAIT || step->kind == ES_STEP_START)
 	{
 		es_move_settle(move, step, &(EsEnding) {.is_success = true, .output = NULL});
+		return;
+	}
+	if ((step->kind == ES_STEP_CHILD || (step->kind == ES_STEP_UNDO && step->message_id == 0)) && es_child_is_there(move, step))
+	{
+		/* it says so when it has undone what it did */
+		step->due = 0;
+		es_step_change(move, step);
+		if (es_child_take_back(move, step, NULL, ES_ASL_TIMEOUT, &ending))
+			es_move_settle(move, step, &ending);
 		return;
 	}
 	if (step->kind == ES_STEP_UNDO)
@@ -634,6 +680,8 @@ be_late(EsMove *move, EsStep *step)
 	/* the time of a function, or of branches, that are tried again */
 	if (step->kind == ES_STEP_PARALLEL || step->kind == ES_STEP_MAP)
 		es_move_walk(move, es_branches_begin(move, step));
+	else if (step->kind == ES_STEP_CHILD)
+		es_move_walk(move, run_child(move, at, step));
 	else if (step->message_id == 0 && step->kind == ES_STEP_TASK && !ES_WAITS_FOR_LOCK(step))
 		es_move_walk(move, es_task_go_on(move, step));
 	else

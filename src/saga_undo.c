@@ -1,10 +1,10 @@
 /*
  * saga_undo.c
- *		Compensation: undoing what was done, the last to end first.
+ *		Compensation: how one thing that was done is undone.
  *
- * Runs within a transition (saga_move.c), under the lock of its instance.  The undo log are the rows of Tasks that are done, or of which
- * nobody knows; an undo is a row of its own, tried again by its own Retry, and when it is done the row that it undoes is undone.  So a
- * row is undone once, and a crash leaves each as it was.
+ * Runs within a transition (saga_move.c), under the lock of its instance.  What may be undone are the rows of Tasks and children that are
+ * done, or of which nobody knows; an undo is a row of its own, tried again by its own Retry, and when it is done the row that it undoes is
+ * undone.  So a row is undone once, and a crash leaves each as it was.  In which order is saga_unwind.c's.
  */
 #include "postgres.h"
 
@@ -31,62 +31,35 @@ typedef enum Progress
 } Progress;
 
 static void mark_entry(EsMove *move, EsStep *step, EsStepStatus status);
-static bool stands_for_all(List *log, const EsStep *step);
+static bool stands_for_all(EsMove *move, const EsStep *step);
+static bool takes_back(const EsAslState *state, const EsStep *step);
 static bool wants_undo(const EsAslState *state, const EsStep *step);
-static Progress undo(EsMove *move, EsStep *step);
 static Progress begin_undo(EsMove *move, const EsAslState *state, EsStep *step, const EsStep *previous, double delay);
+static Progress run_undo(EsMove *move, const EsAslState *state, EsStep *step, EsStep *undo);
+static double undo_timeout(const EsAslState *state);
 static Progress failed(EsMove *move, const EsAslState *state, EsStep *step, EsStep *undo, const EsEnding *ending);
 static double retry_delay(const EsAslState *state, EsStep *undo, const EsEnding *ending);
 static Jsonb *undo_input(EsMove *move, const EsAslState *state, const EsStep *step, EsAslFault *fault);
 static EsStep *undone_step(EsMove *move, const EsStep *undo);
 
-/* ending: what it is when all is undone.  With a pivot of which nobody knows it waits for a person, or the answer */
-void
-es_undo_begin(EsMove *move, EsSagaStatus ending)
+bool
+es_undo_step(EsMove *move, EsStep *step)
 {
-	EsStep	   *pivot;
+	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
+	EsStep	   *previous;
+	Progress	progress;
 
-	move->saga.ending = ending;
-	move->saga.reason = NULL;
-	move->saga.ended_at = 0;
-	es_steps_end_waiting(move, NULL, false);
-	pivot = es_steps_unknown_pivot(move);
-	if (pivot != NULL)
-	{
-		es_move_get_stuck(move, (EsNext) {es_asl_find_state(move->version->definition, pivot->state), pivot->input}, "pivot_unknown");
-		return;
-	}
-	es_undo_go_on(move);
-}
-
-void
-es_undo_go_on(EsMove *move)
-{
-	List	   *log;
-	ListCell   *lc;
-
-	move->saga.status = ES_SAGA_COMPENSATING;
-	es_steps_write(move);
-	foreach(lc, es_saga_waiting_steps(&move->saga))
-		if (((EsStep *) lfirst(lc))->kind == ES_STEP_UNDO)
-			return;
-	log = es_saga_undo_log(&move->saga);
-	foreach(lc, log)
-	{
-		EsStep	   *step = es_move_adopt(move, lfirst(lc));
-		Progress	progress;
-
-		/* it may have been undone with another since the log was read */
-		if ((step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN) || !stands_for_all(log, step) ||
-			!wants_undo(es_asl_find_state(move->version->definition, step->state), step))
-			continue;
-		progress = undo(move, step);
-		if (progress == IS_WAITING || progress == IS_STUCK)
-			return;
-	}
-	es_steps_write(move);
-	es_move_finish(move, move->saga.ending == ES_SAGA_CANCELLED ? ES_SAGA_CANCELLED :
-				   es_saga_has_undone(&move->saga) ? ES_SAGA_COMPENSATED : ES_SAGA_FAILED, NULL);
+	/* it may have been undone with another since it was read */
+	if ((step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN) || !wants_undo(state, step) || !stands_for_all(move, step))
+		return true;
+	previous = es_saga_last_undo(&move->saga, step);
+	if (previous != NULL && previous->status == ES_STEP_WAITING)
+		return false;
+	/* a person lets it be tried again: the same key, and all its retries */
+	if (previous != NULL)
+		previous->ntries = 0;
+	progress = begin_undo(move, state, step, previous, 0);
+	return progress == IS_UNDONE || progress == IS_LEFT;
 }
 
 /* of an undo that waits; ending NULL: the time of its retry has come */
@@ -114,7 +87,7 @@ es_undo_ended(EsMove *move, EsStep *undo, const EsEnding *ending)
 		progress = failed(move, state, step, undo, ending);
 	}
 	if (progress == IS_UNDONE || progress == IS_LEFT)
-		es_undo_go_on(move);
+		es_undo_leave(move, step);
 }
 
 /* attempts at one entry share their idempotency key, and with it their effect: all that may have had it are undone with this one */
@@ -130,16 +103,12 @@ mark_entry(EsMove *move, EsStep *step, EsStepStatus status)
 	ListCell   *lc;
 
 	es_steps_write(move);
-	foreach(lc, es_saga_undo_log(&move->saga))
+	foreach(lc, es_saga_entry(&move->saga, step))
 	{
-		EsStep	   *other = lfirst(lc);
+		EsStep	   *other = es_move_adopt(move, lfirst(lc));
 
-		if (other->parent == step->parent && other->first_seq == step->first_seq && other->seq != step->seq)
-		{
-			other = es_move_adopt(move, other);
-			other->status = status;
-			es_step_change(move, other);
-		}
+		other->status = status;
+		es_step_change(move, other);
 	}
 	step->status = status;
 	es_step_change(move, step);
@@ -147,37 +116,33 @@ mark_entry(EsMove *move, EsStep *step, EsStepStatus status)
 
 /* of the attempts at one entry that one which is known to be done stands for all, else the last */
 static bool
-stands_for_all(List *log, const EsStep *step)
+stands_for_all(EsMove *move, const EsStep *step)
 {
 	ListCell   *lc;
 
-	foreach(lc, log)
+	if (step->status == ES_STEP_DONE)
+		return true;
+	foreach(lc, es_saga_entry(&move->saga, step))
 	{
 		const EsStep *other = lfirst(lc);
 
-		if (other->seq == step->seq || other->parent != step->parent || other->first_seq != step->first_seq)
-			continue;
-		if (other->status == ES_STEP_DONE || (step->status != ES_STEP_DONE && other->ended > step->ended))
+		if (other->seq != step->seq && (other->status == ES_STEP_DONE || other->ended > step->ended))
 			return false;
 	}
 	return true;
 }
 
+/* a child undoes itself, where nothing else is said */
+static bool
+takes_back(const EsAslState *state, const EsStep *step)
+{
+	return step->kind == ES_STEP_CHILD && !state->has_undo && state->class == ES_ASL_UNDECLARED;
+}
+
 static bool
 wants_undo(const EsAslState *state, const EsStep *step)
 {
-	return state != NULL && state->has_undo && (step->status == ES_STEP_DONE || state->undo_unknown);
-}
-
-static Progress
-undo(EsMove *move, EsStep *step)
-{
-	EsStep	   *previous = step->is_new ? NULL : es_saga_last_undo(&move->saga, step);
-
-	/* a person lets it be tried again: the same key, and all its retries */
-	if (previous != NULL)
-		previous->ntries = 0;
-	return begin_undo(move, es_asl_find_state(move->version->definition, step->state), step, previous, 0);
+	return state != NULL && (state->has_undo || takes_back(state, step)) && (step->status == ES_STEP_DONE || state->undo_unknown);
 }
 
 static Progress
@@ -186,7 +151,6 @@ begin_undo(EsMove *move, const EsAslState *state, EsStep *step, const EsStep *pr
 	EsStep	   *undo = es_step_new(move, ES_STEP_UNDO, (EsNext) {state, step->input, es_move_parent(move, step)}, previous);
 	EsAslFault	fault = {0};
 	EsEnding	ending = {.retry_after = -1};
-	double		timeout = DEFAULT_TIMEOUT;
 
 	undo->undoes = step->seq;
 	if (undo->sent == NULL)
@@ -197,27 +161,51 @@ begin_undo(EsMove *move, const EsAslState *state, EsStep *step, const EsStep *pr
 		es_step_end(move, undo, ES_STEP_FAILED, &ending);
 		return failed(move, state, step, undo, &ending);
 	}
-	if (state->undo_timeout.is_set && state->undo_timeout.expression == NULL)
-		timeout = state->undo_timeout.value;
-	if (!ES_CALL_IS_NOW(&state->undo))
+	if (!takes_back(state, step) && state->undo.kind == ES_ASL_QUEUE)
 	{
-		undo->due = move->now + (TimestampTz) ((delay + timeout) * USECS_PER_SEC);
+		undo->due = move->now + (TimestampTz) ((delay + undo_timeout(state)) * USECS_PER_SEC);
 		if (es_call_send(move, undo, &state->undo, delay, &ending))
 			return IS_WAITING;
 		es_step_end(move, undo, ES_STEP_FAILED, &ending);
 		return failed(move, state, step, undo, &ending);
 	}
-	if (delay > 0)
+	if (delay <= 0)
+		return run_undo(move, state, step, undo);
+	undo->due = move->now + (TimestampTz) (delay * USECS_PER_SEC);
+	return IS_WAITING;
+}
+
+/* what is done in this transition, or by a child */
+static Progress
+run_undo(EsMove *move, const EsAslState *state, EsStep *step, EsStep *undo)
+{
+	EsEnding	ending = {.retry_after = -1};
+	bool		is_over = true;
+
+	if (takes_back(state, step))
+		is_over = es_child_take_back(move, step, undo, NULL, &ending);
+	else if (state->undo.kind == ES_ASL_SAGA)
+		is_over = es_child_start(move, undo, &state->undo, &ending);
+	else
+		ending.is_success = es_call_now(move, &state->undo, undo->sent, &ending.output, &ending);
+	if (!is_over)
 	{
-		undo->due = move->now + (TimestampTz) (delay * USECS_PER_SEC);
+		if (!takes_back(state, step) && state->undo_timeout.is_set)
+			undo->due = move->now + (TimestampTz) (undo_timeout(state) * USECS_PER_SEC);
 		return IS_WAITING;
 	}
-	ending.is_success = es_call_now(move, &state->undo, undo->sent, &ending.output, &ending);
 	es_step_end(move, undo, ending.is_success ? ES_STEP_DONE : ES_STEP_FAILED, &ending);
 	if (!ending.is_success)
 		return failed(move, state, step, undo, &ending);
 	es_undo_mark(move, step);
 	return IS_UNDONE;
+}
+
+/* s */
+static double
+undo_timeout(const EsAslState *state)
+{
+	return state->undo_timeout.is_set && state->undo_timeout.expression == NULL ? state->undo_timeout.value : DEFAULT_TIMEOUT;
 }
 
 static Progress
@@ -229,7 +217,7 @@ failed(EsMove *move, const EsAslState *state, EsStep *step, EsStep *undo, const 
 		return begin_undo(move, state, step, undo, Max(delay, ending->retry_after));
 	if (!move->version->definition->goes_on)
 	{
-		es_move_get_stuck(move, (EsNext) {NULL}, "undo_failed");
+		es_undo_get_stuck(move);
 		return IS_STUCK;
 	}
 	/* it stays in the history as what could not be undone */

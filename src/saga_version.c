@@ -74,6 +74,7 @@ typedef struct Compiled
 typedef struct Reference
 {
 	const EsAslCall *call;
+	const EsAslState *state;	/* whose Resource it is; NULL: an Undo */
 	Oid			owner;
 	const char *saga;			/* that is being defined */
 } Reference;
@@ -143,6 +144,7 @@ static int32 run_int(EsPlan *plan, Datum *values);
 static void make_queues(const EsAslDefinition *definition);
 static void check_references(const char *name, const EsAslDefinition *definition, Oid owner, StringInfo faults);
 static void check_reference(const Reference *reference, const char *where, StringInfo faults);
+static bool has_pivot(const EsAslCall *call);
 static void check_function(void *reference);
 static void tell_undeclared(const char *name, const EsAslDefinition *definition);
 static const EsSagaVersion *find_version(const Saga *saga, int version);
@@ -347,8 +349,11 @@ check_references(const char *name, const EsAslDefinition *definition, Oid owner,
 		Reference	reference = {.call = &state->call, .owner = owner, .saga = name};
 
 		if (state->type == ES_ASL_TASK)
+			reference.state = state;
+		if (state->type == ES_ASL_TASK)
 			check_reference(&reference, es_asl_where(state->where, "Resource"), faults);
 		reference.call = &state->undo;
+		reference.state = NULL;
 		if (state->has_undo)
 			check_reference(&reference, es_asl_where(es_asl_where(state->where, "Saga"), "Undo"), faults);
 	}
@@ -380,6 +385,8 @@ check_reference(const Reference *reference, const char *where, StringInfo faults
 				es_asl_add_fault(faults, where, "saga \"%s\" does not exist", call->name);
 			else if (child != NULL && call->version > 0 && read_version(child->id, call->version, &hash) == NULL)
 				es_asl_add_fault(faults, where, "saga \"%s\" has no version %d", call->name, call->version);
+			else if (child != NULL && reference->state != NULL && reference->state->class == ES_ASL_UNDECLARED && has_pivot(call))
+				es_asl_add_fault(faults, where, "saga \"%s\" has a pivot, behind which it cannot be taken back: say \"Class\": \"pivot\", or name an \"Undo\"", call->name);
 			break;
 		case ES_ASL_SQL:
 			error = es_attempt(check_function, unconstify(Reference *, reference));
@@ -390,6 +397,18 @@ check_reference(const Reference *reference, const char *where, StringInfo faults
 		case ES_ASL_EVENT:
 			break;
 	}
+}
+
+/* as it is now: without a version, the one that is taken later may have another */
+static bool
+has_pivot(const EsAslCall *call)
+{
+	const EsSagaVersion *child = es_saga_version_find(call->name, call->version);
+
+	for (int i = 0; child != NULL && i < child->definition->nstates; i++)
+		if (child->definition->states[i]->class == ES_ASL_PIVOT)
+			return true;
+	return false;
 }
 
 static void
@@ -440,6 +459,14 @@ es_saga_version_get(const char *name, int version)
 				 errmsg("saga \"%s\" has no version %d", name, version),
 				 errhint("The active one is %d.", saga->version)));
 	return found;
+}
+
+const EsSagaVersion *
+es_saga_version_find(const char *name, int version)
+{
+	const Saga *saga = es_definition_cache_by_name(&sagas, name);
+
+	return saga == NULL ? NULL : find_version(saga, version == 0 ? saga->version : version);
 }
 
 const EsSagaVersion *

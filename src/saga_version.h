@@ -20,6 +20,8 @@ typedef struct EsSagaVersion
 
 /* 0: the active one; ST008 when unknown.  Good to the end of the transaction */
 extern const EsSagaVersion *es_saga_version_get(const char *name, int version);
+/* the same; NULL: there is none */
+extern const EsSagaVersion *es_saga_version_find(const char *name, int version);
 /* NULL: there is none */
 extern const EsSagaVersion *es_saga_version_by_id(int32 definition_id, int version);
 

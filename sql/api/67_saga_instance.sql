@@ -72,7 +72,7 @@ COMMENT ON FUNCTION evtstore.mark_undone IS
 
 CREATE OR REPLACE VIEW evtstore.sagas AS
     SELECT s.id, d.name, s.version, s.business_key, s.status, w.states, w.waiting_for, w.next_due, s.started_at, s.ended_at, s.error, s.cause,
-           s.reason, s.input, s.output, s.tenant
+           s.reason, s.input, s.output, s.tenant, s.parent_id
     FROM evtstore_internal.saga s
     LEFT JOIN evtstore_internal.definition d ON d.id = s.definition_id
     LEFT JOIN LATERAL (
@@ -80,9 +80,11 @@ CREATE OR REPLACE VIEW evtstore.sagas AS
                pg_catalog.string_agg(CASE WHEN EXISTS (SELECT FROM evtstore_internal.saga_lock l WHERE l.saga_id = t.saga_id AND l.seq = t.seq) THEN 'lock ' || t.resource
                    WHEN t.message_id IS NOT NULL THEN 'an answer to message ' || t.message_id || ' of queue ' || coalesce(q.name, '?')
                    WHEN t.kind = 'start' THEN 'its beginning' WHEN t.kind = 'signal' THEN 'a signal'
+                   WHEN c.id IS NOT NULL THEN 'saga ' || c.id
                    WHEN t.kind IN ('parallel', 'map') THEN NULL ELSE 'a time' END, ', ' ORDER BY t.seq) AS waiting_for
         FROM evtstore_internal.saga_step t
         LEFT JOIN evtstore_internal.definition q ON q.id = t.queue_id
+        LEFT JOIN evtstore_internal.saga c ON c.parent_id = s.id AND c.parent_seq = t.seq AND coalesce(c.parent_parent, 0) = t.parent
         WHERE t.saga_id = s.id AND t.status = 'waiting' AND t.kind <> 'branch' AND s.ended_at IS NULL) w ON true
     WHERE (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
 COMMENT ON VIEW evtstore.sagas IS

@@ -22,6 +22,10 @@ CREATE TABLE evtstore_internal.saga (
     input jsonb NOT NULL,
     output jsonb,
     metadata jsonb NOT NULL DEFAULT '{}',
+    parent_id uuid,
+    parent_parent int,
+    parent_seq int,
+    is_taken_back boolean NOT NULL DEFAULT false,
     has_lock boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.saga IS 'instances of sagas, kept when they have ended';
@@ -31,8 +35,13 @@ COMMENT ON COLUMN evtstore_internal.saga.has_pivot IS 'a pivot is done: nothing 
 COMMENT ON COLUMN evtstore_internal.saga.timer_id IS 'the message that comes at timer_due; NULL: none is armed';
 COMMENT ON COLUMN evtstore_internal.saga.ending IS 'what it is when compensation is through: compensated or cancelled; failed: it is not compensated';
 COMMENT ON COLUMN evtstore_internal.saga.reason IS 'why it is stuck';
+COMMENT ON COLUMN evtstore_internal.saga.parent_id IS 'of a child: the instance that started it; NULL: it is none';
+COMMENT ON COLUMN evtstore_internal.saga.parent_seq IS 'of a child: the step that is told when it has ended; with parent_parent, which that one is in';
+COMMENT ON COLUMN evtstore_internal.saga.is_taken_back IS 'of a child: the step that is told is the undo of the one that started it';
 COMMENT ON COLUMN evtstore_internal.saga.has_lock IS 'it has asked for a semantic lock';
 COMMENT ON COLUMN evtstore_internal.saga.metadata IS 'correlation and trace of the start, for what it sends and appends';
+-- never changed: it costs transitions nothing
+CREATE INDEX saga_parent_idx ON evtstore_internal.saga (parent_id) WHERE parent_id IS NOT NULL;
 
 -- Keys by which instances are found: that of the business, which is gone when the instance has ended, and that of the start.
 CREATE TABLE evtstore_internal.saga_key (

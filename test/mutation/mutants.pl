@@ -2535,7 +2535,7 @@ return [
 	{
 		name   => 'semantic lock: only who has one is waited for',
 		file   => 'saga_lock.c',
-		change => [ 'mine.resource = r.resource AND mine.number < r.number LIMIT 1', 'mine.resource = r.resource AND mine.held_since IS NOT NULL LIMIT 1' ],
+		change => [ 'l.resource = r.resource AND l.number < r.number LIMIT 1', 'l.resource = r.resource AND l.held_since IS NOT NULL LIMIT 1' ],
 		tests  => 'saga_lock',
 	},
 	{

@@ -180,6 +180,25 @@ SELECT * FROM locks;
 SELECT cancel(key, false) FROM unnest('{a,c}'::text[]) key;
 SELECT count(*) FROM evtstore.saga_locks;
 
+-- a child has what it has for itself: its parent waits for it, and so does who waits for the parent
+SELECT evtstore.define_saga('child', '{"StartAt": "C", "States": {"C": {"Type": "Task", "Resource": "queue:work", "Saga": {"Undo": "none", "Lock": "$.sku"}, "End": true}}}') > 0,
+	evtstore.define_saga('parent', '{"StartAt": "P", "States": {
+	"P": {"Type": "Task", "Resource": "sql:public.hold", "ResultPath": null, "Saga": {"Undo": "none", "Lock": "$.own"}, "Next": "Q"},
+	"Q": {"Type": "Task", "Resource": "saga:child", "Saga": {"Undo": "none"}, "End": true}}}') > 0;
+SELECT count(*) FROM (SELECT take()) t;
+TRUNCATE command, evtstore_internal.saga, evtstore_internal.saga_step;
+SELECT count(evtstore.start_saga('parent', '{"own": "p", "sku": "p"}', business_key => 'self'));
+SELECT steps('self');
+SELECT count(evtstore.start_saga('pair', '{"one": "x", "two": "p"}', business_key => 'a')), count(evtstore.start_saga('parent', '{"own": "p", "sku": "x"}', business_key => 'p'));
+SELECT resource, count(*), count(*) FILTER (WHERE waiting) AS waiting FROM evtstore.saga_locks GROUP BY resource ORDER BY resource;
+SELECT take();
+SELECT answer('a', 'One');
+CALL until($$(SELECT ended_at IS NOT NULL FROM evtstore.sagas WHERE business_key = 'a')$$);
+SELECT steps('a');
+CALL until($$(SELECT count(*) = 1 FROM evtstore.receive('work', lease => '1h'))$$);
+SELECT cancel('p', false);
+CALL until($$(SELECT count(*) = 0 FROM evtstore.saga_locks)$$);
+
 -- what is no name of anything
 SELECT count(*) FROM (SELECT take()) t;
 TRUNCATE command, evtstore_internal.saga, evtstore_internal.saga_step;

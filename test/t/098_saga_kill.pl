@@ -42,7 +42,17 @@ sql(q{
 		"Pay": {"Type": "Task", "Resource": "queue:work", "TimeoutSeconds": 100, "Next": "Pack", "ResultPath": null,
 			"Retry": [{"ErrorEquals": ["Busy", "States.Timeout"], "IntervalSeconds": 50, "MaxAttempts": 1}], "Saga": {"Undo": "queue:work"}},
 		"Pack": {"Type": "Task", "Resource": "queue:work", "TimeoutSeconds": 1000, "End": true, "Saga": {"Undo": "none"}}}}');
-	SELECT evtstore.define_saga('lax', spec || '{"Saga": {"OnCompensateFail": "continue"}}') FROM evtstore_internal.saga_version});
+	SELECT evtstore.define_saga('asks', '{"StartAt": "Ask", "States": {
+		"Ask": {"Type": "Task", "Resource": "signal:go", "Next": "Pack"},
+		"Pack": {"Type": "Task", "Resource": "queue:work", "TimeoutSeconds": 1000, "End": true, "Saga": {"Undo": "none"}}}}');
+	SELECT evtstore.define_saga('pays', '{"StartAt": "Pay", "States": {
+		"Pay": {"Type": "Task", "Resource": "queue:work", "TimeoutSeconds": 1000, "End": true, "Saga": {"Undo": "queue:work"}}}}');
+	SELECT evtstore.define_saga('tour', '{"StartAt": "Book", "States": {
+		"Book": {"Type": "Task", "Resource": "sql:public.book", "Parameters": {"saga.$": "$$.Execution.Id"}, "ResultPath": null, "Next": "Child",
+			"Saga": {"Undo": "sql:public.unbook"}},
+		"Child": {"Type": "Task", "Resource": "saga:pays", "ResultPath": null, "Next": "Pack"},
+		"Pack": {"Type": "Task", "Resource": "queue:work", "TimeoutSeconds": 1000, "End": true, "Saga": {"Undo": "none"}}}}');
+	SELECT evtstore.define_saga('lax', v.spec || '{"Saga": {"OnCompensateFail": "continue"}}') FROM evtstore_internal.saga_version v JOIN evtstore_internal.definition d ON d.id = v.definition_id WHERE d.name = 'trip'});
 
 # all that there is of sagas, but for the time of its clock and who has what
 sub rows
@@ -53,6 +63,7 @@ sub rows
 			SELECT 'key', k::text FROM evtstore_internal.saga_key k UNION ALL
 			SELECT 'step', s::text FROM evtstore_internal.saga_step s UNION ALL
 			SELECT 'answer', a::text FROM evtstore_internal.saga_answer a UNION ALL
+			SELECT 'signal', g::text FROM evtstore_internal.saga_signal g UNION ALL
 			SELECT 'message', format('%s %s %s', queue_id, id, body) FROM evtstore_internal.message UNION ALL
 			SELECT 'event', e::text FROM evtstore.events e UNION ALL
 			SELECT 'effect', e::text FROM effect e)
@@ -64,8 +75,13 @@ my $turn = 0;
 sub how { return $turn++ % 2 ? 'stop' : 'kill' }
 sub cut { return EvtGdb::cut($node, how(), @_) }
 
-# what is the case of the last one that was started, and what it did, in order
-sub what_is { return sql(q{SELECT status || ': ' || coalesce((SELECT string_agg(what, ' ' ORDER BY n) FROM effect WHERE saga = id), '') FROM evtstore.sagas ORDER BY started_at DESC LIMIT 1}) }
+# what is the case of the last one that was started, and what it and its children did, in order
+sub what_is
+{
+	return sql(q{SELECT status || ': ' || coalesce((SELECT string_agg(what, ' ' ORDER BY n) FROM effect e
+			WHERE saga = s.id OR EXISTS (SELECT FROM evtstore.sagas c WHERE c.id = e.saga AND c.parent_id = s.id)), '')
+		FROM evtstore.sagas s WHERE parent_id IS NULL ORDER BY started_at DESC LIMIT 1});
+}
 
 # and what became of each attempt at Pay
 sub attempts
@@ -243,7 +259,7 @@ foreach my $place ('es_undo_begin', 'after es_steps_write', 'es_call_send_all', 
 $at = cut($TELL, $give_up);
 is(sql($give_up), 'late', "giving up, $at: it is known");
 is(sql('SELECT take()'), 'undo Pay', "giving up, $at: the undo comes");
-foreach my $place ('es_undo_ended', 'es_undo_go_on', 'after es_steps_write', 'es_saga_update', $RECORD)
+foreach my $place ('es_undo_ended', 'es_undo_mark', 'es_undo_leave', 'after es_steps_write', 'es_saga_update', $RECORD)
 {
 	$before = rows();
 	my $at = cut($place, 'SELECT serve()');
@@ -284,5 +300,75 @@ foreach my $place ('es_undo_begin', 'es_queue_withdraw', 'after es_queue_withdra
 }
 $at = cut($TELL, $cancel);
 finish("cancellation, $at", $undone =~ s/compensated/cancelled/r, 'undo Pay');
+
+# --- a signal: one that somebody waits for, and one that comes early ---
+
+my $signal = q{SELECT evtstore.signal_saga(id, 'go', '1', 'd') FROM evtstore.sagas WHERE ended_at IS NULL};
+sql('SELECT evtstore.start_saga($$asks$$, business_key => $$a$$)');
+foreach my $place ('es_signal_bring', 'es_move_settle', 'after es_steps_write', 'es_saga_update', $RECORD)
+{
+	$before = rows();
+	my $at = cut($place, $signal);
+
+	is(rows(), $before, "signal, $at: it waits as before");
+}
+$at = cut($TELL, $signal);
+sql($signal);
+is(sql('SELECT count(*) FROM evtstore_internal.saga_signal'), 1, "signal, $at: it is known");
+finish("signal, $at", 'succeeded: Pack', 'Pack');
+sql('SELECT evtstore.start_saga($$asks$$, business_key => $$b$$, start_at => now() + $$1 day$$)');
+foreach my $place ('after es_signal_bring', $RECORD)
+{
+	$before = rows();
+	my $at = cut($place, $signal);
+
+	is(rows(), $before, "early signal, $at: nobody knows of it");
+}
+$at = cut($TELL, $signal);
+sql('SELECT evtstore.cancel_saga(id) FROM evtstore.sagas WHERE ended_at IS NULL');
+sql('TRUNCATE effect');
+
+# --- a child: it begins with its parent's transition, and its end is the parent's next one ---
+
+my $tour = 'SELECT evtstore.start_saga($$tour$$, business_key => $$tour$$)';
+foreach my $place ('es_child_start', 'es_saga_insert', 'after es_child_start', $RECORD)
+{
+	$before = rows();
+	my $at = cut($place, $tour);
+
+	is(rows(), $before, "a child's start, $at: neither of them is there");
+}
+sql($tour);
+is(sql('SELECT take()'), 'Pay', 'what the child asks for');
+foreach my $place ('es_child_tell_parent', 'es_move_answer', 'es_call_send_all', 'after es_child_tell_parent', $RECORD)
+{
+	$before = rows();
+	my $at = cut($place, 'SELECT serve()');
+
+	is(rows(), $before, "a child's end, $at: both wait as before");
+	is(sql('SELECT take()'), 'Pay', "a child's end, $at: the command comes again");
+}
+$at = cut($TELL, 'SELECT serve()');
+is(sql('SELECT take()'), 'Pack', "a child's end, $at: the parent has gone on");
+foreach my $place ('es_child_take_back', 'es_undo_begin', 'after es_child_take_back', $RECORD)
+{
+	$before = rows();
+	my $at = cut($place, $give_up);
+
+	is(rows(), $before, "taking back, $at: the parent waits as before");
+	is(sql('SELECT take()'), 'Pack', "taking back, $at: the command comes again");
+}
+$at = cut($TELL, $give_up);
+is(sql('SELECT take()'), 'undo Pay', "taking back, $at: the child is at it");
+foreach my $place ('es_child_tell_parent', 'es_undo_ended', 'after es_child_tell_parent', $RECORD)
+{
+	$before = rows();
+	my $at = cut($place, 'SELECT serve()');
+
+	is(rows(), $before, "taken back, $at: both wait as before");
+	is(sql('SELECT take()'), 'undo Pay', "taken back, $at: the command comes again");
+}
+$at = cut($TELL, 'SELECT serve()');
+finish("taken back, $at", 'compensated: Book Pay undo Pay undo Book');
 
 done_testing();

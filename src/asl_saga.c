@@ -169,6 +169,9 @@ es_asl_finish_saga(EsAslParser *parser, EsAslState *state)
 	List	   *const events[] = {state->reply_events, state->fail_events};
 	ListCell   *lc;
 
+	if (state->heartbeat.is_set && state->call.kind != ES_ASL_QUEUE)
+		es_asl_add_fault(parser->faults, es_asl_where(state->where, state->heartbeat.expression != NULL ? "HeartbeatSecondsPath" : "HeartbeatSeconds"),
+						 "only who has a command of a queue shows signs of life");
 	for (int i = 0; i < lengthof(keys); i++)
 	{
 		if (events[i] == NIL)

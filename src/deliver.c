@@ -271,7 +271,7 @@ call_function(Action *action)
 	es_spi_check_constraints();
 	stop_function_timeout();
 	es_spi_unbecome(&state);
-	if (action->event == NULL && !es_queue_settle(action->delivery->receipt, ES_SETTLE_ACK, NULL, -1))
+	if (action->event == NULL && !es_queue_settle_delivered(action->delivery->receipt, 0, NULL, false))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_STALE_RECEIPT),
 				 errmsg("receipt %s is stale", action->delivery->receipt)));

@@ -31,6 +31,7 @@
 #include "guc.h"
 #include "identity.h"
 #include "options.h"
+#include "spi.h"
 #include "transport/transport.h"
 
 #define DEFAULT_TIMEOUT_MS 10000
@@ -57,6 +58,15 @@ static const EsOption spec_keys[] = {
 
 #define OPTION_KEYS (&spec_keys[1])
 
+/* names of definitions that are nobody's begin so (queue.h, which is above this) */
+#define RESERVED_PREFIX "evtstore:"
+
+static EsPlan messages_plan = {
+	.sql = "SELECT 1 FROM evtstore_internal.message WHERE queue_id = $1 LIMIT 1",
+	.nargs = 1,
+	.args = {INT4OID},
+};
+
 PG_FUNCTION_INFO_V1(evtstore_create_endpoint);
 PG_FUNCTION_INFO_V1(evtstore_alter_endpoint);
 PG_FUNCTION_INFO_V1(evtstore_drop_endpoint);
@@ -69,6 +79,7 @@ static EsHeader *read_headers(Jsonb *headers, int *n);
 static EsSetting *read_settings(Jsonb *settings, int *n);
 static char *fingerprint(const EsEndpoint *endpoint, const EsDefinition *definition);
 static void refuse_while_used(const char *name);
+static bool has_messages(int32 queue_id);
 
 /*
  * evtstore.create_endpoint(name text, url text, options jsonb DEFAULT '{}') RETURNS void; evtstore_admin
@@ -385,10 +396,31 @@ refuse_while_used(const char *name)
 		EsDefinition *user = lfirst(lc);
 		char	   *endpoint = es_options_string(user->spec, "endpoint", NULL);
 
-		if (endpoint != NULL && strcmp(endpoint, name) == 0)
+		if (endpoint == NULL || strcmp(endpoint, name) != 0)
+			continue;
+		/* that of steps of sagas is nobody's to drop */
+		if (strncmp(user->name, RESERVED_PREFIX, strlen(RESERVED_PREFIX)) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("%s \"%s\" delivers to endpoint \"%s\"", user->kind, user->name, name),
 					 errhint("Drop the %s first, or give it another endpoint with evtstore.alter_%s().", user->kind, user->kind)));
+		if (has_messages(user->id))
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("steps of sagas wait for endpoint \"%s\"", name),
+					 errhint("Wait until they are done, or cancel their sagas: the view evtstore.sagas says which wait for it.")));
 	}
+}
+
+static bool
+has_messages(int32 queue_id)
+{
+	Datum		values[1] = {Int32GetDatum(queue_id)};
+	EsSpiState	state;
+	bool		result;
+
+	es_spi_begin(&state);
+	result = es_spi_run_latest(&messages_plan, values, NULL) > 0;
+	es_spi_end(&state);
+	return result;
 }

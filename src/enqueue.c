@@ -132,7 +132,7 @@ es_queue_send(const EsQueue *queue, EsMessage *messages, int n)
 
 	if (n == 0)
 		return;
-	if (queue->is_for_sagas && !messages[0].is_arrival)
+	if ((queue->is_for_sagas && !messages[0].is_arrival) || (queue->is_for_steps && !messages[0].is_command))
 		es_queue_refuse_reserved(queue->name);
 	sending.fair_by = queue->fair_by == NULL ? NULL : es_placeholder_copy(queue->fair_by);
 	for (int i = 0; i < n; i++)

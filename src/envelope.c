@@ -42,14 +42,26 @@
 #include "json.h"
 #include "options.h"
 
-/* beside the attributes: Idempotency-Key, evtstore-attempt, evtstore-replay, three of a signature; debezium's two are instead of them */
-#define OTHER_HEADERS 8
+/* beside the attributes: Idempotency-Key, evtstore-attempt, evtstore-replay, three of a signature; debezium's two are instead of them; of a command */
+#define OTHER_HEADERS (8 + lengthof(command_headers))
 
 #define TIMESTAMP_HEADER "webhook-timestamp"
 #define SIGNATURE_HEADER "webhook-signature"
 #define JSON_CONTENT "application/json"
 #define STRUCTURED_CONTENT "application/cloudevents+json; charset=utf-8"
 #define BATCHED_CONTENT "application/cloudevents-batch+json; charset=utf-8"
+
+/* what the headers of a saga's command say, as headers of the message */
+static const char *const command_headers[][2] = {
+	{"saga", "evtstore-saga"},
+	{"saga_id", "evtstore-saga-id"},
+	{"state", "evtstore-saga-state"},
+	{"attempt", "evtstore-saga-attempt"},
+	{"deadline", "evtstore-saga-deadline"},
+	{"undo", "evtstore-saga-undo"},
+	{"forward", "evtstore-saga-forward"},
+	{"forward_key", "evtstore-saga-forward-key"},
+};
 
 static const char *const http_names[] = ES_CLOUDEVENT_NAMES("ce-");
 static const char *const kafka_names[] = ES_CLOUDEVENT_NAMES("ce_");
@@ -88,6 +100,8 @@ static char *tags_json(Datum tags);
 static void add_common_headers(const EsEndpoint *endpoint, const char *id, int attempt, bool is_replay, EsBinding binding, EsOutgoing *out);
 static void sign(const EsEndpoint *endpoint, EsOutgoing *out);
 static void add_header(EsOutgoing *out, const char *name, const char *value);
+static bool is_command(const EsDelivery *delivery, const char *source_name);
+static void add_command_headers(const EsDelivery *delivery, EsOutgoing *out);
 static char *batch_id(const EsDelivery *const *deliveries, int n, const char *source_name);
 static const char *header_value(const char *text, bool is_encoded);
 static const char *encoded(const char *utf8);
@@ -136,6 +150,8 @@ es_envelope_make(const EsDelivery *delivery, const char *source_name, bool is_re
 		add_header(out, "eventType", to_utf8(letter.type));
 	}
 	add_common_headers(endpoint, out->id, delivery->attempt, is_replay, letter.binding, out);
+	if (is_command(delivery, source_name))
+		add_command_headers(delivery, out);
 }
 
 void
@@ -183,7 +199,9 @@ begin_letter(Letter *letter, const EsDelivery *delivery, const char *source_name
 	}
 	else
 	{
-		letter->id = psprintf("%s-" INT64_FORMAT, source_name, delivery->message_id);
+		/* of a command the same over the attempts at its step */
+		letter->id = is_command(delivery, source_name) ? es_cloudevent_string(delivery->headers, "idempotency_key") :
+			psprintf("%s-" INT64_FORMAT, source_name, delivery->message_id);
 		letter->type = es_cloudevent_string(delivery->headers, "type");
 		if (letter->type == NULL || letter->type[0] == '\0')
 			letter->type = "message";
@@ -298,8 +316,16 @@ make_message(Letter *letter)
 	StringInfoData source;
 
 	initStringInfo(&source);
-	appendStringInfo(&source, "%s/queues/", letter->endpoint->source);
-	es_cloudevent_append_segment(&source, to_utf8(letter->source_name));
+	if (is_command(letter->delivery, letter->source_name))
+	{
+		appendStringInfo(&source, "%s/sagas/", letter->endpoint->source);
+		es_cloudevent_append_segment(&source, to_utf8(es_cloudevent_string(letter->delivery->headers, "saga")));
+	}
+	else
+	{
+		appendStringInfo(&source, "%s/queues/", letter->endpoint->source);
+		es_cloudevent_append_segment(&source, to_utf8(letter->source_name));
+	}
 	es_cloudevent_begin(&letter->event, letter->delivery->body);
 	es_cloudevent_add(&letter->event, ES_CE_ID, letter->id);
 	es_cloudevent_add(&letter->event, ES_CE_SOURCE, source.data);
@@ -496,6 +522,27 @@ add_header(EsOutgoing *out, const char *name, const char *value)
 	header->name = name;
 	header->value = value;
 	out->nheaders++;
+}
+
+/* what a step of a saga sends to an endpoint, and nobody else into that queue */
+static bool
+is_command(const EsDelivery *delivery, const char *source_name)
+{
+	return strncmp(source_name, ES_QUEUE_ENDPOINT_PREFIX, strlen(ES_QUEUE_ENDPOINT_PREFIX)) == 0;
+}
+
+/* several commands in one message have none: each says in its event what it is */
+static void
+add_command_headers(const EsDelivery *delivery, EsOutgoing *out)
+{
+	for (int i = 0; i < lengthof(command_headers); i++)
+	{
+		Jsonb	   *value = es_options_any(delivery->headers, command_headers[i][0]);
+		const char *text = value == NULL ? NULL : es_cloudevent_string(delivery->headers, command_headers[i][0]);
+
+		if (value != NULL)
+			add_header(out, command_headers[i][1], encoded(to_utf8(text != NULL ? text : es_options_text(value))));
+	}
 }
 
 /* the same for the same events in the same order, so that a second attempt can be told */

@@ -2,7 +2,7 @@
  * lock.h
  *		Heavyweight locks of ours, held to the end of the transaction: streams, tags and types, queues and their keys,
  *		shares of queues that somebody reads, subscriptions and their lanes, names of definitions, commands, imports, scavenging, the ledger, the making
- *		of snapshots and of shadows.
+ *		of snapshots and of shadows, semantic locks of sagas.
  *
  * They are advisory locks of the server with a fourth field that pg_advisory_lock() never uses, so that no application
  * can take or block them; pg_locks shows them with that number, as a negative smallint, in objsubid.
@@ -35,6 +35,8 @@ typedef enum EsLockSpace
 	ES_LOCK_SNAPSHOT = 0xE50B,
 	ES_LOCK_SCAVENGE = 0xE50C, /* one for the store */
 	ES_LOCK_SAGA = 0xE515, /* a definition of sagas: shared by who starts one (saga_answer.c) */
+	ES_LOCK_SEMANTIC = 0xE516,		 /* what sagas work on (saga_lock.c) */
+	ES_LOCK_SEMANTIC_WAITS = 0xE517, /* of a tenant: who begins to wait for another of these */
 	ES_LOCK_SHADOW = 0xE514	   /* the privileges on the schema of shadows (shadow.c) */
 } EsLockSpace;
 

@@ -76,6 +76,7 @@ static EsPlan delete_dead_letters_plan = {
 	.args = {INT4OID},
 };
 
+static void make_reserved(const char *name, Jsonb *spec);
 static void fill_queue(void *entry, const EsDefinition *definition);
 static EsQueue *copy_queue(const EsQueue *queue);
 static Jsonb *canonical_spec(Jsonb *options);
@@ -182,13 +183,33 @@ evtstore_drop_queue(PG_FUNCTION_ARGS)
 void
 es_queue_make_sagas(void)
 {
-	Jsonb	   *spec = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(SAGAS_SPEC)));
+	make_reserved(ES_QUEUE_SAGAS, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(SAGAS_SPEC))));
+}
 
-	if (es_definition_cache_by_name(&cache, ES_QUEUE_SAGAS) != NULL)
+static void
+make_reserved(const char *name, Jsonb *spec)
+{
+	if (es_definition_cache_by_name(&cache, name) != NULL)
 		return;
-	es_definition_lock("queue", ES_QUEUE_SAGAS);
-	if (es_definition_find("queue", ES_QUEUE_SAGAS) == NULL)
-		(void) es_definition_create_as("queue", ES_QUEUE_SAGAS, GetUserNameFromId(es_catalog()->owner, false), "pg_catalog", spec);
+	es_definition_lock("queue", name);
+	if (es_definition_find("queue", name) == NULL)
+		(void) es_definition_create_as("queue", name, GetUserNameFromId(es_catalog()->owner, false), "pg_catalog", spec);
+}
+
+char *
+es_queue_of_endpoint(const char *endpoint)
+{
+	return psprintf("%s%s", ES_QUEUE_ENDPOINT_PREFIX, endpoint);
+}
+
+void
+es_queue_make_of_endpoint(const char *endpoint)
+{
+	StringInfoData name;
+
+	initStringInfo(&name);
+	escape_json(&name, endpoint);
+	make_reserved(es_queue_of_endpoint(endpoint), es_options_of("endpoint", DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(name.data)))));
 }
 
 void
@@ -288,6 +309,7 @@ fill_queue(void *entry, const EsDefinition *definition)
 
 	queue->endpoint = es_options_string(definition->spec, "endpoint", NULL);
 	queue->is_for_sagas = strcmp(definition->name, ES_QUEUE_SAGAS) == 0;
+	queue->is_for_steps = strncmp(definition->name, ES_QUEUE_ENDPOINT_PREFIX, strlen(ES_QUEUE_ENDPOINT_PREFIX)) == 0;
 	queue->is_paused = strcmp(definition->state, ES_DEFINITION_ACTIVE) != 0;
 	queue->max_in_flight = es_options_int(definition->spec, "max_in_flight", 0);
 	queue->rate = es_options_number(definition->spec, "rate", 0);

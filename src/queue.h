@@ -25,6 +25,7 @@ typedef struct EsQueue
 	char *endpoint; /* NULL: pulled by consumers */
 	bool is_paused;
 	bool is_for_sagas; /* ES_QUEUE_SAGAS */
+	bool is_for_steps; /* steps of sagas that an endpoint takes */
 	int max_in_flight; /* 0: any */
 	double rate;	   /* messages a second; 0: any */
 	int64 dedup_window; /* ms that a dedup_id is remembered */
@@ -155,6 +156,11 @@ typedef enum EsSettle
  * 22023.  Wakes workers at commit where it makes something ready.
  */
 extern bool es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 delay_ms);
+/*
+ * Acknowledges what was delivered, a message or a command, whose saga is told.  status: of the answer, 0: none; body: of it, or NULL.  is_outside: it
+ * cannot be taken back, so the saga is told also where the receipt is stale
+ */
+extern bool es_queue_settle_delivered(const char *receipt, int status, Jsonb *body, bool is_outside);
 
 /* what a message's receipt says */
 typedef struct EsMessageReceipt
@@ -196,7 +202,13 @@ extern void es_queue_init(void);
 #define ES_QUEUE_SAGAS "evtstore:sagas"
 /* makes it where there is none */
 extern void es_queue_make_sagas(void);
-/* 42501: it is that one */
+/* the queue of what steps of sagas send to an endpoint: one for each endpoint that a saga names, and nobody else's */
+#define ES_QUEUE_ENDPOINT_PREFIX "evtstore:endpoint:"
+/* palloc'd */
+extern char *es_queue_of_endpoint(const char *endpoint);
+/* makes it where there is none */
+extern void es_queue_make_of_endpoint(const char *endpoint);
+/* 42501: it is one of these */
 extern void es_queue_refuse_reserved(const char *name);
 
 /*

@@ -39,6 +39,8 @@ static EsPlan find_anywhere_plan = {
 static EsCommandHook command_hook = NULL;
 static EsAnswerHook answer_hook = NULL;
 static EsAcknowledgeHook acknowledge_hook = NULL;
+static EsUnwantedHook unwanted_hook = NULL;
+static EsFindCommandHook find_command_hook = NULL;
 
 static EsReady *find(int32 queue_id, const char *tenant, const int64 *ids, int n);
 static void note_found(uint64 nrows, const int64 *ids, const int *places, EsReady *found);
@@ -68,6 +70,30 @@ es_queue_may_acknowledge(const EsCommand *command)
 	return acknowledge_hook != NULL && acknowledge_hook(command);
 }
 
+void
+es_queue_register_unwanted_hook(EsUnwantedHook hook)
+{
+	unwanted_hook = hook;
+}
+
+bool
+es_queue_is_unwanted(int32 queue_id, int64 message_id)
+{
+	return unwanted_hook(queue_id, message_id);
+}
+
+void
+es_queue_register_find_command_hook(EsFindCommandHook hook)
+{
+	find_command_hook = hook;
+}
+
+bool
+es_queue_find_command(int32 queue_id, int64 message_id, EsCommand *command)
+{
+	return find_command_hook(queue_id, message_id, command);
+}
+
 const char *
 es_queue_answer(const EsAnswer *answer)
 {
@@ -75,10 +101,10 @@ es_queue_answer(const EsAnswer *answer)
 }
 
 bool
-es_queue_tell_command_died(const EsCommand *command, const char *error)
+es_queue_tell_command_ended(const EsCommand *command, const EsCommandEnd *end)
 {
 	if (command->is_one && command_hook != NULL)
-		command_hook(command, error);
+		command_hook(command, end);
 	return command->is_one;
 }
 

@@ -59,10 +59,29 @@ typedef bool (*EsAcknowledgeHook)(const EsCommand *command);
 extern void es_queue_register_acknowledge_hook(EsAcknowledgeHook hook);
 extern bool es_queue_may_acknowledge(const EsCommand *command);
 
-/* called where a command is given up or rejected, in that transaction */
-typedef void (*EsCommandHook)(const EsCommand *command, const char *error);
+/* in a layer above: was it the command of a step that its saga does not wait for any more? */
+typedef bool (*EsUnwantedHook)(int32 queue_id, int64 message_id);
+extern void es_queue_register_unwanted_hook(EsUnwantedHook hook);
+extern bool es_queue_is_unwanted(int32 queue_id, int64 message_id);
+/* in a layer above: whose command the message was, which is gone; false: nobody's */
+typedef bool (*EsFindCommandHook)(int32 queue_id, int64 message_id, EsCommand *command);
+extern void es_queue_register_find_command_hook(EsFindCommandHook hook);
+extern bool es_queue_find_command(int32 queue_id, int64 message_id, EsCommand *command);
+
+/* what became of a command without anybody's answer */
+typedef struct EsCommandEnd
+{
+	bool is_done;	   /* an endpoint has taken it */
+	Jsonb *output;	   /* then: what is known of its answer */
+	bool is_pushed;	   /* its queue has an endpoint */
+	bool is_rejected;  /* it is not to be tried again */
+	const char *error; /* why it was given up or rejected */
+} EsCommandEnd;
+
+/* in a layer above: called in the transaction in which that is so */
+typedef void (*EsCommandHook)(const EsCommand *command, const EsCommandEnd *end);
 extern void es_queue_register_command_hook(EsCommandHook hook);
 /* what of a command is in the columns of its message; false: it is none */
-extern bool es_queue_tell_command_died(const EsCommand *command, const char *error);
+extern bool es_queue_tell_command_ended(const EsCommand *command, const EsCommandEnd *end);
 
 #endif

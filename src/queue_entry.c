@@ -323,6 +323,7 @@ es_entry_hold(EsQueueState *state, Entry *entry, const EsTake *take)
 	entry->state = ENTRY_HELD;
 	entry->untaken = true;
 	entry->until = take->until;
+	entry->alive = take->now;
 	entry->consumer = take->consumer;
 	entry->hold.epoch = pg_atomic_add_fetch_u64(&pool->last_epoch, 1);
 	if (!entry->hold.is_key)

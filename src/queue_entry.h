@@ -34,6 +34,7 @@ typedef struct Entry
 	bool		untaken;		/* held by a transaction that has not ended: no receipt is out */
 	TransactionId settler;		/* the transaction that settles it */
 	TimestampTz until;
+	TimestampTz alive;			/* held, or its receipt still holds: when who has it was heard of last */
 	uint64		consumer;
 	pairingheap_node node;
 } Entry;

@@ -145,6 +145,23 @@ es_queue_held(EsQueueState *state, int64 id, TimestampTz now)
 	return lost;
 }
 
+TimestampTz
+es_queue_alive(EsQueueState *state, int64 id, TimestampTz now)
+{
+	Entry	   *entry;
+	TimestampTz alive = 0;
+
+	LWLockAcquire(es_state_lock(state), LW_SHARED);
+	entry = es_entry_find(state, id);
+	/* also behind the end of the lease, until somebody else has it or it was given back */
+	if (entry != NULL && TransactionIdIsValid(entry->settler))
+		alive = now;
+	else if (entry != NULL && (entry->state == ENTRY_HELD || entry->hold.epoch != 0))
+		alive = entry->alive;
+	LWLockRelease(es_state_lock(state));
+	return alive;
+}
+
 int32 *
 es_queue_channels(EsQueueState *state, uint64 tenant_hash, TimestampTz now, int *n)
 {
@@ -462,7 +479,7 @@ es_queue_given_back(const EsHold *hold)
 }
 
 bool
-es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, TimestampTz until)
+es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, TimestampTz now, TimestampTz until)
 {
 	Entry	   *entry;
 	bool		result;
@@ -477,6 +494,7 @@ es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant
 
 		es_entry_hold_again(state, entry);
 		entry->until = until;
+		entry->alive = now;
 		if (in_heap)
 			pairingheap_add(es_channel_leases(&es_queue_channel_array[entry->hold.channel]), &entry->node);
 	}

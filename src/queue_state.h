@@ -123,6 +123,9 @@ extern int32 *es_queue_channels(EsQueueState *state, uint64 tenant_hash, Timesta
 /* how many times the message was lost since its last failure; -1: nobody holds it */
 extern int es_queue_held(EsQueueState *state, int64 id, TimestampTz now);
 
+/* when who has the message was heard of last: now, if he is settling it.  0: nobody has it, as far as is known */
+extern TimestampTz es_queue_alive(EsQueueState *state, int64 id, TimestampTz now);
+
 /* at least half of the entries are free: some may be taken along for who comes next */
 extern bool es_queue_has_room(void);
 extern int64 es_channel_share(int32 channel);
@@ -161,7 +164,7 @@ extern void es_queue_gone(const EsHold *hold);
 extern void es_queue_again(const EsHold *hold, const ItemPointerData *tid, TimestampTz deliver_at);
 extern void es_queue_given_back(const EsHold *hold);
 /* at once; false: stale */
-extern bool es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, TimestampTz until);
+extern bool es_queue_extend_lease(EsQueueState *state, int64 id, uint64 epoch, uint64 tenant_hash, TimestampTz now, TimestampTz until);
 /* gives back what a consumer holds; returns how many */
 extern int es_queue_evict(EsQueueState *state, uint64 consumer, bool is_lost);
 /* keys of what this transaction settled; for taking what follows in it.  palloc'd */

@@ -141,7 +141,14 @@ evtstore_extend(PG_FUNCTION_ARGS)
 				 errmsg("lease must be at least one millisecond"),
 				 errhint("Give the time that the work may still take, or call evtstore.release().")));
 	if (receipts.nmessages > 0)
-		es_queue_extend(&receipts.messages[0], lease_ms);
+	{
+		EsMessageReceipt *receipt = &receipts.messages[0];
+
+		es_queue_extend(receipt, lease_ms);
+		/* what was taken away from him because its saga wants it no more */
+		if (receipt->stale != NULL && es_queue_is_unwanted(receipt->queue_id, receipt->message_id))
+			PG_RETURN_BOOL(false);
+	}
 	else
 		es_subscription_extend(&receipts.events[0], lease_ms);
 	refuse_stale(&receipts);

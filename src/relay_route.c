@@ -514,8 +514,10 @@ settle_messages(EsRoute *route, EsParcelState state, EsSettle how, Fate *fates)
 			fates[n].parcel = parcel;
 			fates[n++].is_failed = false;
 			/* a stale receipt is no error: it was purged, or the lease ran out */
-			(void) es_queue_settle(parcel->receipt, how, how == ES_SETTLE_ACK ? NULL : parcel->reason,
-								   parcel->out.retry_after_ms > 0 ? parcel->out.retry_after_ms : -1);
+			if (how == ES_SETTLE_ACK)
+				(void) es_queue_settle_delivered(parcel->receipt, parcel->out.status, NULL, true);
+			else
+				(void) es_queue_settle(parcel->receipt, how, parcel->reason, parcel->out.retry_after_ms > 0 ? parcel->out.retry_after_ms : -1);
 		}
 	return n;
 }

@@ -25,7 +25,9 @@
 static const char *answer(const EsAnswer *answered);
 static const char *bring(const EsCommand *command, const EsEnding *ending, bool is_stale);
 static const char *leave(const EsCommand *command, const EsEnding *ending);
-static void command_died(const EsCommand *command, const char *error);
+static void command_ended(const EsCommand *command, const EsCommandEnd *end);
+static bool find_command(int32 queue_id, int64 message_id, EsCommand *command);
+static bool is_unwanted(int32 queue_id, int64 message_id);
 
 PG_FUNCTION_INFO_V1(evtstore_reply);
 PG_FUNCTION_INFO_V1(evtstore_fail);
@@ -34,9 +36,11 @@ void
 es_saga_init(void)
 {
 	es_saga_move_init();
-	es_queue_register_command_hook(command_died);
+	es_queue_register_command_hook(command_ended);
+	es_queue_register_find_command_hook(find_command);
 	es_queue_register_answer_hook(answer);
 	es_saga_event_init();
+	es_queue_register_unwanted_hook(is_unwanted);
 }
 
 /* reply(receipt text, output jsonb) -> text; evtstore_writer, or who may consume from the queue */
@@ -146,11 +150,41 @@ leave(const EsCommand *command, const EsEnding *ending)
 	return ending->is_success && (step->status == ES_STEP_DONE || step->status == ES_STEP_UNDONE) ? "duplicate" : "late";
 }
 
-/* its message was given up by the queue's policy, or rejected; in the transaction of who did that */
+/* its message was given up by the queue's policy, or rejected, or an endpoint has taken it; in the transaction of who did that */
 static void
-command_died(const EsCommand *command, const char *error)
+command_ended(const EsCommand *command, const EsCommandEnd *end)
 {
-	EsEnding	ending = {.error = ES_ASL_TASK_FAILED, .cause = error, .is_final = true, .retry_after = -1};
+	EsEnding	ending = {.is_success = end->is_done, .output = end->output, .cause = end->error, .retry_after = -1};
 
+	if (!end->is_done)
+	{
+		ending.error = !end->is_pushed ? ES_ASL_TASK_FAILED : end->is_rejected ? "evtstore.EndpointRefused" : "evtstore.EndpointFailed";
+		/* an endpoint that could not be reached for so long may be there later */
+		ending.is_final = !end->is_pushed || end->is_rejected;
+	}
 	es_arrival_leave(&command->saga_id, command->tenant, command->parent, command->seq, &ending);
+}
+
+/* in whatever tenant */
+static bool
+find_command(int32 queue_id, int64 message_id, EsCommand *command)
+{
+	command->is_one = es_saga_of_message(queue_id, message_id, &command->saga_id, &command->parent, &command->seq);
+	command->tenant = "";
+	return command->is_one;
+}
+
+/* the attempt whose command it was has been given up, by its time or because its saga goes another way */
+static bool
+is_unwanted(int32 queue_id, int64 message_id)
+{
+	EsSaga		saga;
+	int			parent;
+	int			seq;
+	EsStep	   *step;
+
+	if (!es_saga_of_message(queue_id, message_id, &saga.id, &parent, &seq))
+		return false;
+	step = es_saga_read_step(&saga, parent, seq);
+	return step != NULL && (step->status == ES_STEP_UNKNOWN || step->status == ES_STEP_WITHDRAWN || step->status == ES_STEP_SKIPPED || step->status == ES_STEP_UNDONE);
 }

@@ -43,6 +43,8 @@ typedef struct Arrival
 	EsDelivery *delivery;
 	pg_uuid_t	saga;
 	bool		is_timer;
+	bool		is_lock;
+	int			tries;
 	char	   *signal;			/* NULL: none */
 	char	   *dedup_id;
 	bool		is_take_back;
@@ -112,6 +114,13 @@ es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *nam
 	}
 	appendStringInfoChar(&body, '}');
 	(void) send(tenant, body.data, 0);
+}
+
+void
+es_arrival_leave_lock(const pg_uuid_t *id, const char *tenant, int parent, int seq, int tries, TimestampTz deliver_at)
+{
+	(void) send(tenant, psprintf("{\"saga\": \"%s\", \"lock\": true, \"parent\": %d, \"seq\": %d, \"tries\": %d}",
+								 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))), parent, seq, tries), deliver_at);
 }
 
 void
@@ -230,6 +239,8 @@ read_arrival(EsDelivery *delivery, Arrival *arrival)
 	arrival->is_timer = es_options_bool(body, "timer", false);
 	arrival->is_take_back = es_options_bool(body, "take_back", false);
 	arrival->compensates = es_options_bool(body, "compensates", false);
+	arrival->is_lock = es_options_bool(body, "lock", false);
+	arrival->tries = es_options_int(body, "tries", 0);
 	arrival->signal = es_options_string(body, "signal", NULL);
 	arrival->dedup_id = es_options_string(body, "dedup_id", NULL);
 	arrival->parent = es_options_int(body, "parent", 0);
@@ -299,6 +310,8 @@ bring(void *arg)
 				move.saga.timer_id = move.saga.timer_due = 0;
 			es_move_be_late(&move);
 		}
+		else if (arrival->is_lock)
+			es_semantic_lock_arrived(&move, arrival->parent, arrival->seq, arrival->tries);
 		else if (arrival->is_take_back)
 			es_child_be_taken_back(&move, &(EsTakeBack) {.compensates = arrival->compensates, .error = arrival->ending.error, .parent = arrival->parent,
 										   .seq = arrival->seq});

@@ -49,7 +49,8 @@ typedef struct Function
 typedef struct Command
 {
 	EsStep	   *step;
-	const EsAslCall *call;
+	const char *queue;
+	bool		is_for_endpoint;
 	double		delay;
 	TimestampTz deadline;
 } Command;
@@ -107,19 +108,23 @@ bool
 es_call_send(EsMove *move, EsStep *step, const EsAslCall *call, double delay, EsEnding *failure)
 {
 	Command    *command = palloc(sizeof(Command));
-	const EsQueue *queue = es_queue_find(call->name);
+	bool		is_for_endpoint = call->kind == ES_ASL_ENDPOINT;
+	const char *name = is_for_endpoint ? es_queue_of_endpoint(call->name) : call->name;
+	const EsQueue *queue = es_queue_find(name);
 
-	if (queue == NULL)
+	/* its queue is left when it is dropped */
+	if (queue == NULL || (is_for_endpoint && es_definition_find("endpoint", call->name) == NULL))
 	{
-		*failure = (EsEnding) {.error = ES_ASL_TASK_FAILED, .cause = psprintf("queue \"%s\" does not exist", call->name), .is_final = true,
-			.retry_after = -1};
+		*failure = (EsEnding) {.error = ES_ASL_TASK_FAILED, .is_final = true, .retry_after = -1,
+			.cause = psprintf("%s \"%s\" does not exist", is_for_endpoint ? "endpoint" : "queue", call->name)};
 		return false;
 	}
 
 	command->step = step;
-	command->call = call;
+	command->queue = name;
+	command->is_for_endpoint = is_for_endpoint;
 	command->delay = delay;
-	command->deadline = step->due;
+	command->deadline = step->deadline != 0 ? step->deadline : step->due;
 	/* the row says whose the message is */
 	step->queue_id = queue->id;
 	move->commands = lappend(move->commands, command);
@@ -396,7 +401,7 @@ send_command(EsMove *move, const Command *command)
 		.delay_ms = (int64) (command->delay * 1000), .tenant = move->saga.tenant, .is_command = true, .event_id = move->saga.id,
 		.position = step->parent, .version = step->seq};
 
-	es_queue_send(es_queue_get(command->call->name), &message, 1);
+	es_queue_send(es_queue_get(command->queue), &message, 1);
 	step->message_id = message.id;
 }
 
@@ -412,10 +417,18 @@ command_headers(EsMove *move, const Command *command)
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "{\"saga_id\": \"%s\", \"saga\": ", id);
 	escape_json(&buf, move->version->name);
+	/* the type of the event that goes out */
+	if (command->is_for_endpoint)
+	{
+		appendStringInfoString(&buf, ", \"type\": ");
+		escape_json(&buf, psprintf("%s.%s%s", move->version->name, step->state, step->kind == ES_STEP_UNDO ? ".undo" : ""));
+	}
 	appendStringInfoString(&buf, ", \"state\": ");
 	escape_json(&buf, step->state);
 	appendStringInfo(&buf, ", \"attempt\": %d, \"idempotency_key\": \"%s/%d\", \"deadline\": %s, \"undo\": %s", step->attempt, id,
 					 step->first_seq, es_move_json_time(command->deadline), step->kind == ES_STEP_UNDO ? "true" : "false");
+	if (step->heartbeat > 0)
+		appendStringInfo(&buf, ", \"heartbeat\": %g", step->heartbeat);
 	if (step->kind == ES_STEP_UNDO)
 	{
 		EsStep	   *undone = es_move_step(move, step->parent, step->undoes);

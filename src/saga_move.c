@@ -181,6 +181,7 @@ es_move_end(EsMove *move)
 	MemoryContext caller = MemoryContextGetParent(move->context);
 
 	nmoving--;
+	es_semantic_locks_leave(move);
 	es_steps_write(move);
 	es_arrival_arm_timer(move);
 	if (ES_SAGA_HAS_ENDED(saga->status) && !ES_SAGA_HAS_ENDED(move->was) && saga->business_key != NULL)

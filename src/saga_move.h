@@ -29,6 +29,8 @@ typedef struct EsMove
 	MemoryContext scratch; /* what paths see, until the next state */
 	char *execution; /* $$.Execution and $$.StateMachine, as JSON; NULL: not made */
 	List *agenda; /* EsNext *: where branches begin, or go on */
+	int lock_tries; /* of this arrival, at semantic locks */
+	bool has_left_lock; /* a step that asked for a semantic lock has ended without it */
 	List *commands; /* saga_call.c's: to be sent */
 	List *unhandled; /* EsStep *: of a reactor that is done, events that waited for it */
 	List *notes;  /* char *: what else the event of the transition tells, as JSON: "key": value */
@@ -133,6 +135,19 @@ extern bool es_step_take_back(EsMove *move, EsStep *step);
 /* those of many steps, that are written; palloc'd, in the order of the list */
 extern bool *es_steps_take_back(EsMove *move, List *steps);
 
+/* the same, where nothing of it is told */
+extern void es_step_write_later(EsMove *move, EsStep *step);
+/* time + seconds, or the last time that there is */
+extern TimestampTz es_move_later(TimestampTz time, double seconds);
+
+/* in saga_heartbeat.c */
+/* how often it is to be heard of.  false: that is no number */
+extern bool es_heartbeat_of(const EsAslState *state, EsStep *step, const EsAslScope *scope, EsAslFault *fault);
+/* of an attempt whose due is when its time is over; delay in s, until its command is there */
+extern void es_heartbeat_begin(EsMove *move, EsStep *step, double delay);
+/* one that is due: true, there was a sign of life, or nobody has it; then due is when to look again */
+extern bool es_heartbeat_goes_on(EsMove *move, EsStep *step);
+
 /* a new step, waiting; previous: an earlier attempt at the same, or NULL */
 extern EsStep *es_step_new(EsMove *move, EsStepKind kind, EsNext at, const EsStep *previous);
 extern void es_step_end(EsMove *move, EsStep *step, EsStepStatus status, const EsEnding *ending);
@@ -228,10 +243,35 @@ extern bool es_call_now(EsMove *move, const EsAslCall *call, Jsonb *input, Jsonb
 extern bool es_call_send(EsMove *move, EsStep *step, const EsAslCall *call, double delay, EsEnding *failure);
 extern void es_call_send_all(EsMove *move);
 
+/* in saga_lock.c: semantic locks */
+typedef enum EsSemanticLock
+{
+	ES_SEMANTIC_HELD,
+	ES_SEMANTIC_WAITS, /* an arrival tells that it is there */
+	ES_SEMANTIC_DEADLOCK
+} EsSemanticLock;
+
+/* one that has not begun, for want of its lock and of nothing else; else it waits for its time, or somebody has its command */
+#define ES_WAITS_FOR_LOCK(step) \
+	((step)->resource != NULL && (step)->kind == ES_STEP_TASK && (step)->status == ES_STEP_WAITING && (step)->queue_id == 0 && (step)->due == (step)->deadline)
+
+/* which lock the step needs: resource.  false: it cannot be known */
+extern bool es_semantic_lock_of(EsMove *move, const EsAslState *state, EsStep *step, const EsAslScope *scope, EsAslFault *fault);
+/* Waits for nobody */
+extern EsSemanticLock es_semantic_lock_take(EsMove *move, EsStep *step, EsEnding *failure);
+/* one that was given, or is to be tried again */
+extern void es_semantic_lock_arrived(EsMove *move, int parent, int seq, int tries);
+/* gives back what is not needed any more, to who is next */
+extern void es_semantic_locks_leave(EsMove *move);
+/* in saga_task.c: a step that waited for a lock begins */
+extern EsNext es_task_go_on(EsMove *move, EsStep *step);
+
 /* in saga_arrival.c: what is left for an instance that somebody else has */
 extern void es_arrival_leave(const pg_uuid_t *id, const char *tenant, int parent, int seq, const EsEnding *ending);
 extern void es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *name, Jsonb *payload, const char *dedup_id);
 extern void es_arrival_leave_take_back(const pg_uuid_t *id, const char *tenant, const EsTakeBack *request);
+/* the step may have its lock, or try again; seq 0: what the instance has left */
+extern void es_arrival_leave_lock(const pg_uuid_t *id, const char *tenant, int parent, int seq, int tries, TimestampTz deliver_at);
 extern void es_arrival_arm_timer(EsMove *move);
 
 #endif

@@ -31,7 +31,7 @@ static const char *const status_names[] = {
 
 #define SAGA_COLUMNS \
 	"id, definition_id, version, last_seq, last_ended, has_pivot, timer_id, timer_due, deadline, started_at, ended_at, status, ending, reason," \
-	" tenant, business_key, error, cause, input, output, metadata, parent_id, parent_parent, parent_seq, is_taken_back"
+	" tenant, business_key, error, cause, input, output, metadata, parent_id, parent_parent, parent_seq, is_taken_back, has_lock"
 
 #define LOCK_SQL "SELECT " SAGA_COLUMNS " FROM evtstore_internal.saga WHERE id = $1 AND ($2 = '' OR tenant = $2) FOR NO KEY UPDATE"
 
@@ -55,19 +55,19 @@ static EsPlan exists_plan = {
 
 static EsPlan insert_plan = {
 	.sql = "INSERT INTO evtstore_internal.saga (" SAGA_COLUMNS ") VALUES"
-	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)",
-	.nargs = 25,
+	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)",
+	.nargs = 26,
 	.args = {UUIDOID, INT4OID, INT4OID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID, UUIDOID, INT4OID, INT4OID, BOOLOID},
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID, UUIDOID, INT4OID, INT4OID, BOOLOID, BOOLOID},
 };
 
 static EsPlan update_plan = {
 	.sql = "UPDATE evtstore_internal.saga SET last_seq = $2, last_ended = $3, has_pivot = $4, timer_id = $5, timer_due = $6, ended_at = $7,"
 	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13, deadline = $14, parent_parent = $15,"
-	" parent_seq = $16, is_taken_back = $17 WHERE id = $1",
-	.nargs = 17,
+	" parent_seq = $16, is_taken_back = $17, has_lock = $18 WHERE id = $1",
+	.nargs = 18,
 	.args = {UUIDOID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
-		TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID},
+		TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID, BOOLOID},
 };
 
 /* a concurrent start with the same key is waited for, and then it is there or not */
@@ -169,6 +169,7 @@ es_saga_insert(const EsSaga *saga)
 	else
 		es_column_put(&writer, UUIDPGetDatum(&saga->parent_id));
 	put_waiter(&writer, saga);
+	es_column_put(&writer, BoolGetDatum(saga->has_lock));
 	es_column_write(&insert_plan, &writer);
 }
 
@@ -192,6 +193,7 @@ es_saga_update(const EsSaga *saga)
 	es_column_put_jsonb(&writer, saga->output);
 	es_column_put_time(&writer, saga->deadline);
 	put_waiter(&writer, saga);
+	es_column_put(&writer, BoolGetDatum(saga->has_lock));
 	es_column_write(&update_plan, &writer);
 }
 
@@ -305,6 +307,7 @@ read_saga(EsSaga *saga, MemoryContext context)
 	saga->parent_parent = (int) es_column_next_int(&reader);
 	saga->parent_seq = (int) es_column_next_int(&reader);
 	saga->is_taken_back = DatumGetBool(es_column_next(&reader, &isnull));
+	saga->has_lock = DatumGetBool(es_column_next(&reader, &isnull));
 	MemoryContextSwitchTo(old);
 }
 

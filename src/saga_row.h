@@ -54,6 +54,7 @@ typedef struct EsSaga
 	int parent_parent; /* the step that is told when it has ended, */
 	int parent_seq;
 	bool is_taken_back; /* which is the undo of the one that started it */
+	bool has_lock; /* it has asked for a semantic lock */
 } EsSaga;
 
 typedef enum EsStepKind
@@ -102,6 +103,10 @@ typedef struct EsStep
 	int open;		  /* of a Parallel or Map: branches that have not ended */
 	int failed;		  /* of these, those whose failure is tolerated; of an event, how often it failed */
 	TimestampTz due;  /* 0: it waits for no time */
+	TimestampTz deadline; /* when its time is over, where due is a look before that; 0: due is */
+	double heartbeat;	  /* s; 0: none */
+	char *resource;		  /* the semantic lock that it has, or waits for; NULL: none */
+	bool has_lock;		  /* this transition has it for the step */
 	TimestampTz started_at;
 	TimestampTz ended_at;
 	EsStepKind kind;

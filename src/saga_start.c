@@ -26,7 +26,6 @@
 
 static const EsSagaVersion *require_version(FunctionCallInfo fcinfo, int n, const char *name);
 static bool lock_definition(const EsSagaVersion *version);
-static const char *unsupported(const EsAslState *state);
 static bool known_start(const EsSaga *saga, const char *key, pg_uuid_t *id);
 static void take_business_key(const EsSaga *saga);
 static Datum start(const EsSagaVersion *version, EsSaga *saga, TimestampTz start_at);
@@ -71,15 +70,6 @@ evtstore_start_saga(PG_FUNCTION_ARGS)
 const char *
 es_saga_why_not(const EsSagaVersion *version)
 {
-	EsAslDefinition *definition = version->definition;
-
-	for (int i = 0; i < definition->nstates; i++)
-	{
-		const char *what = unsupported(definition->states[i]);
-
-		if (what != NULL)
-			return psprintf("state \"%s\" has %s, which evtstore %s does not run", definition->states[i]->name, what, ES_VERSION);
-	}
 	return lock_definition(version) ? NULL : "it was dropped a moment ago";
 }
 
@@ -123,21 +113,6 @@ lock_definition(const EsSagaVersion *version)
 		return true;
 	AcceptInvalidationMessages();
 	return es_saga_version_by_id(id, number) != NULL;
-}
-
-/* what this version of the library can define, and not run yet; NULL: nothing */
-static const char *
-unsupported(const EsAslState *state)
-{
-	if (state->type == ES_ASL_TASK && state->call.kind == ES_ASL_ENDPOINT)
-		return "a Resource endpoint:";
-	if (state->has_undo && state->undo.kind == ES_ASL_ENDPOINT)
-		return "an Undo endpoint:";
-	if (state->heartbeat.is_set)
-		return "HeartbeatSeconds";
-	if (state->lock != NULL)
-		return "Lock";
-	return NULL;
 }
 
 /* somebody has started it with that key: *id is his */

@@ -45,22 +45,23 @@ static const char *const step_status_names[] = {
 
 #define STEP_COLUMNS \
 	"parent, seq, above, place, first_seq, undoes, attempt, queue_id, message_id, ended, open, failed, due, started_at, ended_at, kind, status, state, error, cause," \
-	" tries, via, input, sent, output"
+	" tries, via, input, sent, output, deadline, heartbeat, resource"
 
 static EsPlan insert_step_plan = {
 	.sql = "INSERT INTO evtstore_internal.saga_step (saga_id, " STEP_COLUMNS ") VALUES"
-	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)",
-	.nargs = 26,
+	" ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)",
+	.nargs = 29,
 	.args = {UUIDOID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID,
-		TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4ARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, JSONBOID},
+		TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4ARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, JSONBOID, TIMESTAMPTZOID, FLOAT8OID, TEXTOID},
 };
 
 static EsPlan update_step_plan = {
 	.sql = "UPDATE evtstore_internal.saga_step SET ended = $4, due = $5, ended_at = $6, status = $7, error = $8, cause = $9, output = $10,"
-	" open = $11, failed = $12, place = $13"
+	" open = $11, failed = $12, place = $13, queue_id = $14, message_id = $15, kind = $16, deadline = $17, heartbeat = $18"
 	" WHERE saga_id = $1 AND parent = $2 AND seq = $3",
-	.nargs = 13,
-	.args = {UUIDOID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID, INT4OID},
+	.nargs = 18,
+	.args = {UUIDOID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID, INT4OID,
+		INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, FLOAT8OID},
 };
 
 static EsPlan read_step_plan = {
@@ -185,6 +186,7 @@ static List *read_steps(EsPlan *plan, Datum *values, long limit);
 static bool has_row(EsPlan *plan, const EsSaga *saga);
 static void put_tries(EsColumnWriter *writer, const EsStep *step);
 static void put_via(EsColumnWriter *writer, List *via);
+static void put_times(EsColumnWriter *writer, const EsStep *step);
 
 const char *
 es_step_status_name(EsStepStatus status)
@@ -212,6 +214,11 @@ es_saga_write_step(const EsSaga *saga, EsStep *step)
 		es_column_put_int(&writer, step->open, false);
 		es_column_put_int(&writer, step->failed, false);
 		es_column_put(&writer, Int32GetDatum(step->place));
+		/* of a step that begins when its lock is free */
+		es_column_put_int(&writer, step->queue_id, false);
+		es_column_put_int(&writer, step->message_id, true);
+		es_column_put_text(&writer, kind_names[step->kind]);
+		put_times(&writer, step);
 		es_column_write(&update_step_plan, &writer);
 	}
 	else
@@ -239,6 +246,8 @@ es_saga_write_step(const EsSaga *saga, EsStep *step)
 		es_column_put_jsonb(&writer, step->input);
 		es_column_put_jsonb(&writer, step->sent);
 		es_column_put_jsonb(&writer, step->output);
+		put_times(&writer, step);
+		es_column_put_text(&writer, step->resource);
 		es_column_write(&insert_step_plan, &writer);
 	}
 	step->is_new = false;
@@ -464,6 +473,10 @@ read_step(uint64 row, MemoryContext context)
 	step->input = es_column_next_jsonb(&reader);
 	step->sent = es_column_next_jsonb(&reader);
 	step->output = es_column_next_jsonb(&reader);
+	step->deadline = es_column_next_time(&reader);
+	array = es_column_next(&reader, &isnull);
+	step->heartbeat = isnull ? 0 : DatumGetFloat8(array);
+	step->resource = es_column_next_text(&reader);
 	MemoryContextSwitchTo(old);
 	return step;
 }
@@ -534,4 +547,14 @@ put_via(EsColumnWriter *writer, List *via)
 	foreach(lc, via)
 		values[n++] = CStringGetTextDatum(lfirst(lc));
 	es_column_put(writer, PointerGetDatum(construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT)));
+}
+
+static void
+put_times(EsColumnWriter *writer, const EsStep *step)
+{
+	es_column_put_time(writer, step->deadline);
+	if (step->heartbeat > 0)
+		es_column_put(writer, Float8GetDatum(step->heartbeat));
+	else
+		es_column_put_null(writer);
 }

@@ -22,6 +22,7 @@
 
 static void go_on_from(EsMove *move, EsStep *stop);
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
+static EsNext begin_work(EsMove *move, EsNext at, EsStep *step, double delay);
 static EsNext wait_for_signal(EsMove *move, EsNext at, EsStep *step);
 static EsNext run_now(EsMove *move, EsNext at, EsStep *step);
 static EsNext run_child(EsMove *move, EsNext at, EsStep *step);
@@ -37,7 +38,6 @@ static const char *answer_unknown(EsMove *move, EsStep *step, const EsEnding *en
 static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
 static void be_late(EsMove *move, EsStep *step);
 static bool is_moment(const char *text, TimestampTz *moment);
-static TimestampTz later(TimestampTz time, double seconds);
 
 EsNext
 es_task_enter(EsMove *move, EsNext at)
@@ -61,7 +61,7 @@ es_wait_enter(EsMove *move, EsNext at)
 		!(state->seconds.is_set ? es_asl_number(&state->seconds, &inner, &seconds, &fault) : es_asl_text(&state->timestamp, &inner, &moment, &fault)))
 		return es_state_fail(move, at, NULL, &(EsEnding) {.error = fault.error, .cause = fault.cause});
 	if (state->seconds.is_set)
-		due = later(move->now, seconds);
+		due = es_move_later(move->now, seconds);
 	else if (!is_moment(moment, &due))
 		return es_state_fail(move, at, NULL, &(EsEnding) {.error = ES_ASL_RUNTIME,
 			.cause = psprintf("\"%s\" of state \"%s\" is not a time", moment, state->name)});
@@ -146,6 +146,7 @@ es_step_new(EsMove *move, EsStepKind kind, EsNext at, const EsStep *previous)
 	step->state = at.state->name;
 	step->input = at.input;
 	step->sent = previous == NULL ? NULL : previous->sent;
+	step->resource = previous == NULL ? NULL : previous->resource;
 	step->started_at = GetCurrentTimestamp();
 	step->via = move->via;
 	step->is_new = true;
@@ -160,6 +161,12 @@ es_step_change(EsMove *move, EsStep *step)
 {
 	move->is_changed = true;
 	step->is_told = true;
+	es_step_write_later(move, step);
+}
+
+void
+es_step_write_later(EsMove *move, EsStep *step)
+{
 	if (step->is_dirty)
 		return;
 	step->is_dirty = true;
@@ -169,6 +176,8 @@ es_step_change(EsMove *move, EsStep *step)
 void
 es_step_end(EsMove *move, EsStep *step, EsStepStatus status, const EsEnding *ending)
 {
+	if (ES_WAITS_FOR_LOCK(step) && !step->has_lock)
+		move->has_left_lock = true;
 	step->status = status;
 	step->ended = ++move->saga.last_ended;
 	step->ended_at = GetCurrentTimestamp();
@@ -374,37 +383,77 @@ begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay)
 	EsStep	   *step = es_step_new(move, ES_STEP_TASK, at, previous);
 	EsAslScope	scope = es_move_scope(move, state, at.input, step->attempt - 1, NULL);
 	EsAslFault	fault = {0};
+	EsAslScope	inner;
 	double		timeout;
-	EsEnding	failure;
+	bool		has_end = state->timeout.is_set || (state->call.kind != ES_ASL_SIGNAL && state->call.kind != ES_ASL_SAGA);
 
 	/* the same for all attempts, whatever functions are in it */
 	if (step->sent == NULL)
 		step->sent = es_asl_state_input(state, &scope, &fault);
-	if (step->sent == NULL || !read_timeout(move, step, &timeout, &fault))
-	{
-		EsEnding	ending = {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
-
-		es_step_end(move, step, ES_STEP_FAILED, &ending);
-		return es_state_fail(move, at, step, &ending);
-	}
-	if (state->call.kind == ES_ASL_SAGA)
+	inner = (EsAslScope) {step->sent, scope.context};
+	if (step->sent == NULL || !read_timeout(move, step, &timeout, &fault) || !es_heartbeat_of(state, step, &inner, &fault) ||
+		!es_semantic_lock_of(move, state, step, &scope, &fault))
+		return leave_attempt(move, at, step, &(EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1});
+	/* without a time a signal is waited for without an end, and so is the lock before it */
+	step->due = has_end ? es_move_later(move->now, delay + timeout) : 0;
+	if (step->resource != NULL)
+		step->deadline = step->due;
+	else if (state->call.kind == ES_ASL_SAGA)
 		step->kind = ES_STEP_CHILD;
-	if (ES_CALL_IS_NOW(&state->call) || step->kind == ES_STEP_CHILD)
+	if (delay > 0 && (step->resource != NULL || ES_CALL_IS_NOW(&state->call) || step->kind == ES_STEP_CHILD))
 	{
-		if (delay <= 0)
-			return step->kind == ES_STEP_CHILD ? run_child(move, at, step) : run_now(move, at, step);
-		step->due = later(move->now, delay);
+		step->due = es_move_later(move->now, delay);
 		return (EsNext) {NULL};
 	}
-	step->due = later(move->now, delay + timeout);
-	if (state->call.kind == ES_ASL_SIGNAL)
-		return wait_for_signal(move, at, step);
-	if (!es_saga_event_expect(move, step, state, &scope, &failure) || !es_call_send(move, step, &state->call, delay, &failure))
+	return begin_work(move, at, step, delay);
+}
+
+/* due is when its time is over */
+static EsNext
+begin_work(EsMove *move, EsNext at, EsStep *step, double delay)
+{
+	const EsAslCall *call = &at.state->call;
+	EsAslScope	scope;
+	EsEnding	failure;
+
+	if (step->resource != NULL)
+		switch (es_semantic_lock_take(move, step, &failure))
+		{
+			case ES_SEMANTIC_HELD:
+				es_step_change(move, step);
+				break;
+			case ES_SEMANTIC_WAITS:
+				return (EsNext) {NULL};
+			case ES_SEMANTIC_DEADLOCK:
+				return leave_attempt(move, at, step, &failure);
+		}
+	if (ES_CALL_IS_NOW(call))
+		return run_now(move, at, step);
+	if (call->kind == ES_ASL_SAGA)
 	{
-		es_step_end(move, step, ES_STEP_FAILED, &failure);
-		return es_state_fail(move, at, step, &failure);
+		step->kind = ES_STEP_CHILD;
+		return run_child(move, at, step);
 	}
+	es_heartbeat_begin(move, step, delay);
+	if (call->kind == ES_ASL_SIGNAL)
+		return wait_for_signal(move, at, step);
+	scope = es_move_scope(move, at.state, at.input, step->attempt - 1, NULL);
+	if (!es_saga_event_expect(move, step, at.state, &scope, &failure) || !es_call_send(move, step, call, delay, &failure))
+		return leave_attempt(move, at, step, &failure);
 	return (EsNext) {NULL};
+}
+
+EsNext
+es_task_go_on(EsMove *move, EsStep *step)
+{
+	EsNext		at = {es_asl_find_state(move->version->definition, step->state), step->input, es_move_parent(move, step)};
+
+	if (step->resource != NULL && step->due != step->deadline)
+	{
+		step->due = step->deadline;
+		es_step_write_later(move, step);
+	}
+	return begin_work(move, at, step, 0);
 }
 
 /* it may have come already */
@@ -414,9 +463,6 @@ wait_for_signal(EsMove *move, EsNext at, EsStep *step)
 	Jsonb	   *payload = es_signal_take(move, at.state->call.name, step->seq);
 
 	step->kind = ES_STEP_SIGNAL;
-	/* without a time it waits for ever */
-	if (!at.state->timeout.is_set)
-		step->due = 0;
 	if (payload == NULL)
 		return (EsNext) {NULL};
 	es_step_end(move, step, ES_STEP_DONE, &(EsEnding) {.is_success = true, .output = payload});
@@ -446,7 +492,7 @@ run_child(EsMove *move, EsNext at, EsStep *step)
 		ending = (EsEnding) {.error = fault.error, .cause = fault.cause, .is_final = true, .retry_after = -1};
 	else if (!es_child_start(move, step, &at.state->call, &ending))
 	{
-		step->due = at.state->timeout.is_set ? later(move->now, timeout) : 0;
+		step->due = at.state->timeout.is_set ? es_move_later(move->now, timeout) : 0;
 		es_step_change(move, step);
 		return (EsNext) {NULL};
 	}
@@ -658,6 +704,12 @@ be_late(EsMove *move, EsStep *step)
 		es_undo_ended(move, step, step->message_id != 0 ? &ending : NULL);
 		return;
 	}
+	if (es_heartbeat_goes_on(move, step))
+		return;
+	if (step->deadline > move->now)
+		ending = (EsEnding) {.error = ES_ASL_HEARTBEAT_TIMEOUT, .cause = "no sign of life in time", .retry_after = -1};
+	if (ES_WAITS_FOR_LOCK(step))
+		ending.cause = psprintf("lock \"%s\" was not free in time", step->resource);
 	at.state = es_asl_find_state(move->version->definition, step->state);
 	at.branch = es_move_parent(move, step);
 	/* the time of a function, or of branches, that are tried again */
@@ -665,8 +717,8 @@ be_late(EsMove *move, EsStep *step)
 		es_move_walk(move, es_branches_begin(move, step));
 	else if (step->kind == ES_STEP_CHILD)
 		es_move_walk(move, run_child(move, at, step));
-	else if (step->message_id == 0 && step->kind == ES_STEP_TASK)
-		es_move_walk(move, run_now(move, at, step));
+	else if (step->message_id == 0 && step->kind == ES_STEP_TASK && !ES_WAITS_FOR_LOCK(step))
+		es_move_walk(move, es_task_go_on(move, step));
 	else
 	{
 		es_step_end(move, step, es_step_take_back(move, step) ? ES_STEP_WITHDRAWN : ES_STEP_UNKNOWN, &ending);
@@ -686,8 +738,8 @@ is_moment(const char *text, TimestampTz *moment)
 	return true;
 }
 
-static TimestampTz
-later(TimestampTz time, double seconds)
+TimestampTz
+es_move_later(TimestampTz time, double seconds)
 {
 	return seconds >= (double) (END_TIMESTAMP - 1 - time) / USECS_PER_SEC ? END_TIMESTAMP - 1 : time + (TimestampTz) rint(seconds * USECS_PER_SEC);
 }

@@ -159,7 +159,7 @@ begin_undo(EsMove *move, const EsAslState *state, EsStep *step, const EsStep *pr
 		es_step_end(move, undo, ES_STEP_FAILED, &ending);
 		return failed(move, state, step, undo, &ending);
 	}
-	if (!takes_back(state, step) && state->undo.kind == ES_ASL_QUEUE)
+	if (!takes_back(state, step) && (state->undo.kind == ES_ASL_QUEUE || state->undo.kind == ES_ASL_ENDPOINT))
 	{
 		undo->due = move->now + (TimestampTz) ((delay + undo_timeout(state)) * USECS_PER_SEC);
 		if (es_call_send(move, undo, &state->undo, delay, &ending))

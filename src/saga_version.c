@@ -143,6 +143,7 @@ static HTAB *compiled = NULL;
 static void refuse_if_targeted(const char *name);
 static int	keep_version(const char *name, const EsDefinition *existing, Jsonb *spec);
 static int32 run_int(EsPlan *plan, Datum *values);
+static void make_queues(const EsAslDefinition *definition);
 static void check_references(const char *name, const EsAslDefinition *definition, Oid owner, StringInfo faults);
 static void check_reference(const Reference *reference, const char *where, StringInfo faults);
 static bool has_pivot(const EsAslCall *call);
@@ -182,6 +183,7 @@ evtstore_define_saga(PG_FUNCTION_ARGS)
 	if (faults.len > 0)
 		es_saga_version_refuse_faults("saga", name, &faults, HINT);
 	tell_undeclared(name, definition);
+	make_queues(definition);
 	PG_RETURN_INT32(keep_version(name, existing, spec));
 }
 
@@ -330,6 +332,21 @@ run_int(EsPlan *plan, Datum *values)
 	value = es_spi_value(0, 0, &isnull);
 	es_spi_end(&state);
 	return isnull ? 0 : DatumGetInt32(value);
+}
+
+/* for what its steps send to endpoints */
+static void
+make_queues(const EsAslDefinition *definition)
+{
+	for (int i = 0; i < definition->nstates; i++)
+	{
+		const EsAslState *state = definition->states[i];
+
+		if (state->type == ES_ASL_TASK && state->call.kind == ES_ASL_ENDPOINT)
+			es_queue_make_of_endpoint(state->call.name);
+		if (state->has_undo && state->undo.kind == ES_ASL_ENDPOINT)
+			es_queue_make_of_endpoint(state->undo.name);
+	}
 }
 
 /* what it names is there, and the owner may call it: known only now, and asked again when it is used */

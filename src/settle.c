@@ -41,6 +41,9 @@
 /* what stands for a reason that was not given */
 #define NO_REASON "no reason given"
 
+/* the cause of who was rejected, whatever the retry policy */
+#define REJECTED "rejected"
+
 /* the row of a hold; $1 to $4 in every plan that has it */
 #define HELD "queue_id = $1 AND share = $2 AND rank = $3 AND id = $4"
 #define HELD_ARGS INT4OID, INT8OID, INT4OID, INT8OID
@@ -98,7 +101,8 @@ static EsPlan was_lost_plan = {
 };
 
 static void require_use(const EsQueue *queue);
-static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered, bool *is_busy);
+static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered, bool takes_any, bool *is_busy);
+static Jsonb *answer_document(int status, Jsonb *body);
 static void read_command(TupleTableSlot *slot, EsCommand *command);
 static void refuse_acknowledgement(const EsMessageReceipt *receipt, bool is_command);
 static bool fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, const char *reason, int64 delay_ms,
@@ -122,7 +126,7 @@ es_queue_settle_receipts(EsMessageReceipt *receipts, int n, EsSettle how, const 
 	{
 		if (i == 0 || receipts[i].queue_id != receipts[i - 1].queue_id)
 			require_use(es_queue_lock(receipts[i].queue_id, AccessShareLock));
-		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms, NULL, NULL);
+		receipts[i].stale = settle(&receipts[i], how, reason, delay_ms, NULL, false, NULL);
 	}
 }
 
@@ -131,11 +135,11 @@ es_queue_extend(EsMessageReceipt *receipt, int64 lease_ms)
 {
 	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
 	EsQueueState *state = queue == NULL ? NULL : es_queue_state_find(receipt->queue_id);
+	TimestampTz now = es_clock_now();
 
 	require_use(queue);
 	if (state == NULL ||
-		!es_queue_extend_lease(state, receipt->message_id, receipt->epoch, tenant_hash(),
-							   es_queue_deadline(es_clock_now(), lease_ms, "lease")))
+		!es_queue_extend_lease(state, receipt->message_id, receipt->epoch, tenant_hash(), now, es_queue_deadline(now, lease_ms, "lease")))
 		receipt->stale = why_stale(receipt, "claimed_again");
 }
 
@@ -146,7 +150,48 @@ es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 del
 
 	if (!es_queue_parse_receipt(receipt, &parsed))
 		elog(ERROR, "malformed receipt \"%s\"", receipt);
-	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms, NULL, NULL) == NULL;
+	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms, NULL, false, NULL) == NULL;
+}
+
+bool
+es_queue_settle_delivered(const char *receipt, int status, Jsonb *body, bool is_outside)
+{
+	EsCommandEnd end = {.is_done = true, .is_pushed = true};
+	EsCommand	command = {false};
+	EsMessageReceipt parsed;
+	const EsQueue *queue;
+
+	if (!es_queue_parse_receipt(receipt, &parsed))
+		elog(ERROR, "malformed receipt \"%s\"", receipt);
+	parsed.stale = settle(&parsed, ES_SETTLE_ACK, NULL, -1, &command, true, NULL);
+	if (parsed.stale != NULL && is_outside)
+	{
+		queue = es_queue_lock(parsed.queue_id, AccessShareLock);
+		if (queue != NULL && queue->is_for_steps)
+			(void) es_queue_find_command(parsed.queue_id, parsed.message_id, &command);
+	}
+	if (command.is_one)
+	{
+		end.output = answer_document(status, body);
+		(void) es_queue_tell_command_ended(&command, &end);
+	}
+	return parsed.stale == NULL;
+}
+
+/* {"status", "body"}, as far as they are known */
+static Jsonb *
+answer_document(int status, Jsonb *body)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '{');
+	if (status != 0)
+		appendStringInfo(&buf, "\"status\": %d", status);
+	if (body != NULL)
+		appendStringInfo(&buf, "%s\"body\": %s", status != 0 ? ", " : "", JsonbToCString(NULL, &body->root, VARSIZE(body)));
+	appendStringInfoChar(&buf, '}');
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
 }
 
 void
@@ -154,7 +199,7 @@ es_queue_settle_command(EsMessageReceipt *receipt, bool waits, EsCommand *comman
 {
 	memset(command, 0, sizeof(EsCommand));
 	require_use(es_queue_lock(receipt->queue_id, AccessShareLock));
-	receipt->stale = settle(receipt, ES_SETTLE_ACK, NULL, -1, command, waits ? NULL : &receipt->is_busy);
+	receipt->stale = settle(receipt, ES_SETTLE_ACK, NULL, -1, command, false, waits ? NULL : &receipt->is_busy);
 }
 
 char *
@@ -168,6 +213,7 @@ es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char
 {
 	const EsQueue *queue = es_queue_lock(queue_id, AccessShareLock);
 	char	   *target = queue->dead_letter_queue == NULL ? NULL : pstrdup(queue->dead_letter_queue);
+	EsCommandEnd end = {.is_pushed = queue->endpoint != NULL, .is_rejected = strcmp(cause, REJECTED) == 0, .error = error};
 	Datum		values[9];
 	EsCommand	command = {false};
 
@@ -180,7 +226,7 @@ es_queue_dead_letter(int32 queue_id, const EsHold *hold, int attempt, const char
 	if (target != NULL ? send_dead_letter(target, values, &command) : keep_dead_letter(values, &command))
 	{
 		/* the step that waits for it is told */
-		(void) es_queue_tell_command_died(&command, error);
+		(void) es_queue_tell_command_ended(&command, &end);
 		return true;
 	}
 	if (es_spi_run(&attempt_plan, values, NULL, false, 0) > 0)
@@ -284,7 +330,7 @@ require_use(const EsQueue *queue)
 
 /* NULL, or why the receipt is stale.  Workers are woken where this makes a message ready, now or after a time */
 static const char *
-settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered, bool *is_busy)
+settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered, bool takes_any, bool *is_busy)
 {
 	EsCommand	command = {false};
 	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
@@ -309,7 +355,7 @@ settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 
 	{
 		case ES_SETTLE_ACK:
 			is_gone = found = es_queue_delete_row(receipt->queue_id, &hold, &command);
-			if (found && command.is_one != (answered != NULL) && !(command.is_one && es_queue_may_acknowledge(&command)))
+			if (found && !takes_any && command.is_one != (answered != NULL) && !(command.is_one && es_queue_may_acknowledge(&command)))
 				refuse_acknowledgement(receipt, command.is_one);
 			if (answered != NULL)
 				*answered = command;
@@ -429,7 +475,7 @@ fail(int32 queue_id, const EsHold *hold, const EsRetry *retry, EsSettle how, con
 	found = es_spi_run(&attempt_plan, values, NULL, false, 0) > 0;
 	attempt = found ? es_spi_int32(0, 0) + hold->lost + 1 : 0;
 	enqueued_at = found ? DatumGetTimestampTz(es_spi_value(0, 1, &isnull)) : now;
-	cause = how != ES_SETTLE_NACK ? "rejected" : es_retry_over(retry, attempt, (now - enqueued_at) / 1000, reason);
+	cause = how != ES_SETTLE_NACK ? REJECTED : es_retry_over(retry, attempt, (now - enqueued_at) / 1000, reason);
 	if (found && cause != NULL)
 	{
 		*is_gone = found = es_queue_dead_letter(queue_id, hold, attempt, cause, reason, now);

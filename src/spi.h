@@ -8,7 +8,7 @@
 
 #include "executor/spi.h"
 
-#define ES_SPI_MAX_ARGS 32
+#define ES_SPI_MAX_ARGS 40
 
 /* one statement on our own tables; static in its module, planned once per backend */
 typedef struct EsPlan

@@ -83,7 +83,8 @@ CREATE OR REPLACE VIEW evtstore.sagas AS
     LEFT JOIN evtstore_internal.definition d ON d.id = s.definition_id
     LEFT JOIN LATERAL (
         SELECT pg_catalog.array_agg(t.state ORDER BY t.seq) AS states, pg_catalog.min(t.due) AS next_due,
-               pg_catalog.string_agg(CASE WHEN t.message_id IS NOT NULL THEN 'an answer to message ' || t.message_id || ' of queue ' || coalesce(q.name, '?')
+               pg_catalog.string_agg(CASE WHEN EXISTS (SELECT FROM evtstore_internal.saga_lock l WHERE l.saga_id = t.saga_id AND l.seq = t.seq) THEN 'lock ' || t.resource
+                   WHEN t.message_id IS NOT NULL THEN 'an answer to message ' || t.message_id || ' of queue ' || coalesce(q.name, '?')
                    WHEN t.kind = 'start' THEN 'its beginning' WHEN t.kind = 'signal' THEN 'a signal'
                    WHEN c.id IS NOT NULL THEN 'saga ' || c.id
                    WHEN t.kind IN ('parallel', 'map') THEN NULL ELSE 'a time' END, ', ' ORDER BY t.seq) AS waiting_for
@@ -105,6 +106,18 @@ CREATE OR REPLACE VIEW evtstore.saga_steps AS
     WHERE t.kind <> 'stop' AND (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
 COMMENT ON VIEW evtstore.saga_steps IS
     'what sagas did and wait for: a row for each attempt at a step (waiting, done, failed, unknown, withdrawn, undone), and for each undo';
+
+CREATE OR REPLACE VIEW evtstore.saga_locks AS
+    SELECT l.resource, l.saga_id, d.name, s.business_key, t.state, l.held_since IS NULL AS waiting, coalesce(l.held_since, l.since) AS since,
+           (SELECT pg_catalog.count(*) FROM evtstore_internal.saga_lock b
+            WHERE b.tenant = l.tenant AND b.resource = l.resource AND b.number > l.number) AS behind, l.tenant
+    FROM evtstore_internal.saga_lock l
+    JOIN evtstore_internal.saga s ON s.id = l.saga_id
+    LEFT JOIN evtstore_internal.definition d ON d.id = s.definition_id
+    LEFT JOIN evtstore_internal.saga_step t ON t.saga_id = l.saga_id AND t.parent = l.parent AND t.seq = l.seq
+    WHERE (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
+COMMENT ON VIEW evtstore.saga_locks IS
+    'semantic locks (Lock) of sagas: who has what and since when, and who waits for it, in which state; behind: how many wait behind him';
 
 CREATE OR REPLACE VIEW evtstore.stuck_sagas AS
     SELECT s.id, s.name, s.version, s.business_key, s.reason, s.error, s.cause, s.started_at,

@@ -17,7 +17,8 @@ GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane
     evtstore_internal.in_flight, evtstore_internal.endpoint_figures, evtstore_internal.endpoint_tries TO evtstore_reader;
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.rule_status, evtstore.queue_status, evtstore.dead_letters,
     evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys, evtstore.stuck,
-    evtstore.endpoint_status, evtstore.endpoint_attempts, evtstore.sagas, evtstore.saga_steps, evtstore.stuck_sagas
+    evtstore.endpoint_status, evtstore.endpoint_attempts, evtstore.sagas, evtstore.saga_steps, evtstore.stuck_sagas,
+    evtstore.saga_locks
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION

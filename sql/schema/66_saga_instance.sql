@@ -25,7 +25,8 @@ CREATE TABLE evtstore_internal.saga (
     parent_id uuid,
     parent_parent int,
     parent_seq int,
-    is_taken_back boolean NOT NULL DEFAULT false
+    is_taken_back boolean NOT NULL DEFAULT false,
+    has_lock boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.saga IS 'instances of sagas, kept for evtstore.saga_retention when they have ended';
 COMMENT ON COLUMN evtstore_internal.saga.last_seq IS 'the highest seq of a step';
@@ -37,6 +38,7 @@ COMMENT ON COLUMN evtstore_internal.saga.reason IS 'why it is stuck';
 COMMENT ON COLUMN evtstore_internal.saga.parent_id IS 'of a child: the instance that started it; NULL: it is none';
 COMMENT ON COLUMN evtstore_internal.saga.parent_seq IS 'of a child: the step that is told when it has ended; with parent_parent, which that one is in';
 COMMENT ON COLUMN evtstore_internal.saga.is_taken_back IS 'of a child: the step that is told is the undo of the one that started it';
+COMMENT ON COLUMN evtstore_internal.saga.has_lock IS 'it has asked for a semantic lock';
 COMMENT ON COLUMN evtstore_internal.saga.metadata IS 'correlation and trace of the start, for what it sends and appends';
 -- never changed: it costs transitions nothing
 CREATE INDEX saga_ended_idx ON evtstore_internal.saga (ended_at) WHERE ended_at IS NOT NULL;
@@ -84,6 +86,9 @@ CREATE TABLE evtstore_internal.saga_step (
     input jsonb NOT NULL,
     sent jsonb,
     output jsonb,
+    deadline timestamptz,
+    heartbeat float8,
+    resource text,
     PRIMARY KEY (saga_id, parent, seq)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.saga_step IS 'attempts at steps of sagas, and of undoing them';
@@ -98,6 +103,9 @@ COMMENT ON COLUMN evtstore_internal.saga_step.ended IS 'its place in the order o
 COMMENT ON COLUMN evtstore_internal.saga_step.due IS 'when its time is over, or a retry begins';
 COMMENT ON COLUMN evtstore_internal.saga_step.tries IS 'how often each retrier of its state was used';
 COMMENT ON COLUMN evtstore_internal.saga_step.via IS 'states without a row that were passed on the way to it';
+COMMENT ON COLUMN evtstore_internal.saga_step.deadline IS 'when its time is over, where due is an earlier look at it';
+COMMENT ON COLUMN evtstore_internal.saga_step.heartbeat IS 's without a sign of life of who has its command, after which it has failed; NULL: any';
+COMMENT ON COLUMN evtstore_internal.saga_step.resource IS 'the semantic lock that it has, or waits for';
 COMMENT ON COLUMN evtstore_internal.saga_step.sent IS 'what its work got, where that is not its input';
 CREATE INDEX saga_step_message_idx ON evtstore_internal.saga_step (message_id) WHERE message_id IS NOT NULL;
 
@@ -114,6 +122,24 @@ CREATE TABLE evtstore_internal.saga_signal (
 );
 COMMENT ON TABLE evtstore_internal.saga_signal IS 'signals of sagas, before and after somebody waited for them';
 COMMENT ON COLUMN evtstore_internal.saga_signal.taken_by IS 'seq of the step that had it; NULL: it waits for one';
+
+-- Semantic locks: who has what, and who waits for it, in order of number. An instance has one number at a resource, however many of its steps wait.
+CREATE TABLE evtstore_internal.saga_lock (
+    tenant text COLLATE "C",
+    resource text COLLATE "C",
+    number bigint,
+    seq int,
+    parent int NOT NULL,
+    saga_id uuid NOT NULL,
+    since timestamptz NOT NULL,
+    held_since timestamptz,
+    PRIMARY KEY (tenant, resource, number, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0.02);
+COMMENT ON TABLE evtstore_internal.saga_lock IS 'semantic locks of open sagas, and who waits for them';
+COMMENT ON COLUMN evtstore_internal.saga_lock.seq IS 'of the step that waits, or was given it and does not know yet; 0: it was used';
+COMMENT ON COLUMN evtstore_internal.saga_lock.held_since IS 'NULL: it waits';
+CREATE INDEX saga_lock_saga_idx ON evtstore_internal.saga_lock (saga_id);
+CREATE UNIQUE INDEX saga_lock_holder_idx ON evtstore_internal.saga_lock (tenant, resource) WHERE held_since IS NOT NULL;
 
 -- Answers that changed nothing, or came when the instance had gone on.
 CREATE TABLE evtstore_internal.saga_answer (
@@ -134,3 +160,4 @@ SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_key', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_step', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_answer', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_signal', '');
+SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_lock', '');

@@ -30,7 +30,7 @@ SELECT all_faults($d${"Comment": "all", "StartAt": "Task", "Version": "1.0", "Qu
    "Saga": {"Class": "compensatable", "Undo": "sql:shop.undo", "UndoInput": {"id.$": "$.output.id"}, "UndoRetry": [{"ErrorEquals": ["States.ALL"]}],
             "UndoTimeoutSeconds": 3, "UndoUnknown": false, "Lock": "States.Format('sku-{}', $.sku)", "ReplyEvents": ["Reserved"], "Correlate": "$.order"},
    "Next": "Paths"},
-  "Paths": {"Type": "Task", "Resource": "signal:paid", "TimeoutSecondsPath": "$.t", "HeartbeatSecondsPath": "$$.h", "Next": "Pass"},
+  "Paths": {"Type": "Task", "Resource": "queue:paid", "TimeoutSecondsPath": "$.t", "HeartbeatSecondsPath": "$$.h", "Next": "Pass"},
   "Pass": {"Type": "Pass", "Result": [1], "InputPath": null, "Parameters": {}, "ResultPath": "$.p", "Next": "Choice"},
   "Choice": {"Type": "Choice", "InputPath": "$.c", "OutputPath": "$.c", "Choices": [
      {"Variable": "$.n", "NumericGreaterThan": 1, "Next": "Wait"},
@@ -105,6 +105,7 @@ SELECT faults('{"Type": "Task", "Next": "Z", "Resource": "saga:@1"}');
 SELECT faults(format('{"Type": "Task", "Next": "Z", "Resource": "event:%s"}', repeat('e', 256)));
 SELECT faults('{"Type": "Task", "Next": "Z", "Resource": "queue:a", "TimeoutSeconds": 0, "HeartbeatSeconds": "5"}');
 SELECT faults('{"Type": "Task", "Next": "Z", "Resource": "queue:a", "TimeoutSeconds": 5, "HeartbeatSeconds": 5}');
+SELECT faults('{"Type": "Task", "Next": "Z", "Resource": "sql:a.b", "HeartbeatSecondsPath": "$.a"}');
 SELECT faults('{"Type": "Task", "Next": "Z", "Resource": "queue:a", "TimeoutSeconds": 5, "TimeoutSecondsPath": "$.a", "HeartbeatSeconds": 1, "HeartbeatSecondsPath": "$.b[*]"}');
 
 \echo Retry and Catch

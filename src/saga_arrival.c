@@ -3,7 +3,7 @@
  *		What is left for an instance that somebody else has: arrivals and timers, messages of an internal queue, and who brings them.
  *
  * Whoever has news for an instance and may not wait for its lock sends a message to the queue ES_QUEUE_SAGAS; delivery workers (es_saga_work)
- * receive it and make the transition.  An instance's timer is such a message too, with a delay.  Claims, leases, wake-ups and retries are the
+ * receive it and make the transition, and so does run_pending() in its caller's transaction.  An instance's timer is such a message too, with a delay.  Claims, leases, wake-ups and retries are the
  * queue's, which loses no message: docs/architecture-queues.md.
  *
  * A batch of messages is settled in one transaction with what comes of them, a savepoint for each instance.  A worker
@@ -62,7 +62,7 @@ typedef struct Batch
 static int64 send(const char *tenant, const char *body, TimestampTz deliver_at);
 static bool read_arrival(EsDelivery *delivery, Arrival *arrival);
 static int	compare_arrivals(const void *a, const void *b);
-static void serve(Batch *group);
+static bool serve(Batch *group);
 static void bring(void *arg);
 static void settle(const Batch *group, EsSettle how, const char *reason, int64 delay_ms);
 
@@ -163,22 +163,19 @@ es_arrival_arm_timer(EsMove *move)
 	saga->timer_due = earliest;
 }
 
-int
-es_saga_work(int slot)
+EsTurnResult
+es_saga_work(int slot, int max_count)
 {
-	char	   *consumer = es_queue_worker_consumer(slot);
-	MemoryContext context = CurrentMemoryContext;
+	EsTurnResult result = {.due = DT_NOEND};
+	bool		is_own = es_turn_transaction_begin();
 	List	   *deliveries;
 	Arrival    *arrivals;
 	int			n = 0;
 	ListCell   *lc;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(context);
-	/* what a worker that was killed here had */
-	deliveries = es_queue_claim(es_queue_get(ES_QUEUE_SAGAS), consumer, MAX_ARRIVALS, es_guc_lease);
+	deliveries = es_queue_claim(es_queue_get(ES_QUEUE_SAGAS), is_own ? es_queue_worker_consumer(slot) : NULL, Min(max_count, MAX_ARRIVALS),
+								es_guc_lease);
+	result.handled = list_length(deliveries);
 	arrivals = palloc(Max(list_length(deliveries), 1) * sizeof(Arrival));
 	foreach(lc, deliveries)
 		if (read_arrival(lfirst(lc), &arrivals[n]))
@@ -190,13 +187,12 @@ es_saga_work(int slot)
 
 		while (i + group.n < n && memcmp(&arrivals[i].saga, &arrivals[i + group.n].saga, UUID_LEN) == 0)
 			group.n++;
-		serve(&group);
+		if (!serve(&group))
+			result.failed += group.n;
 		i += group.n;
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return list_length(deliveries);
+	es_turn_transaction_end(is_own);
+	return result;
 }
 
 /* returns its id */
@@ -253,7 +249,8 @@ compare_arrivals(const void *a, const void *b)
 	return x->delivery->message_id < y->delivery->message_id ? -1 : x->delivery->message_id > y->delivery->message_id;
 }
 
-static void
+/* false: nothing has come of it yet */
+static bool
 serve(Batch *group)
 {
 	char	   *error = es_attempt(bring, group);
@@ -264,6 +261,7 @@ serve(Batch *group)
 		settle(group, ES_SETTLE_NACK, "somebody else has the saga", Min(BUSY_MS << Min(group->arrivals[0].delivery->attempt - 1, 10), MAX_BUSY_MS));
 	else
 		settle(group, ES_SETTLE_ACK, NULL, -1);
+	return error == NULL && !group->is_busy;
 }
 
 /* what the instance appends and sends is its tenant's */

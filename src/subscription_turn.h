@@ -56,13 +56,14 @@ typedef struct EsTurn
 /* what came of a turn */
 typedef struct EsTurnResult
 {
-	int handled; /* events applied or failed */
+	int handled; /* events or messages that were taken */
 	int failed;
+	int delivered; /* of deliver.c: what a function took; the rest was given back, or was not ours any more */
 	TimestampTz due; /* nothing now, but then, by es_clock_now(); DT_NOEND: not by time alone */
 } EsTurnResult;
 
 /*
- * Worker: applies up to *events events of the subscription, in a transaction of its own, which none may be around; *events is then
+ * Applies up to *events events of the subscription, in a transaction of its own or in the one that is around (attempt.h); *events is then
  * how many the next turn should have, by the time that this one took.  An error that is not an event's is raised: then nothing was
  * applied.
  */

@@ -28,7 +28,7 @@
 #include "options.h"
 #include "queue.h"
 #include "saga.h"
-#include "saga_move.h"
+#include "saga_simulate.h"
 
 /* of a turn */
 #define MAX_ARRIVALS 100
@@ -59,7 +59,7 @@ typedef struct Batch
 	bool		is_busy;
 } Batch;
 
-static int64 send(const char *tenant, const char *body, TimestampTz deliver_at);
+static int64 send(const pg_uuid_t *id, const char *tenant, Jsonb *body, TimestampTz deliver_at);
 static bool read_arrival(EsDelivery *delivery, Arrival *arrival);
 static int	compare_arrivals(const void *a, const void *b);
 static bool serve(Batch *group);
@@ -68,6 +68,18 @@ static void settle(const Batch *group, EsSettle how, const char *reason, int64 d
 
 void
 es_arrival_leave(const pg_uuid_t *id, const char *tenant, int parent, int seq, const EsEnding *ending)
+{
+	(void) send(id, tenant, es_arrival_of_answer(id, parent, seq, ending), 0);
+}
+
+void
+es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *name, Jsonb *payload, const char *dedup_id)
+{
+	(void) send(id, tenant, es_arrival_of_signal(id, name, payload, dedup_id), 0);
+}
+
+Jsonb *
+es_arrival_of_answer(const pg_uuid_t *id, int parent, int seq, const EsEnding *ending)
 {
 	StringInfoData body;
 
@@ -90,11 +102,11 @@ es_arrival_leave(const pg_uuid_t *id, const char *tenant, int parent, int seq, c
 	if (ending->retry_after >= 0)
 		appendStringInfo(&body, ", \"retry_after\": %.6f", ending->retry_after);
 	appendStringInfoChar(&body, '}');
-	(void) send(tenant, body.data, 0);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data)));
 }
 
-void
-es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *name, Jsonb *payload, const char *dedup_id)
+Jsonb *
+es_arrival_of_signal(const pg_uuid_t *id, const char *name, Jsonb *payload, const char *dedup_id)
 {
 	StringInfoData body;
 
@@ -108,7 +120,7 @@ es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *nam
 		escape_json(&body, dedup_id);
 	}
 	appendStringInfoChar(&body, '}');
-	(void) send(tenant, body.data, 0);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data)));
 }
 
 void
@@ -125,7 +137,7 @@ es_arrival_leave_take_back(const pg_uuid_t *id, const char *tenant, const EsTake
 		escape_json(&body, request->error);
 	}
 	appendStringInfoChar(&body, '}');
-	(void) send(tenant, body.data, 0);
+	(void) send(id, tenant, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data))), 0);
 }
 
 /*
@@ -137,6 +149,7 @@ es_arrival_arm_timer(EsMove *move)
 {
 	EsSaga	   *saga = &move->saga;
 	TimestampTz earliest = 0;
+	char	   *body;
 	ListCell   *lc;
 
 	if (saga->status == ES_SAGA_RUNNING && saga->deadline != 0 && !saga->has_pivot)
@@ -152,14 +165,17 @@ es_arrival_arm_timer(EsMove *move)
 	if (saga->timer_id != 0 && (ES_SAGA_HAS_ENDED(saga->status) || (earliest != 0 && earliest < saga->timer_due)))
 	{
 		/* where a worker has it already, it finds nothing due */
-		(void) es_queue_withdraw(es_queue_get(ES_QUEUE_SAGAS)->id, saga->timer_id, false);
+		if (move->simulation != NULL)
+			(void) es_simulation_withdraw(move->simulation, saga->timer_id);
+		else
+			(void) es_queue_withdraw(es_queue_get(ES_QUEUE_SAGAS)->id, saga->timer_id, false);
 		saga->timer_id = 0;
 		saga->timer_due = 0;
 	}
 	if (ES_SAGA_HAS_ENDED(saga->status) || earliest == 0 || saga->timer_id != 0)
 		return;
-	saga->timer_id = send(saga->tenant, psprintf("{\"saga\": \"%s\", \"timer\": true}",
-												 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&saga->id)))), earliest);
+	body = psprintf("{\"saga\": \"%s\", \"timer\": true}", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&saga->id))));
+	saga->timer_id = send(&saga->id, saga->tenant, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body))), earliest);
 	saga->timer_due = earliest;
 }
 
@@ -178,8 +194,14 @@ es_saga_work(int slot, int max_count)
 	result.handled = list_length(deliveries);
 	arrivals = palloc(Max(list_length(deliveries), 1) * sizeof(Arrival));
 	foreach(lc, deliveries)
-		if (read_arrival(lfirst(lc), &arrivals[n]))
+	{
+		EsDelivery *delivery = lfirst(lc);
+
+		if (read_arrival(delivery, &arrivals[n]))
 			n++;
+		else
+			(void) es_queue_settle(delivery->receipt, ES_SETTLE_REJECT, "no arrival of a saga", -1);
+	}
 	qsort(arrivals, n, sizeof(Arrival), compare_arrivals);
 	for (int i = 0; i < n;)
 	{
@@ -195,17 +217,34 @@ es_saga_work(int slot, int max_count)
 	return result;
 }
 
+void
+es_arrival_bring(Jsonb *body, int64 timer_id)
+{
+	EsDelivery	delivery = {.body = body, .message_id = timer_id};
+	Arrival		arrival;
+	Batch		batch = {.arrivals = &arrival, .n = 1};
+
+	if (!read_arrival(&delivery, &arrival))
+		elog(ERROR, "no arrival of a saga");
+	bring(&batch);
+	if (batch.is_busy)
+		elog(ERROR, "a saga to which something is brought is busy");
+}
+
 /* returns its id */
 static int64
-send(const char *tenant, const char *body, TimestampTz deliver_at)
+send(const pg_uuid_t *id, const char *tenant, Jsonb *body, TimestampTz deliver_at)
 {
-	EsMessage	message = {.body = DirectFunctionCall1(jsonb_in, CStringGetDatum(body)), .tenant = tenant, .deliver_at = deliver_at, .is_arrival = true};
+	EsSimulation *simulation = es_simulation_of(id);
+	EsMessage	message = {.body = JsonbPGetDatum(body), .tenant = tenant, .deliver_at = deliver_at, .is_arrival = true};
 
+	if (simulation != NULL)
+		return es_simulation_leave(simulation, body, deliver_at);
 	es_queue_send(es_queue_get(ES_QUEUE_SAGAS), &message, 1);
 	return message.id;
 }
 
-/* false: it is none, and goes to the dead letters; nobody but we should send such messages */
+/* false: it is none; nobody but we should send such messages */
 static bool
 read_arrival(EsDelivery *delivery, Arrival *arrival)
 {
@@ -215,10 +254,7 @@ read_arrival(EsDelivery *delivery, Arrival *arrival)
 	memset(arrival, 0, sizeof(Arrival));
 	arrival->delivery = delivery;
 	if (saga == NULL || !es_event_is_uuid(saga))
-	{
-		(void) es_queue_settle(delivery->receipt, ES_SETTLE_REJECT, "no arrival of a saga", -1);
 		return false;
-	}
 	arrival->saga = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(saga)));
 	arrival->is_timer = es_options_bool(body, "timer", false);
 	arrival->is_take_back = es_options_bool(body, "take_back", false);

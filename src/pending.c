@@ -35,6 +35,7 @@ typedef struct Turn
 	const char *name;
 	int			events;			/* of the next turn */
 	bool		is_over;		/* it had nothing, or nothing came of it */
+	bool		is_broken;		/* it could not be taken: not again in this call */
 } Turn;
 
 /* a turn in its savepoint */
@@ -150,7 +151,7 @@ run_all(int64 max_count)
 			Turn	   *turn = lfirst(lc);
 
 			/* until it is empty; in the next pass it is looked at again, for others may have sent to it */
-			for (turn->is_over = false; !turn->is_over && done < max_count;)
+			for (turn->is_over = turn->is_broken; !turn->is_over && done < max_count;)
 			{
 				done += take_turn(turn, max_count - done);
 				MemoryContextReset(scratch);
@@ -216,12 +217,12 @@ take_turn(Turn *turn, int64 max_count)
 		ereport(WARNING,
 				(errmsg("%s \"%s\" was not served: %s", push == NULL ? (turn->work.is_rule ? "rule" : "projection") :
 						push->is_queue ? "queue" : "subscription", turn->name, error)));
-		turn->is_over = true;
+		turn->is_over = turn->is_broken = true;
 		return 0;
 	}
 	/* where all failed they might again, without end; nothing, and something at once, is a part of a long way to what is next */
 	turn->is_over = attempt.result.handled == attempt.result.failed && (attempt.result.handled > 0 || attempt.result.due > es_clock_now());
-	return attempt.result.handled - (push != NULL && push->is_for_sagas ? attempt.result.failed : 0);
+	return attempt.result.delivered + (push != NULL && push->is_for_sagas ? 0 : attempt.result.failed);
 }
 
 static void

@@ -209,7 +209,9 @@ es_saga_work(int slot, int max_count)
 
 		while (i + group.n < n && memcmp(&arrivals[i].saga, &arrivals[i + group.n].saga, UUID_LEN) == 0)
 			group.n++;
-		if (!serve(&group))
+		if (serve(&group))
+			result.delivered += group.n;
+		else
 			result.failed += group.n;
 		i += group.n;
 	}

@@ -89,6 +89,8 @@ take(const EsTurnUser *user, int32 id, int max_count)
 		turn.nsome = turn.n;
 		if (es_attempt(apply_some, &turn) != NULL)
 			result.failed = apply_each(&turn);
+		for (int i = 0; i < turn.n; i++)
+			result.delivered += turn.events[i]->is_applied;
 		es_turn_acknowledge(&turn);
 	}
 	else if (turn.target != NULL)

@@ -58,7 +58,7 @@ typedef struct EsTurnResult
 {
 	int handled; /* events or messages that were taken */
 	int failed;
-	int delivered; /* of deliver.c: what a function took; the rest was given back, or was not ours any more */
+	int delivered; /* the rest was given back, or was not ours any more, or waits behind one that failed */
 	TimestampTz due; /* nothing now, but then, by es_clock_now(); DT_NOEND: not by time alone */
 } EsTurnResult;
 

@@ -163,3 +163,40 @@ ROLLBACK;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT status FROM short(evtstore.simulate_saga('order', '{}', '{"Reserve": {"output": {"id": 1}}, "Approve": {"signal": 1}}'));
 COMMIT;
+
+-- sagas within sagas: run as well, by a script of their own; or answered for
+\set VERBOSITY default
+SELECT evtstore.define_saga('inner', '{"StartAt": "In", "States": {
+    "In": {"Type": "Task", "Resource": "queue:stock", "Saga": {"Undo": "queue:unstock"}, "Next": "Rest"},
+    "Rest": {"Type": "Wait", "Seconds": 100, "Next": "Done"}, "Done": {"Type": "Succeed"}}}');
+SELECT evtstore.define_saga('outer', '[{"name": "Child", "do": "saga:inner", "undo": "saga:inner"}, {"name": "Then", "do": "queue:ship", "undo": "none"}]');
+SELECT evtstore.define_saga('outer', '{"StartAt": "Child", "States": {
+    "Child": {"Type": "Task", "Resource": "saga:inner", "ResultPath": "$.child", "Next": "Then"},
+    "Then": {"Type": "Task", "Resource": "queue:ship", "Saga": {"Undo": "none"}, "End": true}}}');
+CREATE FUNCTION children(r jsonb) RETURNS TABLE (parent text, saga text, status text, duration float8, error text, undone jsonb) LANGUAGE sql AS
+    $$ SELECT * FROM jsonb_to_recordset(r->'children') c (parent text, saga text, status text, duration float8, error text, undone jsonb) $$;
+SELECT evtstore.simulate_saga('outer', '{"n": 1}', '{"Child": {"script": {"In": {"output": "got it", "after": 7}}}}') AS r \gset
+SELECT * FROM short(:'r');
+SELECT * FROM steps(:'r');
+SELECT * FROM children(:'r');
+SELECT at, state, queue, key, body FROM commands(:'r');
+SELECT :'r'::jsonb->'output' AS output;
+-- what it did is undone with the rest; one that fails
+SELECT evtstore.simulate_saga('outer', '{"n": 1}', '{"Then": {"error": "Lost"}}') AS r \gset
+SELECT * FROM short(:'r');
+SELECT * FROM children(:'r');
+SELECT at, state, queue, undo FROM commands(:'r');
+SELECT evtstore.simulate_saga('outer', '{}', '{"Child": {"script": {"In": {"error": "None"}}}}') AS r \gset
+SELECT * FROM short(:'r');
+SELECT * FROM children(:'r');
+-- nobody runs it
+SELECT evtstore.simulate_saga('outer', '{}', '{"Child": {"output": 5}}') AS r \gset
+SELECT :'r'::jsonb->'output' AS output, :'r'::jsonb->'children' AS children;
+SELECT * FROM short(evtstore.simulate_saga('outer', '{}', '{"Child": {"error": "Bad"}}'));
+SELECT count(*) FROM evtstore.sagas WHERE name IN ('inner', 'outer');
+\set VERBOSITY terse
+SELECT evtstore.simulate_saga('outer', '{}', '{"Child": {"script": {"Nope": 1}}}');
+SELECT evtstore.simulate_saga('outer', '{}', '{"Child": {"script": {}, "output": 1}}');
+SELECT evtstore.simulate_saga('outer', '{}', '{"Child": "timeout"}');
+SELECT evtstore.simulate_saga('outer', '{}', '{"Child": {"output": 1, "after": 5}}');
+SELECT evtstore.simulate_saga('outer', '{}', '{"Then": {"script": {}}}');

@@ -2,8 +2,8 @@
  * attempt.c
  *		Doing something that may fail, and going on.
  *
- * Runs in workers and backends, inside a transaction: in a subtransaction, which takes the effects of a failure with it.  Keeps
- * nothing.
+ * Runs in workers and backends, inside a transaction: in a subtransaction, which takes the effects of a failure with it.  Also the transaction
+ * that a worker's turn is in: its own, or that of a client who does in a call what workers would do (pending.c).  Keeps nothing.
  */
 #include "postgres.h"
 
@@ -11,6 +11,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 
 #include "attempt.h"
 #include "compat.h"
@@ -19,6 +20,36 @@
 #define MAX_ERROR_BYTES 1000
 
 static char *error_text(const ErrorData *edata);
+
+bool
+es_turn_transaction_begin(void)
+{
+	bool		is_own = !IsTransactionState();
+	MemoryContext context = CurrentMemoryContext;
+
+	if (is_own)
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+	}
+	else
+		CommandCounterIncrement();
+	/* what is read may be toasted, which takes a snapshot */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	return is_own;
+}
+
+void
+es_turn_transaction_end(bool is_own)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PopActiveSnapshot();
+	if (is_own)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
 
 char *
 es_attempt(void (*run)(void *arg), void *arg)

@@ -11,4 +11,11 @@
  */
 extern char *es_attempt(void (*run)(void *arg), void *arg);
 
+/*
+ * A worker's turn, with a snapshot: in a transaction of its own, or, where one is around, in that.  Returns which, for the end of the turn; the
+ * memory context stays.  Where the turn fails in a transaction that is around, a subtransaction around the turn has to end.
+ */
+extern bool es_turn_transaction_begin(void);
+extern void es_turn_transaction_end(bool is_own);
+
 #endif

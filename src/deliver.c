@@ -2,7 +2,7 @@
  * deliver.c
  *		One batch of a queue or subscription to a function of this database (sql: endpoints).
  *
- * Runs in delivery workers.  Claim or poll, call the function for each of what came in a subtransaction of its own, and settle, all in one
+ * Runs in delivery workers, and in backends that call run_pending().  Claim or poll, call the function for each of what came in a subtransaction of its own, and settle, all in one
  * transaction.  The function's effect and the acknowledgement commit together: exactly once.  A crash undoes both.  What goes
  * outside of the database is the relay's (relay.c).
  *
@@ -24,6 +24,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "attempt.h"
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
@@ -33,7 +34,6 @@
 #include "error.h"
 #include "guc.h"
 #include "queue.h"
-#include "registry.h"
 #include "spi.h"
 #include "subscription.h"
 #include "subscription_delivery.h"
@@ -81,8 +81,9 @@ static FunctionPlan *function_plans = NULL;
 static TimeoutId function_timeout = MAX_TIMEOUTS; /* MAX_TIMEOUTS: not registered */
 static volatile sig_atomic_t function_timed_out = false;
 
-static int	deliver_messages(const EsPush *push, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop);
-static int	deliver_events(const EsPush *push, EsEndpoint *endpoint, volatile sig_atomic_t *stop, TimestampTz *due);
+static void deliver_messages(const EsPush *push, EsEndpoint *endpoint, const char *consumer, const EsBatch *batch, EsTurnResult *result);
+static void deliver_events(const EsPush *push, EsEndpoint *endpoint, const EsBatch *batch, EsTurnResult *result);
+static bool is_to_stop(const EsBatch *batch, TimestampTz start);
 static bool put_event(EsReader *reader, const EsPolled *event, void *arg);
 static void release(EsEventReceipt *receipts, int n);
 static void settle(const EsDelivery *delivery, EsSettle how, const char *reason, int64 delay_ms);
@@ -93,34 +94,35 @@ static void stop_function_timeout(void);
 static void function_timeout_handler(void);
 static bool attempt(void (*run) (Action *action), Action *action, char **error);
 static char *error_text(void);
-static void begin_transaction(void);
-static void commit_transaction(void);
 
-int
-es_deliver(const EsPush *push, int slot, volatile sig_atomic_t *stop, TimestampTz *due)
+EsTurnResult
+es_deliver(const EsPush *push, const EsBatch *batch)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	EsTurnResult result = {.due = DT_NOEND};
 	EsEndpoint *endpoint;
-	int			handled = 0;
+	bool		is_own;
 
 	if (batch_context == NULL)
 		batch_context = AllocSetContextCreate(TopMemoryContext, "evtstore delivery batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(batch_context);
+	MemoryContextSwitchTo(batch_context);
 
-	*due = DT_NOEND;
-	begin_transaction();
+	is_own = es_turn_transaction_begin();
 	endpoint = es_endpoint_find(push->endpoint);
 	/* it may have gone, or become another, since the worker read the definitions */
-	if (endpoint == NULL || !endpoint->is_sql || endpoint->is_disabled)
-		commit_transaction();
-	else if (push->is_queue)
-		handled = deliver_messages(push, endpoint, slot, stop);
-	else
-		handled = deliver_events(push, endpoint, stop, due);
+	if (endpoint != NULL && endpoint->is_sql && !endpoint->is_disabled)
+	{
+		if (push->is_queue)
+			deliver_messages(push, endpoint, is_own ? es_queue_worker_consumer(batch->slot) : NULL, batch, &result);
+		else
+			deliver_events(push, endpoint, batch, &result);
+	}
+	es_turn_transaction_end(is_own);
 
 	MemoryContextReset(batch_context);
 	MemoryContextSwitchTo(caller);
-	return handled;
+	return result;
 }
 
 /*
@@ -135,54 +137,54 @@ settle(const EsDelivery *delivery, EsSettle how, const char *reason, int64 delay
 				(errmsg_internal("receipt %s is stale", delivery->receipt)));
 }
 
-/* the claiming transaction is open; returns outside any */
-static int
-deliver_messages(const EsPush *push, EsEndpoint *endpoint, int slot, volatile sig_atomic_t *stop)
+static void
+deliver_messages(const EsPush *push, EsEndpoint *endpoint, const char *consumer, const EsBatch *batch, EsTurnResult *result)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	const EsQueue *queue = es_queue_lock(push->id, AccessShareLock);
-	List	   *deliveries = queue == NULL ? NIL : es_queue_claim(queue, es_queue_worker_consumer(slot), MAX_BATCH_INSIDE,
+	List	   *deliveries = queue == NULL ? NIL : es_queue_claim(queue, consumer, Min(batch->max_count, MAX_BATCH_INSIDE),
 																	endpoint->timeout_ms * MAX_BATCH_INSIDE + es_guc_lease);
-	int			delivered = 0;
-	int			failed = 0;
 	ListCell   *lc;
 
+	result->handled = list_length(deliveries);
 	foreach(lc, deliveries)
 	{
 		EsDelivery *delivery = lfirst(lc);
 		Action		action = {endpoint, delivery};
 		char	   *error;
 
-		if (*stop || TimestampDifferenceExceeds(start, GetCurrentTimestamp(), MAX_INSIDE_MS))
+		if (is_to_stop(batch, start))
 			settle(delivery, ES_SETTLE_RELEASE, NULL, -1);
 		else if (attempt(call_function, &action, &error))
-			delivered++;
+			result->delivered++;
 		else
 		{
 			settle(delivery, ES_SETTLE_NACK, error, -1);
-			failed++;
+			result->failed++;
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
-	commit_transaction();
-	es_registry_count(delivered, failed);
-	return list_length(deliveries);
+}
+
+/* the rest is for others, or for later */
+static bool
+is_to_stop(const EsBatch *batch, TimestampTz start)
+{
+	return batch->stop != NULL && (*batch->stop || TimestampDifferenceExceeds(start, GetCurrentTimestamp(), MAX_INSIDE_MS));
 }
 
 /*
  * The same for events.  What fails is given back with its error; where its key waits for it now, the engine has taken those of the key
- * back that come after it, whose receipts are stale.  *due: when an event that failed is due again.
+ * back that come after it, whose receipts are stale.
  */
-static int
-deliver_events(const EsPush *push, EsEndpoint *endpoint, volatile sig_atomic_t *stop, TimestampTz *due)
+static void
+deliver_events(const EsPush *push, EsEndpoint *endpoint, const EsBatch *batch, EsTurnResult *result)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	Polled	   *polled = palloc0(sizeof(Polled));
 	bool		has_more = false;
-	EsPollRequest request = {.max_count = MAX_BATCH_INSIDE, .lease_ms = es_guc_lease, .put = put_event, .arg = polled, .has_more = &has_more};
+	EsPollRequest request = {.max_count = Min(batch->max_count, MAX_BATCH_INSIDE), .lease_ms = es_guc_lease, .put = put_event, .arg = polled, .has_more = &has_more};
 	const EsSubscription *subscription = es_subscription_lock(push->id, AccessShareLock);
-	int			delivered = 0;
-	int			failed = 0;
 
 	polled->id = push->id;
 	if (subscription != NULL && subscription->endpoint != NULL && strcmp(subscription->endpoint, endpoint->name) == 0)
@@ -192,35 +194,33 @@ deliver_events(const EsPush *push, EsEndpoint *endpoint, volatile sig_atomic_t *
 		Action		action = {endpoint, polled->deliveries[i], &polled->receipts[i]};
 		char	   *error;
 
-		if (*stop || TimestampDifferenceExceeds(start, GetCurrentTimestamp(), MAX_INSIDE_MS))
+		if (is_to_stop(batch, start))
 		{
 			release(polled->receipts + i, polled->n - i);
 			break;
 		}
 		if (attempt(call_function, &action, &error))
-			delivered += !action.is_stale;
+			result->delivered += !action.is_stale;
 		else
 		{
 			/* what the acknowledgement left there was undone with it */
 			polled->receipts[i].stale = NULL;
 			polled->receipts[i].is_done = false;
 			es_subscription_settle(&polled->receipts[i], 1, ES_SETTLE_NACK, error, -1);
-			failed++;
+			result->failed++;
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+	result->handled = polled->n;
 	subscription = es_subscription_lock(push->id, AccessShareLock);
 	if (polled->n == 0 && subscription != NULL && !subscription->is_paused)
 	{
 		/* somebody's lane may be free by now, whose end was told before its lock was given back */
-		if (es_subscription_look(subscription, es_clock_now(), true, due))
-			*due = es_clock_now() + LOOK_AGAIN;
+		if (es_subscription_look(subscription, es_clock_now(), true, &result->due))
+			result->due = es_clock_now() + LOOK_AGAIN;
 		if (has_more)
-			*due = es_clock_now();
+			result->due = es_clock_now();
 	}
-	commit_transaction();
-	es_registry_count(delivered, failed);
-	return polled->n;
 }
 
 static bool
@@ -386,22 +386,4 @@ error_text(void)
 	text = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode), message);
 	text[pg_mbcliplen(text, strlen(text), MAX_REASON_BYTES)] = '\0';
 	return text;
-}
-
-/* leaves the batch's context current; what is read may be toasted, which takes a snapshot */
-static void
-begin_transaction(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(batch_context);
-}
-
-static void
-commit_transaction(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(batch_context);
 }

@@ -7,15 +7,21 @@
 
 #include <signal.h>
 
-#include "datatype/timestamp.h"
-
 #include "push.h"
+#include "subscription_turn.h"
+
+/* how much of it, and for whom */
+typedef struct EsBatch
+{
+	int slot;	   /* of the worker, in a transaction of its own */
+	int max_count;
+	volatile sig_atomic_t *stop; /* what is not finished when it becomes true, or after half a second, is given back; NULL: nothing is */
+} EsBatch;
 
 /*
- * Claims one batch, calls the function and settles; called by a delivery worker outside any transaction.  Returns how much was
- * handled: 0 when there is nothing to do; *due (by es_clock_now()) is then when there may be something by time, DT_NOEND: not by time.
- * What is not finished when *stop becomes true is given back.
+ * Claims one batch, calls the function and settles; in a transaction of its own or in the one that is around (attempt.h).  Nothing is handled when
+ * there is nothing to do.
  */
-extern int es_deliver(const EsPush *push, int slot, volatile sig_atomic_t *stop, TimestampTz *due);
+extern EsTurnResult es_deliver(const EsPush *push, const EsBatch *batch);
 
 #endif

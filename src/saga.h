@@ -11,10 +11,10 @@ extern void es_saga_init(void);
 extern void es_saga_move_init(void);
 
 /*
- * Worker: brings instances what has arrived for them, in transactions of its own.  Returns how many arrivals it took; slot is that of
- * the worker
+ * A worker's turn: brings instances what has arrived for them, up to max_count arrivals, in a transaction of its own or in the one that is
+ * around.  Failed are also those for instances that somebody has.  slot is that of the worker, in a transaction of its own
  */
-extern int es_saga_work(int slot);
+extern EsTurnResult es_saga_work(int slot, int max_count);
 
 /* in saga_route.c: reactors, which workers give their events */
 extern bool es_reactor_has_work(void);

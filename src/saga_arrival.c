@@ -3,7 +3,7 @@
  *		What is left for an instance that somebody else has: arrivals and timers, messages of an internal queue, and who brings them.
  *
  * Whoever has news for an instance and may not wait for its lock sends a message to the queue ES_QUEUE_SAGAS; delivery workers (es_saga_work)
- * receive it and make the transition.  An instance's timer is such a message too, with a delay.  Claims, leases, wake-ups and retries are the
+ * receive it and make the transition, and so does run_pending() in its caller's transaction.  An instance's timer is such a message too, with a delay.  Claims, leases, wake-ups and retries are the
  * queue's, which loses no message: docs/architecture-queues.md.
  *
  * A batch of messages is settled in one transaction with what comes of them, a savepoint for each instance.  A worker
@@ -28,7 +28,7 @@
 #include "options.h"
 #include "queue.h"
 #include "saga.h"
-#include "saga_move.h"
+#include "saga_simulate.h"
 
 /* of a turn */
 #define MAX_ARRIVALS 100
@@ -63,16 +63,28 @@ typedef struct Batch
 	bool		is_busy;
 } Batch;
 
-static int64 send(const char *tenant, const char *body, TimestampTz deliver_at);
+static int64 send(const pg_uuid_t *id, const char *tenant, Jsonb *body, TimestampTz deliver_at);
 static bool read_arrival(EsDelivery *delivery, Arrival *arrival);
 static int	compare_arrivals(const void *a, const void *b);
-static void serve(Batch *group);
+static bool serve(Batch *group);
 static int64 busy_delay(const Arrival *arrival);
 static void bring(void *arg);
 static void settle(const Batch *group, EsSettle how, const char *reason, int64 delay_ms);
 
 void
 es_arrival_leave(const pg_uuid_t *id, const char *tenant, int parent, int seq, const EsEnding *ending)
+{
+	(void) send(id, tenant, es_arrival_of_answer(id, parent, seq, ending), 0);
+}
+
+void
+es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *name, Jsonb *payload, const char *dedup_id)
+{
+	(void) send(id, tenant, es_arrival_of_signal(id, name, payload, dedup_id), 0);
+}
+
+Jsonb *
+es_arrival_of_answer(const pg_uuid_t *id, int parent, int seq, const EsEnding *ending)
 {
 	StringInfoData body;
 
@@ -95,11 +107,11 @@ es_arrival_leave(const pg_uuid_t *id, const char *tenant, int parent, int seq, c
 	if (ending->retry_after >= 0)
 		appendStringInfo(&body, ", \"retry_after\": %.6f", ending->retry_after);
 	appendStringInfoChar(&body, '}');
-	(void) send(tenant, body.data, 0);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data)));
 }
 
-void
-es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *name, Jsonb *payload, const char *dedup_id)
+Jsonb *
+es_arrival_of_signal(const pg_uuid_t *id, const char *name, Jsonb *payload, const char *dedup_id)
 {
 	StringInfoData body;
 
@@ -113,14 +125,16 @@ es_arrival_leave_signal(const pg_uuid_t *id, const char *tenant, const char *nam
 		escape_json(&body, dedup_id);
 	}
 	appendStringInfoChar(&body, '}');
-	(void) send(tenant, body.data, 0);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data)));
 }
 
 void
 es_arrival_leave_lock(const pg_uuid_t *id, const char *tenant, int parent, int seq, int tries, TimestampTz deliver_at)
 {
-	(void) send(tenant, psprintf("{\"saga\": \"%s\", \"lock\": true, \"parent\": %d, \"seq\": %d, \"tries\": %d}",
-								 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))), parent, seq, tries), deliver_at);
+	char	   *body = psprintf("{\"saga\": \"%s\", \"lock\": true, \"parent\": %d, \"seq\": %d, \"tries\": %d}",
+								DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))), parent, seq, tries);
+
+	(void) send(id, tenant, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body))), deliver_at);
 }
 
 void
@@ -137,7 +151,7 @@ es_arrival_leave_take_back(const pg_uuid_t *id, const char *tenant, const EsTake
 		escape_json(&body, request->error);
 	}
 	appendStringInfoChar(&body, '}');
-	(void) send(tenant, body.data, 0);
+	(void) send(id, tenant, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data))), 0);
 }
 
 /*
@@ -149,6 +163,7 @@ es_arrival_arm_timer(EsMove *move)
 {
 	EsSaga	   *saga = &move->saga;
 	TimestampTz earliest = 0;
+	char	   *body;
 	ListCell   *lc;
 
 	if (saga->status == ES_SAGA_RUNNING && saga->deadline != 0 && !saga->has_pivot)
@@ -164,37 +179,43 @@ es_arrival_arm_timer(EsMove *move)
 	if (saga->timer_id != 0 && (ES_SAGA_HAS_ENDED(saga->status) || (earliest != 0 && earliest < saga->timer_due)))
 	{
 		/* where a worker has it already, it finds nothing due */
-		(void) es_queue_withdraw(es_queue_get(ES_QUEUE_SAGAS)->id, saga->tenant, saga->timer_id, false);
+		if (move->simulation != NULL)
+			(void) es_simulation_withdraw(move->simulation, saga->timer_id);
+		else
+			(void) es_queue_withdraw(es_queue_get(ES_QUEUE_SAGAS)->id, saga->tenant, saga->timer_id, false);
 		saga->timer_id = 0;
 		saga->timer_due = 0;
 	}
 	if (ES_SAGA_HAS_ENDED(saga->status) || earliest == 0 || saga->timer_id != 0)
 		return;
-	saga->timer_id = send(saga->tenant, psprintf("{\"saga\": \"%s\", \"timer\": true}",
-												 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&saga->id)))), earliest);
+	body = psprintf("{\"saga\": \"%s\", \"timer\": true}", DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&saga->id))));
+	saga->timer_id = send(&saga->id, saga->tenant, DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(body))), earliest);
 	saga->timer_due = earliest;
 }
 
-int
-es_saga_work(int slot)
+EsTurnResult
+es_saga_work(int slot, int max_count)
 {
-	char	   *consumer = es_queue_worker_consumer(slot);
-	MemoryContext context = CurrentMemoryContext;
+	EsTurnResult result = {.due = DT_NOEND};
+	bool		is_own = es_turn_transaction_begin();
 	List	   *deliveries;
 	Arrival    *arrivals;
 	int			n = 0;
 	ListCell   *lc;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(context);
-	/* what a worker that was killed here had */
-	deliveries = es_queue_claim(es_queue_get(ES_QUEUE_SAGAS), consumer, MAX_ARRIVALS, es_guc_lease);
+	deliveries = es_queue_claim(es_queue_get(ES_QUEUE_SAGAS), is_own ? es_queue_worker_consumer(slot) : NULL, Min(max_count, MAX_ARRIVALS),
+								es_guc_lease);
+	result.handled = list_length(deliveries);
 	arrivals = palloc(Max(list_length(deliveries), 1) * sizeof(Arrival));
 	foreach(lc, deliveries)
-		if (read_arrival(lfirst(lc), &arrivals[n]))
+	{
+		EsDelivery *delivery = lfirst(lc);
+
+		if (read_arrival(delivery, &arrivals[n]))
 			n++;
+		else
+			(void) es_queue_settle(delivery->receipt, ES_SETTLE_REJECT, "no arrival of a saga", -1);
+	}
 	qsort(arrivals, n, sizeof(Arrival), compare_arrivals);
 	for (int i = 0; i < n;)
 	{
@@ -202,26 +223,44 @@ es_saga_work(int slot)
 
 		while (i + group.n < n && memcmp(&arrivals[i].saga, &arrivals[i + group.n].saga, UUID_LEN) == 0)
 			group.n++;
-		serve(&group);
+		if (serve(&group))
+			result.delivered += group.n;
+		else
+			result.failed += group.n;
 		i += group.n;
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return list_length(deliveries);
+	es_turn_transaction_end(is_own);
+	return result;
+}
+
+void
+es_arrival_bring(Jsonb *body, int64 timer_id)
+{
+	EsDelivery	delivery = {.body = body, .message_id = timer_id};
+	Arrival		arrival;
+	Batch		batch = {.arrivals = &arrival, .n = 1};
+
+	if (!read_arrival(&delivery, &arrival))
+		elog(ERROR, "no arrival of a saga");
+	bring(&batch);
+	if (batch.is_busy)
+		elog(ERROR, "a saga to which something is brought is busy");
 }
 
 /* returns its id */
 static int64
-send(const char *tenant, const char *body, TimestampTz deliver_at)
+send(const pg_uuid_t *id, const char *tenant, Jsonb *body, TimestampTz deliver_at)
 {
-	EsMessage	message = {.body = DirectFunctionCall1(jsonb_in, CStringGetDatum(body)), .tenant = tenant, .deliver_at = deliver_at, .is_arrival = true};
+	EsSimulation *simulation = es_simulation_of(id);
+	EsMessage	message = {.body = JsonbPGetDatum(body), .tenant = tenant, .deliver_at = deliver_at, .is_arrival = true};
 
+	if (simulation != NULL)
+		return es_simulation_leave(simulation, body, deliver_at);
 	es_queue_send(es_queue_get(ES_QUEUE_SAGAS), &message, 1);
 	return message.id;
 }
 
-/* false: it is none, and goes to the dead letters; nobody but we should send such messages */
+/* false: it is none; nobody but we should send such messages */
 static bool
 read_arrival(EsDelivery *delivery, Arrival *arrival)
 {
@@ -231,10 +270,7 @@ read_arrival(EsDelivery *delivery, Arrival *arrival)
 	memset(arrival, 0, sizeof(Arrival));
 	arrival->delivery = delivery;
 	if (saga == NULL || !es_event_is_uuid(saga))
-	{
-		(void) es_queue_settle(delivery->receipt, ES_SETTLE_REJECT, "no arrival of a saga", -1);
 		return false;
-	}
 	arrival->saga = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(saga)));
 	arrival->is_timer = es_options_bool(body, "timer", false);
 	arrival->is_take_back = es_options_bool(body, "take_back", false);
@@ -267,7 +303,8 @@ compare_arrivals(const void *a, const void *b)
 	return x->delivery->message_id < y->delivery->message_id ? -1 : x->delivery->message_id > y->delivery->message_id;
 }
 
-static void
+/* false: nothing has come of it yet */
+static bool
 serve(Batch *group)
 {
 	char	   *error = es_attempt(bring, group);
@@ -278,6 +315,7 @@ serve(Batch *group)
 		settle(group, ES_SETTLE_NACK, BUSY, busy_delay(&group->arrivals[0]));
 	else
 		settle(group, ES_SETTLE_ACK, NULL, -1);
+	return error == NULL && !group->is_busy;
 }
 
 /* ms */

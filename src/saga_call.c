@@ -29,7 +29,7 @@
 #include "event.h"
 #include "options.h"
 #include "queue.h"
-#include "saga_move.h"
+#include "saga_simulate.h"
 #include "spi.h"
 
 /* bytes of a message that are kept as a cause */
@@ -49,6 +49,7 @@ typedef struct Function
 typedef struct Command
 {
 	EsStep	   *step;
+	const EsAslCall *call;
 	const char *queue;
 	bool		is_for_endpoint;
 	double		delay;
@@ -100,8 +101,16 @@ es_call_append(EsMove *move, const char *type, Jsonb *input, Jsonb **output, EsE
 bool
 es_call_now(EsMove *move, const EsAslCall *call, Jsonb *input, Jsonb **output, EsEnding *failure)
 {
-	return call->kind == ES_ASL_SQL ? es_call_function(move, call->name, input, output, failure) :
+	bool		was_open;
+	bool		ok;
+
+	if (move->simulation != NULL && es_simulation_call(move, call, &ok, output, failure))
+		return ok;
+	was_open = es_simulation_call_begin();
+	ok = call->kind == ES_ASL_SQL ? es_call_function(move, call->name, input, output, failure) :
 		es_call_append(move, call->name, input, output, failure);
+	es_simulation_call_end(was_open);
+	return ok;
 }
 
 bool
@@ -121,6 +130,7 @@ es_call_send(EsMove *move, EsStep *step, const EsAslCall *call, double delay, Es
 	}
 
 	command->step = step;
+	command->call = call;
 	command->queue = name;
 	command->is_for_endpoint = is_for_endpoint;
 	command->delay = delay;
@@ -162,7 +172,10 @@ es_step_take_back(EsMove *move, EsStep *step)
 		}
 	if ((step->kind == ES_STEP_CHILD || (step->kind == ES_STEP_UNDO && step->message_id == 0)) && !es_child_take_back(move, step, NULL, NULL, &ending))
 		return false;
-	return step->message_id == 0 || es_queue_withdraw(step->queue_id, move->saga.tenant, step->message_id, true);
+	if (step->message_id == 0)
+		return true;
+	return move->simulation != NULL ? es_simulation_withdraw(move->simulation, step->message_id) :
+		es_queue_withdraw(step->queue_id, move->saga.tenant, step->message_id, true);
 }
 
 /* the commands of a queue together */
@@ -397,10 +410,16 @@ static void
 send_command(EsMove *move, const Command *command)
 {
 	EsStep	   *step = command->step;
-	EsMessage	message = {.body = JsonbPGetDatum(step->sent), .headers = JsonbPGetDatum(command_headers(move, command)),
+	Jsonb	   *headers = command_headers(move, command);
+	EsMessage	message = {.body = JsonbPGetDatum(step->sent), .headers = JsonbPGetDatum(headers),
 		.delay_ms = (int64) (command->delay * 1000), .tenant = move->saga.tenant, .is_command = true, .event_id = move->saga.id,
 		.position = step->parent, .version = step->seq};
 
+	if (move->simulation != NULL)
+	{
+		step->message_id = es_simulation_send(move, step, command->call, command->delay, headers);
+		return;
+	}
 	es_queue_send(es_queue_get(command->queue), &message, 1);
 	step->message_id = message.id;
 }

@@ -13,7 +13,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "saga_move.h"
+#include "saga_simulate.h"
 
 /* sagas that start each other without waiting */
 #define MAX_WITHIN 50
@@ -34,6 +34,8 @@ es_child_start(EsMove *move, EsStep *step, const EsAslCall *call, EsEnding *endi
 	const char *why = version == NULL ? psprintf("saga \"%s\" does not exist", call->name) : es_saga_why_not(version);
 	EsMove		child;
 
+	if (why == NULL && move->simulation != NULL && es_simulation_child(move, call, ending))
+		return true;
 	if (why == NULL && es_moves_within() >= MAX_WITHIN)
 		why = psprintf("more than %d sagas start each other without waiting, the last one \"%s\"", MAX_WITHIN, call->name);
 	if (why != NULL)

@@ -32,6 +32,7 @@
 #include "saga_event.h"
 #include "saga_move.h"
 #include "saga_react.h"
+#include "saga_simulate.h"
 
 /* states on one way without waiting; who passes more goes in a circle */
 #define MAX_WALKED 10000
@@ -54,6 +55,7 @@ typedef struct StepEntry
 } StepEntry;
 
 static int	close_stops(EsMove *move, int parent);
+static TimestampTz engine_now(const EsMove *move);
 static EsStep *find_step(EsMove *move, int seq);
 static char *execution_context(EsMove *move);
 static void begin_moving(const pg_uuid_t *id);
@@ -108,7 +110,8 @@ es_move_start(EsMove *move, const EsSagaVersion *version, const EsSaga *saga)
 	move->context = AllocSetContextCreate(CurrentMemoryContext, "evtstore saga", ALLOCSET_DEFAULT_SIZES);
 	move->saga = *saga;
 	move->version = version;
-	move->now = es_clock_now();
+	move->simulation = es_simulation_of_new(&saga->id);
+	move->now = engine_now(move);
 	move->is_new = true;
 	move->is_changed = true;
 	move->was = ES_SAGA_RUNNING;
@@ -161,7 +164,8 @@ es_move_begin(EsMove *move, const pg_uuid_t *id, bool may_wait)
 		move->version = es_saga_version_by_id(move->saga.definition_id, move->saga.version);
 		if (move->version == NULL)
 			elog(ERROR, "version %d of definition %d of sagas is missing", move->saga.version, move->saga.definition_id);
-		move->now = es_clock_now();
+		move->simulation = es_simulation_of(id);
+		move->now = engine_now(move);
 		move->was = move->saga.status;
 		move->timer_was = move->saga.timer_id;
 	}
@@ -192,7 +196,7 @@ es_move_end(EsMove *move)
 		es_saga_insert(saga);
 	else if (move->is_changed || saga->timer_id != move->timer_was)
 		es_saga_update(saga);
-	if ((move->is_new || move->is_changed) && !move->version->definition->is_silent)
+	if ((move->is_new || move->is_changed) && !move->version->definition->is_silent && move->simulation == NULL)
 		append_events(move);
 	if (move->unhandled != NIL)
 		es_route_unhandled(move);
@@ -371,7 +375,7 @@ es_move_finish(EsMove *move, EsSagaStatus status, Jsonb *output)
 	/* a reactor's is its state */
 	if (output != NULL || move->version->reactor == NULL)
 		move->saga.output = output;
-	move->saga.ended_at = GetCurrentTimestamp();
+	move->saga.ended_at = es_move_clock(move);
 }
 
 EsStep *
@@ -450,6 +454,19 @@ es_move_stop_of(EsMove *move, const EsStep *step)
 			return es_move_adopt(move, stop);
 	}
 	return NULL;
+}
+
+/* the time by which what is due is due */
+static TimestampTz
+engine_now(const EsMove *move)
+{
+	return move->simulation != NULL ? es_simulation_now(move->simulation) : es_clock_now();
+}
+
+TimestampTz
+es_move_clock(const EsMove *move)
+{
+	return move->simulation != NULL ? es_simulation_now(move->simulation) : GetCurrentTimestamp();
 }
 
 char *

@@ -12,6 +12,7 @@ typedef struct EsMove
 {
 	EsSaga saga;
 	const EsSagaVersion *version;
+	struct EsSimulation *simulation; /* NULL: it is real (saga_simulate.h) */
 	MemoryContext context;
 	TimestampTz now;
 	bool is_new;
@@ -112,6 +113,8 @@ extern EsStep *es_move_stop_of(EsMove *move, const EsStep *step);
 extern void es_move_abandon(EsMove *move, EsSagaStatus status);
 /* what it is stuck at is tried again */
 extern void es_move_unstick(EsMove *move);
+/* now, as history has it */
+extern TimestampTz es_move_clock(const EsMove *move);
 /* in UTC, quoted */
 extern char *es_move_json_time(TimestampTz time);
 extern void es_move_note(EsMove *move, const char *key, const char *value);
@@ -173,6 +176,8 @@ extern int es_branches_at_once(EsMove *move, const EsStep *container);
 /* in saga_start.c */
 /* why it cannot be started; NULL: it can */
 extern const char *es_saga_why_not(const EsSagaVersion *version);
+/* 0A000: it cannot be started */
+extern void es_saga_require_startable(const EsSagaVersion *version);
 /* what every instance begins with; begin: when its time begins to run, 0: now.  Tenant, metadata and input are there, or the session's */
 extern void es_saga_fill(EsSaga *saga, const EsSagaVersion *version, TimestampTz begin);
 
@@ -273,5 +278,10 @@ extern void es_arrival_leave_take_back(const pg_uuid_t *id, const char *tenant, 
 /* the step may have its lock, or try again; seq 0: what the instance has left */
 extern void es_arrival_leave_lock(const pg_uuid_t *id, const char *tenant, int parent, int seq, int tries, TimestampTz deliver_at);
 extern void es_arrival_arm_timer(EsMove *move);
+/* what the two leave */
+extern Jsonb *es_arrival_of_answer(const pg_uuid_t *id, int parent, int seq, const EsEnding *ending);
+extern Jsonb *es_arrival_of_signal(const pg_uuid_t *id, const char *name, Jsonb *payload, const char *dedup_id);
+/* one is brought, at once and here, to who has to be free; timer_id: that it has where it is a timer */
+extern void es_arrival_bring(Jsonb *body, int64 timer_id);
 
 #endif

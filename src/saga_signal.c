@@ -20,7 +20,7 @@
 #include "error.h"
 #include "evtstore.h"
 #include "queue.h"
-#include "saga_move.h"
+#include "saga_simulate.h"
 #include "spi.h"
 
 static EsPlan take_plan = {
@@ -98,6 +98,8 @@ es_signal_take(EsMove *move, const char *name, int seq)
 	EsSpiState	state;
 	bool		isnull;
 
+	if (move->simulation != NULL)
+		es_simulation_wait_for_signal(move, seq);
 	/* nobody knows its id yet */
 	if (move->is_new)
 		return NULL;

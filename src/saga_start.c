@@ -22,7 +22,7 @@
 #include "evtstore.h"
 #include "lock.h"
 #include "queue.h"
-#include "saga_move.h"
+#include "saga_simulate.h"
 
 static const EsSagaVersion *require_version(FunctionCallInfo fcinfo, int n, const char *name);
 static bool lock_definition(const EsSagaVersion *version);
@@ -40,7 +40,6 @@ evtstore_start_saga(PG_FUNCTION_ARGS)
 {
 	char	   *name;
 	char	   *idempotency_key;
-	const char *why;
 	const EsSagaVersion *version;
 	EsSaga		saga = {.parent_seq = 0};
 	pg_uuid_t  *known = palloc(sizeof(pg_uuid_t));
@@ -52,12 +51,7 @@ evtstore_start_saga(PG_FUNCTION_ARGS)
 	saga.business_key = es_arg_optional_name(fcinfo, 2, "business_key", ES_MAX_NAME_BYTES);
 	idempotency_key = es_arg_optional_name(fcinfo, 3, "idempotency_key", ES_MAX_NAME_BYTES);
 	version = require_version(fcinfo, 4, name);
-	why = es_saga_why_not(version);
-	if (why != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("saga \"%s\" cannot be started: %s", name, why),
-				 errhint("Define it without that, or wait until it is defined again.")));
+	es_saga_require_startable(version);
 	es_saga_fill(&saga, version, PG_ARGISNULL(5) ? 0 : PG_GETARG_TIMESTAMPTZ(5));
 	es_clock_uuid(&saga.id, saga.started_at);
 	if (idempotency_key != NULL && known_start(&saga, idempotency_key, known))
@@ -74,19 +68,34 @@ es_saga_why_not(const EsSagaVersion *version)
 }
 
 void
+es_saga_require_startable(const EsSagaVersion *version)
+{
+	char	   *name = pstrdup(version->name);
+	const char *why = es_saga_why_not(version);
+
+	if (why != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("saga \"%s\" cannot be started: %s", name, why),
+				 errhint("Define it without that, or wait until it is defined again.")));
+}
+
+void
 es_saga_fill(EsSaga *saga, const EsSagaVersion *version, TimestampTz begin)
 {
+	TimestampTz now = es_clock_now();
+
 	saga->status = ES_SAGA_RUNNING;
 	saga->ending = ES_SAGA_COMPENSATED;
 	saga->definition_id = version->id;
 	saga->version = version->version;
-	saga->started_at = GetCurrentTimestamp();
+	saga->started_at = es_simulation_is_open(&now) ? now : GetCurrentTimestamp();
 	if (saga->tenant == NULL)
 		saga->tenant = pstrdup(es_queue_tenant());
 	if (saga->metadata == NULL)
 		saga->metadata = DatumGetJsonbP(es_event_stamp(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))));
 	if (version->definition->timeout > 0)
-		saga->deadline = Max(es_clock_now(), begin) + (TimestampTz) (version->definition->timeout * USECS_PER_SEC);
+		saga->deadline = Max(now, begin) + (TimestampTz) (version->definition->timeout * USECS_PER_SEC);
 }
 
 static const EsSagaVersion *

@@ -147,7 +147,7 @@ es_step_new(EsMove *move, EsStepKind kind, EsNext at, const EsStep *previous)
 	step->input = at.input;
 	step->sent = previous == NULL ? NULL : previous->sent;
 	step->resource = previous == NULL ? NULL : previous->resource;
-	step->started_at = GetCurrentTimestamp();
+	step->started_at = es_move_clock(move);
 	step->via = move->via;
 	step->is_new = true;
 	move->via = NIL;
@@ -180,7 +180,7 @@ es_step_end(EsMove *move, EsStep *step, EsStepStatus status, const EsEnding *end
 		move->has_left_lock = true;
 	step->status = status;
 	step->ended = ++move->saga.last_ended;
-	step->ended_at = GetCurrentTimestamp();
+	step->ended_at = es_move_clock(move);
 	step->due = 0;
 	es_step_change(move, step);
 	if (ending == NULL)

@@ -2,7 +2,7 @@
  * subscription_turn.c
  *		What a delivery worker does with a subscription that is nobody's to poll: a projection's, a rule's.
  *
- * Runs in delivery workers, and by hand in backends.  The subscription knows its place, its lanes and what failed; this polls it, has
+ * Runs in delivery workers, and in backends, by hand or by run_pending().  The subscription knows its place, its lanes and what failed; this polls it, has
  * the events applied and acknowledges them in one transaction.  So effects and place commit together: every event is applied
  * exactly once, whatever is killed when.  docs/architecture-projections.md has the argument.
  *
@@ -70,14 +70,12 @@ take(const EsTurnUser *user, int32 id, int max_count)
 {
 	EsTurnResult result = {.due = DT_NOEND};
 	MemoryContext caller = CurrentMemoryContext;
+	bool		is_own = es_turn_transaction_begin();
 	EsTurn		turn = {.user = user, .id = id, .check = true};
 
 	if (turn_context == NULL)
 		turn_context = AllocSetContextCreate(TopMemoryContext, "evtstore turn", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(turn_context);
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(turn_context);
 
 	turn.context = turn_context;
@@ -92,14 +90,15 @@ take(const EsTurnUser *user, int32 id, int max_count)
 		turn.nsome = turn.n;
 		if (es_attempt(apply_some, &turn) != NULL)
 			result.failed = apply_each(&turn);
+		for (int i = 0; i < turn.n; i++)
+			result.delivered += turn.events[i]->is_applied;
 		es_turn_acknowledge(&turn);
 	}
 	else if (turn.target != NULL)
 		look_for_more(&turn, &result);
 
-	PopActiveSnapshot();
-	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
+	es_turn_transaction_end(is_own);
 	return result;
 }
 

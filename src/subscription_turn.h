@@ -59,13 +59,14 @@ extern void es_turn_read_event(EsReader *reader, EsEvent *event);
 /* what came of a turn */
 typedef struct EsTurnResult
 {
-	int handled; /* events applied or failed */
+	int handled; /* events or messages that were taken */
 	int failed;
+	int delivered; /* the rest was given back, or was not ours any more, or waits behind one that failed */
 	TimestampTz due; /* nothing now, but then, by es_clock_now(); DT_NOEND: not by time alone */
 } EsTurnResult;
 
 /*
- * Worker: applies up to *events events of the subscription, in a transaction of its own, which none may be around; *events is then
+ * Applies up to *events events of the subscription, in a transaction of its own or in the one that is around (attempt.h); *events is then
  * how many the next turn should have, by the time that this one took.  An error that is not an event's is raised: then nothing was
  * applied.
  */

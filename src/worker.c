@@ -91,7 +91,6 @@ static bool definitions_changed(const Worker *worker);
 static int serve(Worker *worker, bool only_busy);
 static int take_turn(Worker *worker, Turn *turn);
 static void wait_for(Worker *worker, int32 id, uint64 categories);
-static int project(Turn *turn);
 static void failed(Worker *worker, Turn *turn);
 static void nap(Worker *worker);
 static void doze(Worker *worker);
@@ -242,13 +241,14 @@ add_subscriptions(Worker *worker, const EsSubscription *all, int n, const Turn *
 	for (int i = 0; i < n; i++)
 	{
 		Turn	   *turn;
+		EsWork		work;
 
-		/* rebuilds have workers of their own; those with an endpoint are for who delivers to it */
-		if (!all[i].is_for_workers || all[i].is_rebuild || all[i].has_endpoint || all[i].is_paused)
+		if (!ES_WORKER_SERVES(&all[i]))
 			continue;
 		turn = add_turn(worker, pstrdup(all[i].definition.name), all[i].definition.id, before, nbefore);
-		turn->kind = all[i].is_rule ? "rule" : all[i].is_reactor ? "reactor" : "projection";
-		turn->work = all[i].is_rule ? es_rule_work : all[i].is_reactor ? es_reactor_work : es_projection_work;
+		work = es_worker_work_of(&all[i]);
+		turn->kind = work.kind;
+		turn->work = work.work;
 		wait_for(worker, all[i].definition.id, es_subscription_categories(&all[i]));
 	}
 }
@@ -294,6 +294,7 @@ static int
 take_turn(Worker *worker, Turn *turn)
 {
 	volatile int handled = 0;
+	EsTurnResult result;
 
 	MemoryContextSwitchTo(worker->iteration);
 	PG_TRY();
@@ -301,7 +302,14 @@ take_turn(Worker *worker, Turn *turn)
 		SetCurrentStatementStartTimestamp();
 		es_process_show(turn->name);
 		es_crash_mark_set(turn->id);
-		handled = turn->push == NULL ? project(turn) : turn->push->is_for_sagas ? es_saga_work(es_registry_slot()) : es_deliver(turn->push, es_registry_slot(), &es_process_stop, &turn->due);
+		result = es_worker_turn(&(EsWork) {.push = turn->push, .id = turn->id, .work = turn->work}, &(EsBatch) {es_registry_slot(), INT_MAX, &es_process_stop},
+								&turn->events);
+		turn->due = result.due;
+		handled = result.handled;
+		if (turn->push == NULL)
+			es_registry_count(result.handled - result.failed, result.failed);
+		else if (!turn->push->is_for_sagas)
+			es_registry_count(result.delivered, result.failed);
 		pgstat_report_stat(false);
 		turn->failures = 0;
 	}
@@ -316,14 +324,35 @@ take_turn(Worker *worker, Turn *turn)
 	return handled;
 }
 
-static int
-project(Turn *turn)
+EsWork
+es_worker_work_of(const EsSubscription *subscription)
 {
-	EsTurnResult result = turn->work(turn->id, &turn->events);
+	EsWork		work = {.id = subscription->definition.id, .kind = "projection", .work = es_projection_work};
 
-	turn->due = result.due;
-	es_registry_count(result.handled - result.failed, result.failed);
-	return result.handled;
+	if (subscription->is_rule)
+	{
+		work.kind = "rule";
+		work.work = es_rule_work;
+	}
+	else if (subscription->is_reactor)
+	{
+		work.kind = "reactor";
+		work.work = es_reactor_work;
+	}
+	return work;
+}
+
+EsTurnResult
+es_worker_turn(const EsWork *work, const EsBatch *batch, int *events)
+{
+	if (work->push == NULL)
+	{
+		*events = Min(*events, batch->max_count);
+		return work->work(work->id, events);
+	}
+	if (work->push->is_for_sagas)
+		return es_saga_work(batch->slot, batch->max_count);
+	return es_deliver(work->push, batch);
 }
 
 /* in PG_CATCH */

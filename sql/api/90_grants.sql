@@ -40,7 +40,9 @@ GRANT EXECUTE ON FUNCTION
     evtstore.create_subscription, evtstore.alter_subscription, evtstore.drop_subscription, evtstore.seek,
     evtstore.pause, evtstore.resume, evtstore.redrive, evtstore.discard, evtstore.unblock_key, evtstore.skip_event, evtstore.evict_consumer,
     evtstore.grant_use, evtstore.revoke_use,
+    evtstore.run_pending,
     evtstore.define_saga, evtstore.drop_saga, evtstore.define_reactor, evtstore.drop_reactor, evtstore.cancel_saga, evtstore.retry_saga, evtstore.skip_step, evtstore.resolve_step, evtstore.mark_undone,
+    evtstore.simulate_saga,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule, evtstore.test_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.reset_breaker, evtstore.test_endpoint, evtstore.replay,
     evtstore.set_endpoint_secret, evtstore.resume_delivery

@@ -49,6 +49,11 @@ evtstore_explain_saga(PG_FUNCTION_ARGS)
 
 	es_arg_required(fcinfo, 0, "id");
 	look = es_saga_look(PG_GETARG_UUID_P(0));
+	if (look->version->reactor != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("saga %s is an instance of reactor \"%s\", which has no states to draw", look->id, look->version->name),
+				 errhint("evtstore.why_saga() says what it waits for.")));
 	definition = look->version->definition;
 	seen = see_states(look);
 	live = palloc0(Max(definition->nstates, 1) * sizeof(EsAslLive));

@@ -184,6 +184,15 @@ es_why_stuck(EsWhy *why)
 		else
 			stopped_by_failure(why, stop, stopped_at(look, stop));
 	}
+	/* of a reactor: the event that it could not take */
+	foreach(lc, look->steps)
+		if (ES_LOOK_IS(reason, "reactor_failed") && ES_LOOK_IS(((EsLookStep *) lfirst(lc))->kind, "event") && ES_LOOK_IS(((EsLookStep *) lfirst(lc))->status, "waiting"))
+		{
+			const EsLookStep *event = lfirst(lc);
+
+			es_why_tell(why, "Its function failed with an event of type \"%s\": %s. Events behind it wait. To leave it out:", event->state, es_why_error(event->error, event->cause));
+			es_why_sql(why, "SELECT evtstore.skip_step(%s, %s, '{}')", quote_literal_cstr(look->id), quote_literal_cstr(event->state));
+		}
 	es_why_tell(why, "%s, with the same idempotency keys and all retries, by:", ES_LOOK_IS(reason, "pivot_unknown") ?
 				"For a participant that knows the key, the command is sent once more" : "Once the cause is gone it tries again");
 	es_why_sql(why, "SELECT evtstore.retry_saga(%s)", quote_literal_cstr(look->id));

@@ -299,3 +299,20 @@ SELECT evtstore.signal_saga(:'id', 'a', '2');
 SELECT evtstore.signal_saga(:'id', 'a', '3');
 SELECT pg_stat_force_next_flush();
 SELECT n_tup_upd - :updated AS updated, n_tup_hot_upd - :hot AS hot FROM pg_stat_user_tables WHERE relname = 'saga';
+
+-- an instance of a reactor that cannot take an event
+CREATE FUNCTION react(state jsonb, event jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+	IF event->'data' ? 'bad' THEN RAISE 'cannot'; END IF;
+	RETURN '{"timers": [{"name": "remind", "after": "1h"}]}';
+END $$;
+SELECT evtstore.define_reactor('watch', '[{"types": ["Placed"], "correlate": "$.data.order", "starts": true}]', 'public.react', '{"retry": {"max_attempts": 1}}');
+SELECT evtstore.append('order-1', 'Placed', data::jsonb) IS NOT NULL FROM unnest('{"{\"order\": 1}","{\"order\": 1, \"bad\": true}","{\"order\": 1}"}'::text[]) data;
+CALL evtstore.wait_for('reactor:watch', (SELECT max(position) FROM evtstore.events WHERE stream = 'order-1'), '60s');
+SELECT id FROM evtstore.sagas WHERE name = 'watch' \gset
+SELECT masked(evtstore.why_saga(:'id'));
+SELECT told(format('SELECT evtstore.explain_saga(%L)', :'id'));
+SELECT now_of(:'id') = then_of(:'id', clock_timestamp()) AS same;
+SELECT do_fix(:'id', 1);
+SELECT masked(evtstore.why_saga(:'id'));
+SELECT now_of(:'id') = then_of(:'id', clock_timestamp()) AS same;

@@ -33,7 +33,9 @@ static const struct
 	{"failed", "fill:#ffe3e3,stroke:#c92a2a"},
 	{"unknown", "fill:#ffe8cc,stroke:#d9480f,stroke-dasharray:4"},
 	{"withdrawn", "fill:#e9ecef,stroke:#868e96"},
+	{"undoing", "fill:#f3f0ff,stroke:#5f3dc4,stroke-dasharray:4"},
 	{"undone", "fill:#e5dbff,stroke:#5f3dc4"},
+	{"skipped", "fill:#d0ebff,stroke:#1864ab"},
 };
 
 static void draw_machine(Drawing *drawing, const EsAslMachine *machine);

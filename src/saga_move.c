@@ -703,6 +703,7 @@ fill_event(EsMove *move, EsEvent *event, const char *type, bool has_steps)
 	if (has_steps)
 	{
 		append_field(&data, "error", saga->error);
+		append_field(&data, "cause", saga->cause);
 		append_field(&data, "reason", saga->reason);
 		foreach(lc, move->notes)
 			appendStringInfo(&data, ", %s", (char *) lfirst(lc));
@@ -727,6 +728,7 @@ append_field(StringInfo data, const char *name, const char *value)
 	escape_json(data, value);
 }
 
+/* each as it is now, with all that saga_at shows of it (saga_past.c): who folds the events takes the last word on each */
 static void
 append_steps(StringInfo data, List *steps)
 {
@@ -741,12 +743,16 @@ append_steps(StringInfo data, List *steps)
 		if (!step->is_told)
 			continue;
 		appendStringInfo(data, "%s{\"seq\": %d", comma, step->seq);
+		/* of most, so it says nothing */
+		if (step->kind != ES_STEP_TASK)
+			append_field(data, "kind", es_step_kind_name(step->kind));
 		append_field(data, "state", step->state);
 		append_field(data, "status", es_step_status_name(step->status));
 		appendStringInfo(data, ", \"attempt\": %d", step->attempt);
 		if (step->undoes > 0)
 			appendStringInfo(data, ", \"undoes\": %d", step->undoes);
 		append_field(data, "error", step->error);
+		append_field(data, "cause", step->cause);
 		appendStringInfoChar(data, '}');
 		comma = ", ";
 	}

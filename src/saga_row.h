@@ -128,6 +128,7 @@ typedef struct EsStep
 
 extern const char *es_saga_status_name(EsSagaStatus status);
 extern const char *es_step_status_name(EsStepStatus status);
+extern const char *es_step_kind_name(EsStepKind kind);
 
 /* what became of looking for an instance */
 typedef enum EsSagaFound

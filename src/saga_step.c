@@ -194,6 +194,12 @@ es_step_status_name(EsStepStatus status)
 	return step_status_names[status];
 }
 
+const char *
+es_step_kind_name(EsStepKind kind)
+{
+	return kind_names[kind];
+}
+
 void
 es_saga_write_step(const EsSaga *saga, EsStep *step)
 {

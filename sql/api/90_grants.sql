@@ -8,7 +8,7 @@ GRANT EXECUTE ON FUNCTION
     evtstore.stream_version,
     evtstore.head_position, evtstore.why_behind, evtstore.hot_keys, evtstore.health, evtstore.position_at, evtstore.state_of, evtstore.load_snapshot,
     evtstore.merge_data, evtstore.merge_patch, evtstore.message_status, evtstore.to_cloudevent,
-    evtstore.check_saga, evtstore.explain_definition, evtstore.test_state
+    evtstore.check_saga, evtstore.explain_definition, evtstore.test_state, evtstore.why_saga, evtstore.explain_saga, evtstore.saga_at, evtstore.sagas_at
 TO evtstore_reader;
 GRANT EXECUTE ON PROCEDURE evtstore.wait_for_head, evtstore.wait_for TO evtstore_reader;
 -- called by views: EXECUTE is checked against whoever reads the view; the first two tell nothing, and pg_read_all_data reads
@@ -18,7 +18,8 @@ GRANT EXECUTE ON FUNCTION evtstore_internal.worker_slots, evtstore_internal.lane
 GRANT SELECT ON evtstore.events, evtstore.streams, evtstore.projection_status, evtstore.rule_status, evtstore.queue_status, evtstore.dead_letters,
     evtstore.workers, evtstore.policies, evtstore.subscription_status, evtstore.consumers, evtstore.blocked_keys, evtstore.stuck,
     evtstore.endpoint_status, evtstore.endpoint_attempts, evtstore.sagas, evtstore.saga_steps, evtstore.stuck_sagas,
-    evtstore.saga_locks
+    evtstore.saga_locks,
+    evtstore.saga_stats, evtstore.saga_state_stats
 TO evtstore_reader;
 
 GRANT EXECUTE ON FUNCTION

@@ -44,6 +44,11 @@ COMMENT ON COLUMN evtstore_internal.saga.metadata IS 'correlation and trace of t
 CREATE INDEX saga_ended_idx ON evtstore_internal.saga (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX saga_parent_idx ON evtstore_internal.saga (parent_id) WHERE parent_id IS NOT NULL;
 
+-- Those that are open, and those of a status, beside however many that have ended. An update that changes an attribute of a predicate is not HOT: here
+-- that is the end of an instance, and the rare change of status before it.
+CREATE INDEX saga_open_idx ON evtstore_internal.saga (definition_id) WHERE ended_at IS NULL;
+CREATE INDEX saga_status_idx ON evtstore_internal.saga (status) WHERE status NOT IN ('succeeded', 'compensated', 'failed', 'cancelled');
+
 -- Keys by which instances are found: that of the business, which is gone when the instance has ended, and that of the start.
 CREATE TABLE evtstore_internal.saga_key (
     definition_id int,

@@ -2664,6 +2664,42 @@ return [
 		tests  => '101_saga_heartbeat',
 	},
 	{
+		name   => 'sagas past: the first word on a step is the last one',
+		file   => 'saga_past.c',
+		change => [ '" ORDER BY t.seq, t.version DESC)"', '" ORDER BY t.seq, t.version)"' ],
+		tests  => 'saga_see',
+	},
+	{
+		name   => 'sagas past: a change of a step is not told',
+		file   => 'saga_task.c',
+		change => [ "\tstep->is_told = true;\n\tif (step->is_dirty)", "\tstep->is_told |= step->is_new;\n\tif (step->is_dirty)" ],
+		tests  => 'saga_see 103_saga_past',
+	},
+	{
+		name   => 'sagas past: an undo is told as a task',
+		file   => 'saga_move.c',
+		change => [ "if (step->kind != ES_STEP_TASK)\n", "if (step->kind != ES_STEP_TASK && step->kind != ES_STEP_UNDO)\n" ],
+		tests  => 'saga_see',
+	},
+	{
+		name   => 'sagas past: events that are hidden are folded',
+		file   => 'saga_past.c',
+		change => [ "Int64GetDatum(state.truncate_before), Int64GetDatum(last)", "Int64GetDatum(1), Int64GetDatum(last)", "!begins_with_start(stream, state.truncate_before)", "!begins_with_start(stream, 1)" ],
+		tests  => 'saga_see',
+	},
+	{
+		name   => 'sagas: of a Retry that is spent it is said that it goes on',
+		file   => 'saga_why_next.c',
+		change => [ "used_tries(step, retrier)) >= 0)\n", "0) >= 0)\n" ],
+		tests  => 'saga_see',
+	},
+	{
+		name   => 'sagas: what somebody has is said to be in the queue',
+		file   => 'saga_why_message.c',
+		change => [ "place->held_until = until[i];", ";" ],
+		tests  => 'saga_see',
+	},
+	{
 		name   => 'sagas: a late success of what one is stuck at is only written down',
 		file   => 'saga_task.c',
 		change => [ "is_open_pivot || is_stopped_at(saga, step) ||", "is_open_pivot ||" ],

@@ -308,7 +308,8 @@ BEGIN
 END $$;
 SELECT evtstore.define_reactor('watch', '[{"types": ["Placed"], "correlate": "$.data.order", "starts": true}]', 'public.react', '{"retry": {"max_attempts": 1}}');
 SELECT evtstore.append('order-1', 'Placed', data::jsonb) IS NOT NULL FROM unnest('{"{\"order\": 1}","{\"order\": 1, \"bad\": true}","{\"order\": 1}"}'::text[]) data;
-CALL evtstore.wait_for('reactor:watch', (SELECT max(position) FROM evtstore.events WHERE stream = 'order-1'), '60s');
+SELECT max(position) AS position FROM evtstore.events WHERE stream = 'order-1' \gset
+CALL evtstore.wait_for('reactor:watch', :position, '60s');
 SELECT id FROM evtstore.sagas WHERE name = 'watch' \gset
 SELECT masked(evtstore.why_saga(:'id'));
 SELECT told(format('SELECT evtstore.explain_saga(%L)', :'id'));

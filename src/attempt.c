@@ -54,9 +54,23 @@ es_turn_transaction_end(bool is_own)
 char *
 es_attempt(void (*run)(void *arg), void *arg)
 {
+	ErrorData  *edata = es_attempt_error(run, arg);
+	char	   *error = NULL;
+
+	if (edata != NULL)
+	{
+		error = error_text(edata);
+		FreeErrorData(edata);
+	}
+	return error;
+}
+
+ErrorData *
+es_attempt_error(void (*run)(void *arg), void *arg)
+{
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile error = NULL;
+	ErrorData  *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
@@ -80,8 +94,7 @@ es_attempt(void (*run)(void *arg), void *arg)
 		/* whoever catches it further up, as PL/pgSQL can, ends a subtransaction of his own, and not this one */
 		if (code == ERRCODE_QUERY_CANCELED || code == ERRCODE_ADMIN_SHUTDOWN || code == ERRCODE_CRASH_SHUTDOWN)
 			ReThrowError(edata);
-		error = error_text(edata);
-		FreeErrorData(edata);
+		error = edata;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);

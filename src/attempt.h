@@ -10,6 +10,8 @@
  * palloc'd in the current context.  A cancel and a shutdown are not its failure and go on up.
  */
 extern char *es_attempt(void (*run)(void *arg), void *arg);
+/* the same, with all that there is to know of the error; it may be thrown again */
+extern ErrorData *es_attempt_error(void (*run)(void *arg), void *arg);
 
 /*
  * A worker's turn, with a snapshot: in a transaction of its own, or, where one is around, in that.  Returns which, for the end of the turn; the

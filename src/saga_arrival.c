@@ -172,7 +172,7 @@ es_arrival_arm_timer(EsMove *move)
 	{
 		EsStep	   *step = lfirst(lc);
 
-		/* what is stuck waits for a person */
+		/* what is stuck or paused waits for a person */
 		if (es_move_is_live(move, step) && step->due != 0 && (earliest == 0 || step->due < earliest))
 			earliest = step->due;
 	}

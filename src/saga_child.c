@@ -202,6 +202,13 @@ take_back(EsMove *child, const EsTakeBack *request)
 {
 	EsSaga	   *saga = &child->saga;
 
+	/* as one that somebody cancels */
+	if (saga->status == ES_SAGA_PAUSED)
+	{
+		es_pause_end(child);
+		if (saga->status == ES_SAGA_COMPENSATING)
+			es_undo_resume(child);
+	}
 	if (request->compensates && saga->has_pivot && (saga->status == ES_SAGA_SUCCEEDED || !ES_SAGA_HAS_ENDED(saga->status)))
 		return false;
 	if (request->seq != 0)

@@ -75,6 +75,7 @@ static const char *const event_types[] = {
 	[ES_SAGA_RUNNING] = "SagaMoved",
 	[ES_SAGA_COMPENSATING] = "SagaCompensating",
 	[ES_SAGA_STUCK] = "SagaStuck",
+	[ES_SAGA_PAUSED] = "SagaPaused",
 	[ES_SAGA_SUCCEEDED] = "SagaSucceeded",
 	[ES_SAGA_COMPENSATED] = "SagaCompensated",
 	[ES_SAGA_FAILED] = "SagaFailed",
@@ -320,7 +321,7 @@ es_move_is_live(const EsMove *move, const EsStep *step)
 {
 	const EsSaga *saga = &move->saga;
 
-	if (step->status != ES_STEP_WAITING)
+	if (step->status != ES_STEP_WAITING || saga->status == ES_SAGA_PAUSED)
 		return false;
 	if (step->kind == ES_STEP_UNDO)
 		return !ES_SAGA_HAS_ENDED(saga->status);

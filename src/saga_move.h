@@ -92,8 +92,12 @@ typedef struct EsEnding
 extern bool es_move_is_live(const EsMove *move, const EsStep *step);
 /* of a step that waits: what follows is done too */
 extern void es_move_settle(EsMove *move, EsStep *step, const EsEnding *ending);
-/* "accepted", "late" or "duplicate", of an answer to an attempt, whatever has become of that since */
+/* "accepted", "late" or "duplicate", of an answer to an attempt, whatever has become of that since.  Written down where it changed nothing */
 extern const char *es_move_answer(EsMove *move, EsStep *step, const EsEnding *ending);
+/* the same, not written down; of a saga that is not paused */
+extern const char *es_move_apply(EsMove *move, EsStep *step, const EsEnding *ending);
+/* it is known to be done, or was before it was undone */
+extern bool es_step_is_known(const EsStep *step);
 /* the times that are over by now */
 extern void es_move_be_late(EsMove *move);
 /* the saga failed, in that state, which is in no branch */
@@ -122,6 +126,10 @@ extern void es_move_note(EsMove *move, const char *key, const char *value);
 /* in saga_task.c: a Task begins, or a Wait; what follows where it is done at once */
 extern EsNext es_task_enter(EsMove *move, EsNext at);
 extern EsNext es_wait_enter(EsMove *move, EsNext at);
+/* one more attempt at a Task, with the key of the previous one */
+extern EsNext es_task_again(EsMove *move, EsNext at, const EsStep *previous);
+/* a step that is done, or skipped, was left before: so it is again */
+extern EsNext es_task_leave(EsMove *move, EsNext at, EsStep *step);
 /* the state is over, with a result or a failure; step NULL: it had no row */
 extern EsNext es_state_leave(EsMove *move, EsNext at, EsStep *step, Jsonb *result);
 extern EsNext es_state_fail(EsMove *move, EsNext at, EsStep *step, const EsEnding *ending);
@@ -206,6 +214,28 @@ extern EsEnding es_child_refusal(void);
 extern Jsonb *es_signal_take(EsMove *move, const char *name, int seq);
 /* one has come.  False: it came before */
 extern bool es_signal_bring(EsMove *move, const char *name, Jsonb *payload, const char *dedup_id);
+
+/* of those that nobody has had: EsSignal *, the oldest first */
+typedef struct EsSignal
+{
+	int number;
+	TimestampTz sent_at;
+	char *name;
+	Jsonb *payload;
+} EsSignal;
+extern List *es_signals_untaken(const EsSaga *saga);
+/* the step that waits for it has it; without one it waits on */
+extern void es_signal_hand(EsMove *move, const EsSignal *signal);
+
+/* in saga_pause.c */
+/* of a saga that is paused: the answer is kept until it is resumed */
+extern const char *es_pause_hold(EsMove *move, EsStep *step, const EsEnding *ending);
+/* it is to be ended, and is paused no more: what was answered meanwhile is known, and nothing follows of it */
+extern void es_pause_end(EsMove *move);
+
+/* in saga_start.c */
+/* 23505: another one that is open has it */
+extern void es_saga_take_business_key(const EsSaga *saga);
 
 /* in saga_unwind.c */
 extern void es_undo_begin(EsMove *move, EsSagaStatus ending);

@@ -23,6 +23,7 @@ static const char *const status_names[] = {
 	[ES_SAGA_RUNNING] = "running",
 	[ES_SAGA_COMPENSATING] = "compensating",
 	[ES_SAGA_STUCK] = "stuck",
+	[ES_SAGA_PAUSED] = "paused",
 	[ES_SAGA_SUCCEEDED] = "succeeded",
 	[ES_SAGA_COMPENSATED] = "compensated",
 	[ES_SAGA_FAILED] = "failed",
@@ -33,7 +34,10 @@ static const char *const status_names[] = {
 	"id, definition_id, version, last_seq, last_ended, has_pivot, timer_id, timer_due, deadline, started_at, ended_at, status, ending, reason," \
 	" tenant, business_key, error, cause, input, output, metadata, parent_id, parent_parent, parent_seq, is_taken_back, has_lock"
 
-#define LOCK_SQL "SELECT " SAGA_COLUMNS " FROM evtstore_internal.saga WHERE id = $1 AND ($2 = '' OR tenant = $2) FOR NO KEY UPDATE"
+/* and what a new one has not */
+#define LATER_COLUMNS ", paused_from"
+
+#define LOCK_SQL "SELECT " SAGA_COLUMNS LATER_COLUMNS " FROM evtstore_internal.saga WHERE id = $1 AND ($2 = '' OR tenant = $2) FOR NO KEY UPDATE"
 
 static EsPlan lock_plan = {
 	.sql = LOCK_SQL,
@@ -64,10 +68,10 @@ static EsPlan insert_plan = {
 static EsPlan update_plan = {
 	.sql = "UPDATE evtstore_internal.saga SET last_seq = $2, last_ended = $3, has_pivot = $4, timer_id = $5, timer_due = $6, ended_at = $7,"
 	" status = $8, ending = $9, reason = $10, error = $11, cause = $12, output = $13, deadline = $14, parent_parent = $15,"
-	" parent_seq = $16, is_taken_back = $17, has_lock = $18 WHERE id = $1",
-	.nargs = 18,
+	" parent_seq = $16, is_taken_back = $17, has_lock = $18, paused_from = $19 WHERE id = $1",
+	.nargs = 19,
 	.args = {UUIDOID, INT4OID, INT4OID, BOOLOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
-		TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID, BOOLOID},
+		TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID, BOOLOID, TEXTOID},
 };
 
 /* a concurrent start with the same key is waited for, and then it is there or not */
@@ -194,6 +198,7 @@ es_saga_update(const EsSaga *saga)
 	es_column_put_time(&writer, saga->deadline);
 	put_waiter(&writer, saga);
 	es_column_put(&writer, BoolGetDatum(saga->has_lock));
+	es_column_put_text(&writer, saga->status == ES_SAGA_PAUSED ? status_names[saga->resumes] : NULL);
 	es_column_write(&update_plan, &writer);
 }
 
@@ -276,6 +281,7 @@ read_saga(EsSaga *saga, MemoryContext context)
 	EsColumnReader 	reader = {0};
 	char	   *ending;
 	Datum		parent;
+	char	   *paused_from;
 	bool		isnull;
 
 	memset(saga, 0, sizeof(EsSaga));
@@ -308,6 +314,9 @@ read_saga(EsSaga *saga, MemoryContext context)
 	saga->parent_seq = (int) es_column_next_int(&reader);
 	saga->is_taken_back = DatumGetBool(es_column_next(&reader, &isnull));
 	saga->has_lock = DatumGetBool(es_column_next(&reader, &isnull));
+	paused_from = es_column_next_text(&reader);
+	if (paused_from != NULL)
+		saga->resumes = es_column_name(status_names, lengthof(status_names), paused_from);
 	MemoryContextSwitchTo(old);
 }
 

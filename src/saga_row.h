@@ -16,6 +16,7 @@ typedef enum EsSagaStatus
 	ES_SAGA_RUNNING,
 	ES_SAGA_COMPENSATING,
 	ES_SAGA_STUCK,
+	ES_SAGA_PAUSED,
 	/* it has ended */
 	ES_SAGA_SUCCEEDED,
 	ES_SAGA_COMPENSATED,
@@ -55,6 +56,7 @@ typedef struct EsSaga
 	int parent_seq;
 	bool is_taken_back; /* which is the undo of the one that started it */
 	bool has_lock; /* it has asked for a semantic lock */
+	EsSagaStatus resumes; /* of one that is paused: its status before and after */
 } EsSaga;
 
 typedef enum EsStepKind
@@ -129,6 +131,8 @@ typedef struct EsStep
 extern const char *es_saga_status_name(EsSagaStatus status);
 extern const char *es_step_status_name(EsStepStatus status);
 extern const char *es_step_kind_name(EsStepKind kind);
+extern EsStepStatus es_step_status_by_name(const char *name);
+extern EsStepKind es_step_kind_by_name(const char *name);
 
 /* what became of looking for an instance */
 typedef enum EsSagaFound
@@ -181,6 +185,10 @@ extern EsStep *es_saga_last_undo(const EsSaga *saga, const EsStep *step);
 extern List *es_saga_open_stops(const EsSaga *saga);
 /* the last attempt at the state where it stopped; NULL: that has no row */
 extern EsStep *es_saga_stopped_at(const EsSaga *saga, const EsStep *stop);
+/* the last one in a branch, or in none, that is neither an undo nor a stop; NULL: none */
+extern EsStep *es_saga_last_step(const EsSaga *saga, int parent);
+/* those that are not done, in order */
+extern List *es_saga_left_branches(const EsSaga *saga, const EsStep *container);
 extern bool es_saga_has_undone(const EsSaga *saga);
 extern void es_saga_write_answer(EsSaga *saga, int seq, const char *outcome, const char *error, const char *cause, Jsonb *output);
 

@@ -20,6 +20,7 @@
 #include "error.h"
 #include "evtstore.h"
 #include "queue.h"
+#include "saga_column.h"
 #include "saga_simulate.h"
 #include "spi.h"
 
@@ -42,6 +43,18 @@ static EsPlan insert_plan = {
 	" SELECT $1, COALESCE(max(number), 0) + 1, $2, $3, $4, $5, $6 FROM evtstore_internal.saga_signal WHERE saga_id = $1",
 	.nargs = 6,
 	.args = {UUIDOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, JSONBOID},
+};
+
+static EsPlan untaken_plan = {
+	.sql = "SELECT number, sent_at, name, payload FROM evtstore_internal.saga_signal WHERE saga_id = $1 AND taken_by IS NULL ORDER BY number",
+	.nargs = 1,
+	.args = {UUIDOID},
+};
+
+static EsPlan hand_plan = {
+	.sql = "UPDATE evtstore_internal.saga_signal SET taken_by = $3 WHERE saga_id = $1 AND number = $2 AND taken_by IS NULL",
+	.nargs = 3,
+	.args = {UUIDOID, INT4OID, INT4OID},
 };
 
 static void signal_saga(const pg_uuid_t *id, const char *name, Jsonb *payload, const char *dedup_id);
@@ -129,6 +142,54 @@ es_signal_bring(EsMove *move, const char *name, Jsonb *payload, const char *dedu
 	return true;
 }
 
+List *
+es_signals_untaken(const EsSaga *saga)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Datum		values[1] = {UUIDPGetDatum(&saga->id)};
+	List	   *signals = NIL;
+	EsSpiState	state;
+	MemoryContext old;
+	uint64		n;
+
+	es_queue_spi_begin(&state);
+	n = es_spi_run(&untaken_plan, values, NULL, false, 0);
+	old = MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < n; i++)
+	{
+		EsSignal   *signal = palloc(sizeof(EsSignal));
+		EsColumnReader reader = {.row = i};
+
+		signal->number = (int) es_column_next_int(&reader);
+		signal->sent_at = es_column_next_time(&reader);
+		signal->name = es_column_next_text(&reader);
+		signal->payload = es_column_next_jsonb(&reader);
+		signals = lappend(signals, signal);
+	}
+	MemoryContextSwitchTo(old);
+	es_spi_end(&state);
+	return signals;
+}
+
+void
+es_signal_hand(EsMove *move, const EsSignal *signal)
+{
+	EsStep	   *step = find_waiting(move, signal->name);
+	Datum		values[3] = {UUIDPGetDatum(&move->saga.id), Int32GetDatum(signal->number)};
+	EsSpiState	state;
+	bool		is_taken;
+
+	if (step == NULL)
+		return;
+	values[2] = Int32GetDatum(step->seq);
+	es_queue_spi_begin(&state);
+	/* a step that began meanwhile may have had it */
+	is_taken = es_spi_run(&hand_plan, values, NULL, false, 0) == 0;
+	es_spi_end(&state);
+	if (!is_taken)
+		es_move_settle(move, step, &(EsEnding) {.is_success = true, .output = signal->payload, .retry_after = -1});
+}
+
 static void
 signal_saga(const pg_uuid_t *id, const char *name, Jsonb *payload, const char *dedup_id)
 {
@@ -174,6 +235,8 @@ find_waiting(EsMove *move, const char *name)
 {
 	ListCell   *lc;
 
+	/* those, too, that this transition came to */
+	es_steps_write(move);
 	foreach(lc, es_saga_waiting_steps(&move->saga))
 	{
 		EsStep	   *step = es_move_adopt(move, lfirst(lc));

@@ -27,7 +27,6 @@
 static const EsSagaVersion *require_version(FunctionCallInfo fcinfo, int n, const char *name);
 static bool lock_definition(const EsSagaVersion *version);
 static bool known_start(const EsSaga *saga, const char *key, pg_uuid_t *id);
-static void take_business_key(const EsSaga *saga);
 static Datum start(const EsSagaVersion *version, EsSaga *saga, TimestampTz start_at);
 
 PG_FUNCTION_INFO_V1(evtstore_start_saga);
@@ -57,7 +56,7 @@ evtstore_start_saga(PG_FUNCTION_ARGS)
 	if (idempotency_key != NULL && known_start(&saga, idempotency_key, known))
 		PG_RETURN_UUID_P(known);
 	if (saga.business_key != NULL)
-		take_business_key(&saga);
+		es_saga_take_business_key(&saga);
 	return start(version, &saga, PG_ARGISNULL(5) ? 0 : PG_GETARG_TIMESTAMPTZ(5));
 }
 
@@ -131,8 +130,8 @@ known_start(const EsSaga *saga, const char *key, pg_uuid_t *id)
 	return !es_saga_take_key(saga, "start", key, id);
 }
 
-static void
-take_business_key(const EsSaga *saga)
+void
+es_saga_take_business_key(const EsSaga *saga)
 {
 	pg_uuid_t	holder;
 

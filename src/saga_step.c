@@ -162,6 +162,20 @@ static EsPlan stopped_at_plan = {
 	.args = {UUIDOID, INT4OID, TEXTOID, INT4OID},
 };
 
+static EsPlan last_step_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND kind NOT IN ('undo', 'stop')"
+	" ORDER BY seq DESC LIMIT 1",
+	.nargs = 2,
+	.args = {UUIDOID, INT4OID},
+};
+
+static EsPlan left_branches_plan = {
+	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND kind = 'branch' AND status <> 'done'"
+	" ORDER BY seq",
+	.nargs = 2,
+	.args = {UUIDOID, INT4OID},
+};
+
 static EsPlan last_undo_plan = {
 	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND undoes IN"
 	" (SELECT seq FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND first_seq = $3) AND undoes > 0 ORDER BY seq DESC LIMIT 1",
@@ -198,6 +212,18 @@ const char *
 es_step_kind_name(EsStepKind kind)
 {
 	return kind_names[kind];
+}
+
+EsStepKind
+es_step_kind_by_name(const char *name)
+{
+	return es_column_name(kind_names, lengthof(kind_names), name);
+}
+
+EsStepStatus
+es_step_status_by_name(const char *name)
+{
+	return es_column_name(step_status_names, lengthof(step_status_names), name);
 }
 
 void
@@ -410,6 +436,23 @@ es_saga_is_undoing(const EsSaga *saga)
 	return has_row(&is_undoing_plan, saga);
 }
 
+EsStep *
+es_saga_last_step(const EsSaga *saga, int parent)
+{
+	Datum		values[2] = {UUIDPGetDatum(&saga->id), Int32GetDatum(parent)};
+	List	   *steps = read_steps(&last_step_plan, values, 1);
+
+	return steps == NIL ? NULL : linitial(steps);
+}
+
+List *
+es_saga_left_branches(const EsSaga *saga, const EsStep *container)
+{
+	Datum		values[2] = {UUIDPGetDatum(&saga->id), Int32GetDatum(container->seq)};
+
+	return read_steps(&left_branches_plan, values, 0);
+}
+
 bool
 es_saga_has_undone(const EsSaga *saga)
 {
@@ -461,8 +504,8 @@ read_step(uint64 row, MemoryContext context)
 	step->due = es_column_next_time(&reader);
 	step->started_at = es_column_next_time(&reader);
 	step->ended_at = es_column_next_time(&reader);
-	step->kind = es_column_name(kind_names, lengthof(kind_names), es_column_next_text(&reader));
-	step->status = es_column_name(step_status_names, lengthof(step_status_names), es_column_next_text(&reader));
+	step->kind = es_step_kind_by_name(es_column_next_text(&reader));
+	step->status = es_step_status_by_name(es_column_next_text(&reader));
 	step->state = es_column_next_text(&reader);
 	step->error = es_column_next_text(&reader);
 	step->cause = es_column_next_text(&reader);

@@ -32,7 +32,6 @@ static bool is_below(EsMove *move, const EsStep *step, const EsStep *row);
 static double retry_delay(const EsAslState *state, EsStep *step, const EsEnding *ending);
 static void count_try(EsStep *step, int retrier, int nretriers);
 static EsNext leave_wait(EsMove *move, EsNext at, EsStep *step);
-static bool is_known(const EsStep *step);
 static const char *answer_known(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending);
 static const char *answer_undo(EsMove *move, EsStep *undo, const EsEnding *ending);
@@ -240,6 +239,9 @@ es_steps_unknown_pivot(EsMove *move)
 		EsStep	   *step = lfirst(lc);
 		const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
 
+		/* of a state that a later version has not */
+		if (state == NULL)
+			continue;
 		if (step->status == ES_STEP_UNKNOWN && state->class == ES_ASL_PIVOT && !state->undo_on_unknown)
 			return es_move_adopt(move, step);
 	}
@@ -291,15 +293,23 @@ es_move_answer(EsMove *move, EsStep *step, const EsEnding *ending)
 {
 	const char *outcome;
 
+	if (move->saga.status == ES_SAGA_PAUSED && !es_step_is_known(step))
+		return es_pause_hold(move, step, ending);
+	outcome = es_move_apply(move, step, ending);
+	if (strcmp(outcome, "accepted") != 0)
+		es_saga_write_answer(&move->saga, step->seq, outcome, ending->error, ending->cause, ending->output);
+	return outcome;
+}
+
+const char *
+es_move_apply(EsMove *move, EsStep *step, const EsEnding *ending)
+{
 	if (es_move_is_live(move, step))
 	{
 		es_move_settle(move, step, ending);
 		return "accepted";
 	}
-	outcome = is_known(step) ? answer_known(move, step, ending) : answer_unknown(move, step, ending);
-	if (strcmp(outcome, "accepted") != 0)
-		es_saga_write_answer(&move->saga, step->seq, outcome, ending->error, ending->cause, ending->output);
-	return outcome;
+	return es_step_is_known(step) ? answer_known(move, step, ending) : answer_unknown(move, step, ending);
 }
 
 void
@@ -311,7 +321,8 @@ es_move_be_late(EsMove *move)
 	/* this timer is spent, whatever it finds */
 	saga->timer_id = 0;
 	saga->timer_due = 0;
-	if (ES_SAGA_HAS_ENDED(saga->status))
+	/* of one that is paused they are looked at when it is resumed */
+	if (ES_SAGA_HAS_ENDED(saga->status) || saga->status == ES_SAGA_PAUSED)
 		return;
 	if (move->version->reactor != NULL)
 	{
@@ -373,6 +384,18 @@ go_on_from(EsMove *move, EsStep *stop)
 		step->ntries = 0;
 		es_move_walk(move, at.state->type == ES_ASL_TASK ? begin_attempt(move, at, step, 0) : es_branches_again(move, at, step, 0));
 	}
+}
+
+EsNext
+es_task_again(EsMove *move, EsNext at, const EsStep *previous)
+{
+	return begin_attempt(move, at, previous, 0);
+}
+
+EsNext
+es_task_leave(EsMove *move, EsNext at, EsStep *step)
+{
+	return step->kind == ES_STEP_WAIT && step->status == ES_STEP_DONE ? leave_wait(move, at, step) : es_state_leave(move, at, step, step->output);
 }
 
 /* the first attempt, or one after previous; delay in s */
@@ -563,8 +586,8 @@ count_try(EsStep *step, int retrier, int nretriers)
 	step->ntries = nretriers;
 }
 
-static bool
-is_known(const EsStep *step)
+bool
+es_step_is_known(const EsStep *step)
 {
 	return step->status == ES_STEP_DONE || step->status == ES_STEP_UNDONE;
 }
@@ -584,7 +607,8 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 {
 	EsSaga	   *saga = &move->saga;
 	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
-	bool		is_open_pivot = saga->status == ES_SAGA_STUCK && strcmp(saga->reason, "pivot_unknown") == 0 && state->class == ES_ASL_PIVOT;
+	bool		is_open_pivot = saga->status == ES_SAGA_STUCK && strcmp(saga->reason, "pivot_unknown") == 0 &&
+		state != NULL && state->class == ES_ASL_PIVOT;
 	EsStep	   *other = es_saga_other_attempt(saga, step);
 	EsStep	   *stop;
 
@@ -600,7 +624,7 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 		return "late";
 	if (step->kind == ES_STEP_UNDO)
 		return answer_undo(move, step, ending);
-	if (other != NULL && is_known(other))
+	if (other != NULL && es_step_is_known(other))
 		return "duplicate";
 	stop = saga->status == ES_SAGA_STUCK ? es_move_stop_of(move, step) : NULL;
 	if (is_open_pivot || stop != NULL || (other != NULL && saga->status == ES_SAGA_RUNNING))

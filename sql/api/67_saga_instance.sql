@@ -78,7 +78,7 @@ COMMENT ON FUNCTION evtstore_internal.trim_sagas IS
 
 CREATE OR REPLACE VIEW evtstore.sagas AS
     SELECT s.id, d.name, s.version, s.business_key, s.status, w.states, w.waiting_for, w.next_due, s.started_at, s.ended_at, s.error, s.cause,
-           s.reason, s.input, s.output, s.tenant, s.parent_id
+           s.reason, s.input, s.output, s.tenant, s.parent_id, s.redriven_as
     FROM evtstore_internal.saga s
     LEFT JOIN evtstore_internal.definition d ON d.id = s.definition_id
     LEFT JOIN LATERAL (
@@ -94,7 +94,7 @@ CREATE OR REPLACE VIEW evtstore.sagas AS
         WHERE t.saga_id = s.id AND t.status = 'waiting' AND t.kind <> 'branch' AND s.ended_at IS NULL) w ON true
     WHERE (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
 COMMENT ON VIEW evtstore.sagas IS
-    'one row per instance of a saga: status (running, compensating, stuck | succeeded, compensated, failed, cancelled), the states that it waits in and for
+    'one row per instance of a saga: status (running, compensating, paused, stuck | succeeded, compensated, failed, cancelled), the states that it waits in and for
 what, when the next of them is due; of one that failed its error';
 
 CREATE OR REPLACE VIEW evtstore.saga_steps AS

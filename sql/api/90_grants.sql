@@ -44,6 +44,9 @@ GRANT EXECUTE ON FUNCTION
     evtstore.run_pending,
     evtstore.define_saga, evtstore.drop_saga, evtstore.define_reactor, evtstore.drop_reactor, evtstore.cancel_saga, evtstore.retry_saga, evtstore.skip_step, evtstore.resolve_step, evtstore.mark_undone,
     evtstore.simulate_saga,
+    evtstore.pause_saga, evtstore.resume_saga, evtstore.redrive_saga, evtstore.migrate_saga,
+    evtstore.cancel_saga_where, evtstore.pause_saga_where, evtstore.resume_saga_where, evtstore.retry_saga_where, evtstore.redrive_saga_where,
+    evtstore.skip_step_where, evtstore.resolve_step_where, evtstore.migrate_saga_where,
     evtstore.create_rule, evtstore.alter_rule, evtstore.drop_rule, evtstore.test_rule,
     evtstore.create_endpoint, evtstore.alter_endpoint, evtstore.drop_endpoint, evtstore.reset_breaker, evtstore.test_endpoint, evtstore.replay,
     evtstore.set_endpoint_secret, evtstore.resume_delivery

@@ -26,7 +26,9 @@ CREATE TABLE evtstore_internal.saga (
     parent_parent int,
     parent_seq int,
     is_taken_back boolean NOT NULL DEFAULT false,
-    has_lock boolean NOT NULL DEFAULT false
+    has_lock boolean NOT NULL DEFAULT false,
+    paused_from text,
+    redriven_as uuid
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 COMMENT ON TABLE evtstore_internal.saga IS 'instances of sagas, kept for evtstore.saga_retention when they have ended';
 COMMENT ON COLUMN evtstore_internal.saga.last_seq IS 'the highest seq of a step';
@@ -40,6 +42,8 @@ COMMENT ON COLUMN evtstore_internal.saga.parent_seq IS 'of a child: the step tha
 COMMENT ON COLUMN evtstore_internal.saga.is_taken_back IS 'of a child: the step that is told is the undo of the one that started it';
 COMMENT ON COLUMN evtstore_internal.saga.has_lock IS 'it has asked for a semantic lock';
 COMMENT ON COLUMN evtstore_internal.saga.metadata IS 'correlation and trace of the start, for what it sends and appends';
+COMMENT ON COLUMN evtstore_internal.saga.paused_from IS 'the status that it has again when it is resumed; NULL: it is not paused';
+COMMENT ON COLUMN evtstore_internal.saga.redriven_as IS 'the instance that began in its place, after it was compensated; NULL: none';
 -- never changed: it costs transitions nothing
 CREATE INDEX saga_ended_idx ON evtstore_internal.saga (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX saga_parent_idx ON evtstore_internal.saga (parent_id) WHERE parent_id IS NOT NULL;
@@ -156,9 +160,18 @@ CREATE TABLE evtstore_internal.saga_answer (
     error text,
     cause text,
     output jsonb,
+    parent int NOT NULL DEFAULT 0,
+    is_final boolean NOT NULL DEFAULT false,
+    retry_after float8,
     PRIMARY KEY (saga_id, number)
 );
-COMMENT ON TABLE evtstore_internal.saga_answer IS 'late and duplicate answers of workers, as they came';
+COMMENT ON TABLE evtstore_internal.saga_answer IS 'late and duplicate answers of workers, as they came, and those that came while the saga was paused';
+COMMENT ON COLUMN evtstore_internal.saga_answer.outcome IS 'late or duplicate; held: the saga is paused; accepted: it was held';
+COMMENT ON COLUMN evtstore_internal.saga_answer.error IS 'NULL: it is done';
+COMMENT ON COLUMN evtstore_internal.saga_answer.parent IS 'that of the step';
+COMMENT ON COLUMN evtstore_internal.saga_answer.is_final IS 'not to be tried again';
+COMMENT ON COLUMN evtstore_internal.saga_answer.retry_after IS 's that a retry waits at least, from when it is taken';
+CREATE INDEX saga_answer_held_idx ON evtstore_internal.saga_answer (saga_id, seq) WHERE outcome = 'held';
 
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga', '');
 SELECT pg_catalog.pg_extension_config_dump('evtstore_internal.saga_key', '');

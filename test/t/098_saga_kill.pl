@@ -291,7 +291,7 @@ finish('late success', 'compensated: Book undo Book Pay undo Pay', 'undo Pay');
 my $cancel = q{SELECT evtstore.cancel_saga(id) FROM evtstore.sagas WHERE ended_at IS NULL};
 start('Pay');
 sql('SELECT serve()');
-foreach my $place ('es_undo_begin', 'es_queue_withdraw', 'after es_queue_withdraw', 'es_saga_update', $RECORD)
+foreach my $place ('es_undo_begin', 'es_queue_withdraw_all', 'after es_queue_withdraw_all', 'es_saga_update', $RECORD)
 {
 	$before = rows();
 	my $at = cut($place, $cancel);

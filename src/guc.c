@@ -38,7 +38,7 @@ int			es_guc_max_databases = 64;
 int			es_guc_poll_interval = 1000;
 int			es_guc_lease = 30000;
 int			es_guc_command_retention = 7 * SECS_PER_DAY;
-int			es_guc_saga_retention = 30 * SECS_PER_DAY;
+int			es_guc_saga_retention = 90 * SECS_PER_DAY;
 int			es_guc_saga_step_timeout = SECS_PER_HOUR;
 int			es_guc_janitor_interval = 10000;
 bool		es_guc_test_mode = false;
@@ -137,7 +137,7 @@ static const IntSetting int_settings[] = {
 	{"evtstore.guard_retention", "How long the steps that evtstore.guard_step() has met are kept.",
 	&es_guc_guard_retention, 90 * SECS_PER_DAY, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
 	{"evtstore.saga_retention", "How long sagas are kept when they have ended; -1: for ever.",
-	&es_guc_saga_retention, 30 * SECS_PER_DAY, -1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
+	&es_guc_saga_retention, 90 * SECS_PER_DAY, -1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
 	{"evtstore.saga_step_timeout", "Time that a command of a saga has where its state does not say.",
 	&es_guc_saga_step_timeout, SECS_PER_HOUR, 1, INT_MAX, PGC_SUSET, GUC_UNIT_S, NULL},
 	{"evtstore.janitor_interval", "Pause between two rounds of cleaning up in the background; 0: none.",

@@ -7,7 +7,7 @@ COMMENT ON FUNCTION evtstore.start_saga IS
 'Starts an instance of a saga and returns its id. It runs in this transaction until it waits for somebody: its sql: steps are done, its first commands are
 visible when this commits. business_key: one open instance of the saga may have it, and it is found by it. idempotency_key: a second start with it
 returns the first one''s id and starts nothing. version: NULL for the newest. start_at: it begins then. Errors: ST008, 23505 the business key''s
-instance is open (its id in DETAIL), 0A000 the definition has what this version does not run.';
+instance is open (its id in DETAIL), 0A000 the saga is dropped at this moment.';
 
 CREATE OR REPLACE FUNCTION evtstore.reply(receipt text, output jsonb DEFAULT 'null')
 RETURNS text
@@ -105,7 +105,7 @@ CREATE OR REPLACE VIEW evtstore.saga_steps AS
     LEFT JOIN evtstore_internal.definition q ON q.id = t.queue_id
     WHERE t.kind <> 'stop' AND (SELECT evtstore_internal.tenant()) IN ('', s.tenant);
 COMMENT ON VIEW evtstore.saga_steps IS
-    'what sagas did and wait for: a row for each attempt at a step (waiting, done, failed, unknown, withdrawn, undone), and for each undo';
+    'what sagas did and wait for: a row for each attempt at a step (waiting, pending, done, failed, unknown, withdrawn, undoing, undone, skipped), and for each undo';
 
 CREATE OR REPLACE VIEW evtstore.saga_locks AS
     SELECT l.resource, l.saga_id, d.name, s.business_key, t.state, l.held_since IS NULL AS waiting, coalesce(l.held_since, l.since) AS since,
@@ -125,4 +125,4 @@ CREATE OR REPLACE VIEW evtstore.stuck_sagas AS
     FROM evtstore.sagas s
     WHERE s.status = 'stuck';
 COMMENT ON VIEW evtstore.stuck_sagas IS
-    'sagas that wait for a person, and why: failed_after_pivot, pivot_unknown, undo_failed; fix is SQL that lets one try again';
+    'sagas that wait for a person, and why: failed_after_pivot, pivot_unknown, undo_failed, scope_undo_failed, reactor_failed; fix is SQL that lets one try again';

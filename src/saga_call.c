@@ -170,7 +170,8 @@ es_step_take_back(EsMove *move, EsStep *step)
 			move->commands = foreach_delete_current(move->commands, lc);
 			return true;
 		}
-	if ((step->kind == ES_STEP_CHILD || (step->kind == ES_STEP_UNDO && step->message_id == 0)) && !es_child_take_back(move, step, NULL, NULL, &ending))
+	if ((step->kind == ES_STEP_CHILD || (step->kind == ES_STEP_UNDO && step->message_id == 0)) &&
+		(!es_child_take_back(move, step, NULL, NULL, &ending) || ending.is_success))
 		return false;
 	if (step->message_id == 0)
 		return true;

@@ -15,11 +15,14 @@
 #include "compat.h"
 #include "saga_simulate.h"
 
-/* sagas that start each other without waiting */
+/* sagas that start each other without waiting; or are told, or taken back, within each other: the next one by an arrival */
 #define MAX_WITHIN 50
 
 /* that of uuids whose content is the application's, RFC 9562 */
 #define UUID_VERSION 8
+
+/* parents that are told by the end of their child, each within the other */
+static int	telling = 0;
 
 static void child_id(const pg_uuid_t *parent, int seq, pg_uuid_t *id);
 static bool end_called(EsMove *move, EsMove *child, EsEnding *ending);
@@ -49,6 +52,7 @@ es_child_start(EsMove *move, EsStep *step, const EsAslCall *call, EsEnding *endi
 	es_saga_fill(&saga, version, 0);
 	child_id(&move->saga.id, step->seq, &saga.id);
 	es_move_start(&child, version, &saga);
+	child.above = move;
 	es_move_walk(&child, (EsNext) {version->definition->machine->start, saga.input});
 	return end_called(move, &child, ending);
 }
@@ -66,11 +70,18 @@ es_child_take_back(EsMove *move, EsStep *step, EsStep *undo, const char *error, 
 		request.seq = undo->seq;
 	}
 	child_id(&move->saga.id, step->seq, &id);
-	*ending = (EsEnding) {.is_success = true, .retry_after = -1};
+	/* those that are within each other do not take more stack than those that start each other */
+	if (es_moves_within() >= MAX_WITHIN && es_child_is_there(move, step))
+	{
+		es_arrival_leave_take_back(&id, move->saga.tenant, &request);
+		return false;
+	}
 	switch (es_move_begin(&child, &id, false))
 	{
 		case ES_SAGA_NONE:
-			/* it was never started, or removed */
+			/* it was never started, or removed; that of a simulation may be an answer only */
+			*ending = undo != NULL && move->simulation != NULL ? (EsEnding) {.is_success = true, .retry_after = -1} :
+				(EsEnding) {.error = "evtstore.ChildGone", .cause = "the child saga is not there any more", .is_final = true, .retry_after = -1};
 			return true;
 		case ES_SAGA_BUSY:
 			es_arrival_leave_take_back(&id, move->saga.tenant, &request);
@@ -113,10 +124,9 @@ es_child_tell_parent(const EsSaga *child)
 {
 	EsEnding	ending = {.retry_after = -1};
 	EsMove		parent;
-	EsStep	   *step;
 
 	describe_end(child, &ending);
-	switch (es_move_begin(&parent, &child->parent_id, false))
+	switch (telling < MAX_WITHIN ? es_move_begin(&parent, &child->parent_id, false) : ES_SAGA_BUSY)
 	{
 		case ES_SAGA_NONE:
 			/* it was removed */
@@ -127,10 +137,20 @@ es_child_tell_parent(const EsSaga *child)
 		case ES_SAGA_FOUND:
 			break;
 	}
-	step = es_move_step(&parent, child->parent_parent, child->parent_seq);
-	if (step != NULL)
-		(void) es_move_answer(&parent, step, &ending);
-	es_move_end(&parent);
+	telling++;
+	PG_TRY();
+	{
+		EsStep	   *step = es_move_step(&parent, child->parent_parent, child->parent_seq);
+
+		if (step != NULL)
+			(void) es_move_answer(&parent, step, &ending);
+		es_move_end(&parent);
+	}
+	PG_FINALLY();
+	{
+		telling--;
+	}
+	PG_END_TRY();
 }
 
 EsEnding
@@ -221,8 +241,8 @@ take_back(EsMove *child, const EsTakeBack *request)
 	/* compensated, failed, cancelled: there is nothing left of it */
 	if ((ES_SAGA_HAS_ENDED(saga->status) && saga->status != ES_SAGA_SUCCEEDED) || saga->status == ES_SAGA_COMPENSATING)
 		return true;
-	/* in time after all, or left as it is */
-	if ((!request->compensates || request->error != NULL) && ES_SAGA_HAS_ENDED(saga->status))
+	/* in time after all: its parent hears of that, and undoes it as it undoes what is done.  Or it is left as it is */
+	if ((!request->compensates || request->seq == 0) && ES_SAGA_HAS_ENDED(saga->status))
 		return true;
 	saga->error = pstrdup(request->error != NULL ? request->error : "evtstore.TakenBack");
 	saga->cause = request->error != NULL ? "the time that its parent has for it is over" : "its parent no longer wants it";

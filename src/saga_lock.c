@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -69,7 +70,7 @@ static EsPlan any_plan = {
  */
 static EsPlan circle_plan = {
 	.sql = "WITH RECURSIVE mine AS ("
-	" SELECT id FROM unnest(ARRAY[$4, $5]) id WHERE id IS NOT NULL"
+	" SELECT id FROM unnest($4) id"
 	" UNION"
 	" SELECT s.parent_id FROM mine JOIN evtstore_internal.saga s ON s.id = mine.id WHERE s.parent_id IS NOT NULL),"
 	" reached AS ("
@@ -81,8 +82,8 @@ static EsPlan circle_plan = {
 	" SELECT s.id FROM below JOIN evtstore_internal.saga s ON s.parent_id = below.id AND s.ended_at IS NULL) SELECT id FROM below) below"
 	" JOIN evtstore_internal.saga_lock waits ON waits.saga_id = below.id AND waits.held_since IS NULL AND waits.resource <> r.resource)"
 	" SELECT 1 FROM mine JOIN evtstore_internal.saga_lock l ON l.saga_id = mine.id JOIN reached r ON l.resource = r.resource AND l.number < r.number LIMIT 1",
-	.nargs = 5,
-	.args = {TEXTOID, TEXTOID, INT8OID, UUIDOID, UUIDOID},
+	.nargs = 4,
+	.args = {TEXTOID, TEXTOID, INT8OID, UUIDARRAYOID},
 };
 
 static EsPlan all_plan = {
@@ -179,7 +180,7 @@ es_semantic_lock_arrived(EsMove *move, int parent, int seq, int tries)
 	EsStep	   *step = seq == 0 ? NULL : es_move_step(move, parent, seq);
 
 	move->lock_tries = tries + 1;
-	if (step != NULL && ES_WAITS_FOR_LOCK(step) && move->saga.status == ES_SAGA_RUNNING)
+	if (step != NULL && ES_WAITS_FOR_LOCK(step) && es_move_is_live(move, step))
 		es_move_walk(move, es_task_go_on(move, step));
 	else
 		move->has_left_lock = true;
@@ -265,13 +266,22 @@ enter_queue(EsMove *move, EsStep *step, bool *is_held)
 static bool
 closes_circle(EsMove *move, const EsStep *step, int64 number)
 {
-	Datum		values[5] = {CStringGetTextDatum(move->saga.tenant), CStringGetTextDatum(step->resource), Int64GetDatum(number), UUIDPGetDatum(&move->saga.id),
-		UUIDPGetDatum(&move->saga.parent_id)};
+	Datum	   *ids = palloc((es_moves_within() + 2) * sizeof(Datum));
+	int			n = 0;
+	Datum		values[4] = {CStringGetTextDatum(move->saga.tenant), CStringGetTextDatum(step->resource), Int64GetDatum(number)};
 	EsSpiState	state;
 	bool		found;
 
+	/* those that are in their first transition have no rows yet */
+	for (const EsMove *m = move; m != NULL; m = m->above)
+	{
+		ids[n++] = UUIDPGetDatum(&m->saga.id);
+		if (m->above == NULL && m->saga.parent_seq != 0)
+			ids[n++] = UUIDPGetDatum(&m->saga.parent_id);
+	}
+	values[3] = PointerGetDatum(construct_array(ids, n, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
 	es_queue_spi_begin(&state);
-	found = es_spi_run(&circle_plan, values, move->saga.parent_seq == 0 ? "    n" : NULL, false, 1) > 0;
+	found = es_spi_run(&circle_plan, values, NULL, false, 1) > 0;
 	es_spi_end(&state);
 	return found;
 }

@@ -365,6 +365,7 @@ es_move_abandon(EsMove *move, EsSagaStatus status)
 	/* first: its children are left as they are, too */
 	move->saga.ending = ES_SAGA_FAILED;
 	es_steps_end_waiting(move, NULL, true);
+	es_undo_abandon(move);
 	es_move_finish(move, status, NULL);
 }
 

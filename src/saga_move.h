@@ -18,6 +18,7 @@ typedef struct EsMove
 	bool is_new;
 	bool is_changed;  /* it, or one of its steps */
 	bool is_walking;
+	const struct EsMove *above; /* of its parent, which starts it; NULL: none that is under way */
 	bool is_called;	  /* from a transition of its parent, which sees what comes of it */
 	bool must_tell;	  /* its parent asked, though nothing has changed */
 	EsSagaStatus was; /* its status when this began */
@@ -241,14 +242,20 @@ extern void es_saga_take_business_key(const EsSaga *saga);
 extern void es_undo_begin(EsMove *move, EsSagaStatus ending);
 /* what is stuck in undoing is tried again */
 extern void es_undo_resume(EsMove *move);
+/* nothing more is undone: what was being undone in branches is not */
+extern void es_undo_abandon(EsMove *move);
 /* an undo failed for good */
 extern void es_undo_get_stuck(EsMove *move);
 /* what was done in a Parallel or Map that failed.  True: nothing is left; else Retry and Catch see the failure later */
 extern bool es_undo_scope(EsMove *move, EsStep *container);
 /* the step is undone, or left: the next one */
 extern void es_undo_leave(EsMove *move, EsStep *step);
+/* what became of a child that was given up is known: who waited for that to undo something goes on */
+extern void es_undo_child_ended(EsMove *move, EsStep *step);
 /* the step has become known to be done when its instance had gone on: undone where that is */
 extern void es_undo_late(EsMove *move, EsStep *step);
+/* the scope that the step is in is undone, or its thread is through, and does not come to it any more */
+extern bool es_undo_is_passed(EsMove *move, const EsStep *step);
 /* the saga has come to its end: true, it has something to undo yet, and ends behind that */
 extern bool es_undo_defers_end(EsMove *move, Jsonb *output);
 

@@ -177,7 +177,7 @@ resolve(EsMove *move, EsOperation *what)
 						  "Let it try again with evtstore.retry_saga(), or leave the event out with evtstore.skip_step().");
 	es_move_note(move, "outcome", what->outcome);
 	step = find_step(move, what->state, &stop);
-	if (step->kind == ES_STEP_CHILD && step->status == ES_STEP_WAITING)
+	if (step->kind == ES_STEP_CHILD && (step->status == ES_STEP_WAITING || (step->status == ES_STEP_UNKNOWN && es_child_is_there(move, step))))
 		es_operate_refuse(move, psprintf("the saga waits in state \"%s\" for another, which says itself what becomes of it", what->state),
 						  "Cancel that one, or resolve its step; the view evtstore.sagas has it, by parent_id.");
 	(void) es_step_take_back(move, step);
@@ -249,6 +249,8 @@ static bool
 is_being_undone(EsMove *move, const EsStep *step)
 {
 	if (move->saga.status == ES_SAGA_COMPENSATING || strcmp(move->saga.reason, "undo_failed") == 0)
+		return true;
+	if (es_undo_is_passed(move, step) && es_saga_last_undo(&move->saga, step) != NULL)
 		return true;
 	while ((step = es_move_parent(move, step)) != NULL)
 		if (step->status == ES_STEP_UNDOING)

@@ -177,6 +177,8 @@ extern EsStep *es_saga_previous_branch(const EsSaga *saga, const EsStep *contain
 extern List *es_saga_undoing_branches(const EsSaga *saga);
 /* does an undo wait, or is a branch being undone? */
 extern bool es_saga_is_undoing(const EsSaga *saga);
+/* is there something that was to be undone, and the last attempt at that failed for good? */
+extern bool es_saga_has_failed_undo(const EsSaga *saga);
 /* is there another attempt at that entry that waits, or is done?  NULL: none */
 extern EsStep *es_saga_other_attempt(const EsSaga *saga, const EsStep *step);
 /* the last attempt at undoing what that entry of its state did, by whichever attempt; NULL: none */

@@ -142,6 +142,14 @@ static EsPlan is_undoing_plan = {
 	.args = {UUIDOID},
 };
 
+static EsPlan failed_undo_plan = {
+	.sql = "SELECT 1 FROM evtstore_internal.saga_step u JOIN evtstore_internal.saga_step t ON t.saga_id = $1 AND t.parent = u.parent AND t.seq = u.undoes"
+	" WHERE u.saga_id = $1 AND u.kind = 'undo' AND u.status = 'failed' AND t.status IN ('done', 'unknown')"
+	" AND NOT EXISTS (SELECT FROM evtstore_internal.saga_step l WHERE l.saga_id = $1 AND l.parent = u.parent AND l.first_seq = u.first_seq AND l.seq > u.seq) LIMIT 1",
+	.nargs = 1,
+	.args = {UUIDOID},
+};
+
 static EsPlan other_attempt_plan = {
 	.sql = "SELECT " STEP_COLUMNS " FROM evtstore_internal.saga_step WHERE saga_id = $1 AND parent = $2 AND first_seq = $3 AND seq <> $4"
 	" AND status IN ('waiting', 'done', 'undone') ORDER BY seq DESC",
@@ -451,6 +459,12 @@ es_saga_left_branches(const EsSaga *saga, const EsStep *container)
 	Datum		values[2] = {UUIDPGetDatum(&saga->id), Int32GetDatum(container->seq)};
 
 	return read_steps(&left_branches_plan, values, 0);
+}
+
+bool
+es_saga_has_failed_undo(const EsSaga *saga)
+{
+	return has_row(&failed_undo_plan, saga);
 }
 
 bool

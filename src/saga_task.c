@@ -20,6 +20,7 @@
 #include "saga_move.h"
 #include "saga_react.h"
 
+static void refuse_open_child(EsMove *move, const EsStep *stop);
 static void go_on_from(EsMove *move, EsStep *stop);
 static EsNext begin_attempt(EsMove *move, EsNext at, const EsStep *previous, double delay);
 static EsNext begin_work(EsMove *move, EsNext at, EsStep *step, double delay);
@@ -362,9 +363,24 @@ es_move_unstick(EsMove *move)
 	if (stops == NIL)
 		elog(ERROR, "a stuck saga does not say where");
 	foreach(lc, stops)
+		refuse_open_child(move, lfirst(lc));
+	foreach(lc, stops)
 		es_move_leave_stop(move, es_move_adopt(move, lfirst(lc)));
 	foreach(lc, stops)
 		go_on_from(move, lfirst(lc));
+}
+
+/* another one beside a child that may do it yet would do it twice */
+static void
+refuse_open_child(EsMove *move, const EsStep *stop)
+{
+	EsStep	   *step = es_saga_stopped_at(&move->saga, stop);
+
+	if (step != NULL && step->kind == ES_STEP_CHILD && step->status == ES_STEP_UNKNOWN && es_child_is_there(move, step))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("state \"%s\" is another saga, which says itself what becomes of it", step->state),
+				 errhint("Put that one right; the view evtstore.sagas has it, by parent_id.")));
 }
 
 /* with the same key where it is a step; a state without a row is entered anew */
@@ -619,7 +635,10 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 	}
 	/* of a child it is known, then: it has undone what it did */
 	if (!ending->is_success && step->kind == ES_STEP_CHILD && step->status == ES_STEP_UNKNOWN)
+	{
 		es_step_end(move, step, ES_STEP_FAILED, ending);
+		es_undo_child_ended(move, step);
+	}
 	if (!ending->is_success)
 		return "late";
 	if (step->kind == ES_STEP_UNDO)
@@ -627,7 +646,7 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 	if (other != NULL && es_step_is_known(other))
 		return "duplicate";
 	stop = saga->status == ES_SAGA_STUCK ? es_move_stop_of(move, step) : NULL;
-	if (is_open_pivot || stop != NULL || (other != NULL && saga->status == ES_SAGA_RUNNING))
+	if (is_open_pivot || stop != NULL || (other != NULL && es_move_is_live(move, other)))
 	{
 		if (other != NULL)
 		{
@@ -641,6 +660,8 @@ answer_unknown(EsMove *move, EsStep *step, const EsEnding *ending)
 	}
 	es_step_end(move, step, ES_STEP_DONE, ending);
 	es_undo_late(move, step);
+	if (step->kind == ES_STEP_CHILD)
+		es_undo_child_ended(move, step);
 	return "late";
 }
 

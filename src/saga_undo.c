@@ -50,6 +50,9 @@ es_undo_step(EsMove *move, EsStep *step)
 	/* it may have been undone with another since it was read */
 	if ((step->status != ES_STEP_DONE && step->status != ES_STEP_UNKNOWN) || !wants_undo(state, step) || !stands_for_all(move, step))
 		return true;
+	/* it is taken back, and says what it has left when it has ended; then its Undo is for that */
+	if (step->kind == ES_STEP_CHILD && step->status == ES_STEP_UNKNOWN && !takes_back(state, step) && es_child_is_there(move, step))
+		return false;
 	previous = es_saga_last_undo(&move->saga, step);
 	if (previous != NULL && previous->status == ES_STEP_WAITING)
 		return false;

@@ -16,7 +16,6 @@
 #include "compat.h"
 #include "saga_move.h"
 
-static bool is_passed(EsMove *move, const EsStep *step);
 static bool is_compensating(const EsMove *move);
 static void ask_all(EsMove *move);
 static void go_on(EsMove *move, EsStep *branch);
@@ -28,6 +27,7 @@ static void set_status(EsMove *move, EsStep *step, EsStepStatus status);
 static void leave_scope(EsMove *move, EsStep *container);
 static void finish(EsMove *move);
 static void finish_if_through(EsMove *move);
+static bool has_to_undo(EsMove *move);
 
 /* ending: what it is when all is undone.  With a pivot of which nobody knows it waits for a person, or the answer */
 void
@@ -56,9 +56,29 @@ es_undo_begin(EsMove *move, EsSagaStatus ending)
 void
 es_undo_resume(EsMove *move)
 {
-	move->saga.status = is_compensating(move) ? ES_SAGA_COMPENSATING : ES_SAGA_RUNNING;
-	move->saga.reason = NULL;
+	if (is_compensating(move))
+		move->saga.status = ES_SAGA_COMPENSATING;
+	else if (move->saga.reason != NULL && strcmp(move->saga.reason, "scope_undo_failed") == 0)
+		move->saga.status = ES_SAGA_RUNNING;
+	/* else it is stuck at something else, and stays there */
+	if (move->saga.status != ES_SAGA_STUCK)
+		move->saga.reason = NULL;
 	ask_all(move);
+}
+
+void
+es_undo_abandon(EsMove *move)
+{
+	ListCell   *lc;
+
+	es_steps_write(move);
+	foreach(lc, es_saga_undoing_branches(&move->saga))
+	{
+		EsStep	   *branch = es_move_adopt(move, lfirst(lc));
+
+		set_status(move, branch, ES_STEP_FAILED);
+		set_status(move, es_move_parent(move, branch), ES_STEP_FAILED);
+	}
 }
 
 bool
@@ -83,6 +103,17 @@ es_undo_leave(EsMove *move, EsStep *step)
 }
 
 void
+es_undo_child_ended(EsMove *move, EsStep *step)
+{
+	EsStep	   *branch = es_move_parent(move, step);
+
+	if (branch != NULL && branch->status == ES_STEP_UNDOING)
+		go_on(move, branch);
+	else if (move->saga.status == ES_SAGA_COMPENSATING && branch == NULL)
+		go_on(move, NULL);
+}
+
+void
 es_undo_late(EsMove *move, EsStep *step)
 {
 	EsSaga	   *saga = &move->saga;
@@ -94,20 +125,21 @@ es_undo_late(EsMove *move, EsStep *step)
 		return;
 	}
 	/* a saga that compensates comes to it by itself */
-	if (is_compensating(move) || !is_passed(move, step))
+	if (is_compensating(move) || !es_undo_is_passed(move, step))
 		return;
 	if (saga->status == ES_SAGA_SUCCEEDED)
 	{
 		saga->status = ES_SAGA_RUNNING;
 		saga->ended_at = 0;
+		/* it came to its end in time */
+		saga->deadline = 0;
 	}
 	if (es_undo_step(move, step))
 		finish_if_through(move);
 }
 
-/* the scope that the step is in is undone, or its thread is through, and does not come to it any more */
-static bool
-is_passed(EsMove *move, const EsStep *step)
+bool
+es_undo_is_passed(EsMove *move, const EsStep *step)
 {
 	EsStep	   *branch = es_move_parent(move, step);
 	EsStep	   *container = branch == NULL ? NULL : es_move_parent(move, branch);
@@ -122,10 +154,11 @@ es_undo_defers_end(EsMove *move, Jsonb *output)
 {
 	if (!move->version->definition->has_scopes)
 		return false;
-	es_steps_write(move);
-	if (!es_saga_is_undoing(&move->saga))
+	if (!has_to_undo(move))
 		return false;
 	move->saga.output = output;
+	/* it came to its end in time */
+	move->saga.deadline = 0;
 	return true;
 }
 
@@ -162,9 +195,20 @@ ask_all(EsMove *move)
 			go_on(move, branch);
 	}
 	if (move->saga.status == ES_SAGA_COMPENSATING)
+	{
 		go_on(move, NULL);
-	else
-		finish_if_through(move);
+		return;
+	}
+	/* what became known to be done when its scope had been undone has no thread any more */
+	if (move->version->definition->has_scopes)
+		foreach(lc, es_saga_undo_log(&move->saga))
+		{
+			EsStep	   *step = es_move_adopt(move, lfirst(lc));
+
+			if (es_undo_is_passed(move, step))
+				(void) es_undo_step(move, step);
+		}
+	finish_if_through(move);
 }
 
 /* with a thread (NULL: the saga's own), and with those that it is in, as each is through */
@@ -323,7 +367,19 @@ finish_if_through(EsMove *move)
 {
 	if (move->saga.status != ES_SAGA_RUNNING || move->saga.output == NULL)
 		return;
-	es_steps_write(move);
-	if (!es_saga_is_undoing(&move->saga))
+	if (!has_to_undo(move))
 		es_move_finish(move, ES_SAGA_SUCCEEDED, move->saga.output);
+}
+
+/* a scope, or what became known to be done in one that was undone */
+static bool
+has_to_undo(EsMove *move)
+{
+	es_steps_write(move);
+	if (!es_saga_has_failed_undo(&move->saga))
+		return es_saga_is_undoing(&move->saga);
+	/* it was stuck at something else when that failed */
+	if (move->saga.reason == NULL)
+		es_move_get_stuck(move, (EsNext) {NULL}, "scope_undo_failed");
+	return true;
 }

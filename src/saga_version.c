@@ -107,7 +107,10 @@ static EsPlan read_plan = {
 };
 
 static EsPlan open_plan = {
-	.sql = "SELECT 1 FROM evtstore_internal.saga WHERE definition_id = $1 AND ended_at IS NULL LIMIT 1",
+	.sql = "WITH RECURSIVE above AS (SELECT parent_id AS id FROM evtstore_internal.saga WHERE definition_id = $1 AND parent_id IS NOT NULL"
+	" UNION SELECT s.parent_id FROM above JOIN evtstore_internal.saga s ON s.id = above.id WHERE s.parent_id IS NOT NULL)"
+	" SELECT 1 FROM evtstore_internal.saga WHERE definition_id = $1 AND ended_at IS NULL"
+	" UNION ALL SELECT 1 FROM above JOIN evtstore_internal.saga s ON s.id = above.id WHERE s.ended_at IS NULL LIMIT 1",
 	.nargs = 1,
 	.args = {INT4OID},
 };
@@ -222,7 +225,7 @@ es_saga_version_drop_instances(const EsDefinition *definition)
 	if (es_spi_run_latest(&open_plan, values, NULL) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("%s \"%s\" cannot be dropped: instances of it are open", definition->kind, definition->name),
+				 errmsg("%s \"%s\" cannot be dropped: instances of it are open, or those whose children they are", definition->kind, definition->name),
 				 errhint("Wait until they have ended, or cancel them with evtstore.cancel_saga().")));
 	es_spi_run(&delete_plan, values, NULL, false, 0);
 	es_spi_run(&delete_instances_plan, values, NULL, false, 0);

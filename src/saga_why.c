@@ -29,6 +29,7 @@ static void tell_saga(EsWhy *why);
 static void tell_head(EsWhy *why);
 static void tell_waiting(EsWhy *why);
 static bool waits_for_something(const EsLookStep *step);
+static bool waits_for_given_up(const EsLook *look, const EsLookStep *step);
 static int	count_of_state(const List *steps, const EsLookStep *step);
 static void tell_step(EsWhy *why, const EsLookStep *step);
 static char *since(const EsWhy *why, const EsLookStep *step);
@@ -140,7 +141,7 @@ tell_waiting(EsWhy *why)
 	{
 		const EsLookStep *step = lfirst(lc);
 
-		if (!waits_for_something(step))
+		if (!waits_for_something(step) && !waits_for_given_up(why->look, step))
 			continue;
 		if (list_length(told) >= MAX_TOLD || count_of_state(told, step) >= MAX_TOLD_OF_STATE)
 			nleft++;
@@ -163,6 +164,17 @@ waits_for_something(const EsLookStep *step)
 	if (!ES_LOOK_IS(step->status, "waiting"))
 		return false;
 	return !ES_LOOK_IS(step->kind, "branch") && (!ES_LOOK_IS(step->kind, "parallel") || step->due != 0);
+}
+
+/* a child with an Undo of its own, which is not asked for before that has ended */
+static bool
+waits_for_given_up(const EsLook *look, const EsLookStep *step)
+{
+	const EsAslState *state = es_look_state(look, step);
+	pg_uuid_t	child;
+
+	return ES_LOOK_IS(step->kind, "child") && ES_LOOK_IS(step->status, "unknown") && !ES_LOOK_IS(look->status, "stuck") &&
+		state != NULL && state->has_undo && es_look_child(look, step, &child);
 }
 
 static int

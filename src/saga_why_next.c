@@ -29,6 +29,7 @@ static char *names(List *steps);
 static const EsLookStep *last_undo(const EsLook *look, const EsLookStep *step);
 static const EsLookStep *stopped_at(const EsLook *look, const EsLookStep *stop);
 static void stopped_by_failure(EsWhy *why, const EsLookStep *stop, const EsLookStep *step);
+static bool stopped_at_child(EsWhy *why, const EsLookStep *stop, const EsLookStep *step);
 static void stopped_pivot_unknown(EsWhy *why, const EsLookStep *stop, const EsLookStep *step);
 static void stuck_undo_failed(EsWhy *why, const char *reason);
 
@@ -166,6 +167,7 @@ es_why_stuck(EsWhy *why)
 {
 	const EsLook *look = why->look;
 	const char *reason = look->reason == NULL ? "?" : look->reason;
+	bool		waits_for_pivot_child = false;
 	ListCell   *lc;
 
 	if (ES_LOOK_IS(reason, "undo_failed") || ES_LOOK_IS(reason, "scope_undo_failed"))
@@ -179,7 +181,9 @@ es_why_stuck(EsWhy *why)
 
 		if (!ES_LOOK_IS(stop->kind, "stop") || ES_LOOK_IS(stop->status, "done"))
 			continue;
-		if (ES_LOOK_IS(reason, "pivot_unknown"))
+		if (ES_LOOK_IS(reason, "pivot_unknown") && stopped_at_child(why, stop, stopped_at(look, stop)))
+			waits_for_pivot_child = true;
+		else if (ES_LOOK_IS(reason, "pivot_unknown"))
 			stopped_pivot_unknown(why, stop, stopped_at(look, stop));
 		else
 			stopped_by_failure(why, stop, stopped_at(look, stop));
@@ -193,9 +197,12 @@ es_why_stuck(EsWhy *why)
 			es_why_tell(why, "Its function failed with an event of type \"%s\": %s. Events behind it wait. To leave it out:", event->state, es_why_error(event->error, event->cause));
 			es_why_sql(why, "SELECT evtstore.skip_step(%s, %s, '{}')", quote_literal_cstr(look->id), quote_literal_cstr(event->state));
 		}
-	es_why_tell(why, "%s, with the same idempotency keys and all retries, by:", ES_LOOK_IS(reason, "pivot_unknown") ?
-				"For a participant that knows the key, the command is sent once more" : "Once the cause is gone it tries again");
-	es_why_sql(why, "SELECT evtstore.retry_saga(%s)", quote_literal_cstr(look->id));
+	if (!waits_for_pivot_child)
+	{
+		es_why_tell(why, "%s, with the same idempotency keys and all retries, by:", ES_LOOK_IS(reason, "pivot_unknown") ?
+					"For a participant that knows the key, the command is sent once more" : "Once the cause is gone it tries again");
+		es_why_sql(why, "SELECT evtstore.retry_saga(%s)", quote_literal_cstr(look->id));
+	}
 	es_why_tell(why, "To give it up and leave everything as it is:");
 	es_why_sql(why, "SELECT evtstore.cancel_saga(%s, compensate => false)", quote_literal_cstr(look->id));
 }
@@ -215,6 +222,22 @@ stopped_by_failure(EsWhy *why, const EsLookStep *stop, const EsLookStep *step)
 	es_why_sql(why, "    SELECT evtstore.resolve_step(%s, %s, 'done', '{}')", id, state);
 	es_why_tell(why, "    If it is not needed, by:");
 	es_why_sql(why, "    SELECT evtstore.skip_step(%s, %s, '{}')", id, state);
+}
+
+/* a pivot that is a saga itself, which no person can answer for.  False: it is none */
+static bool
+stopped_at_child(EsWhy *why, const EsLookStep *stop, const EsLookStep *step)
+{
+	pg_uuid_t	child;
+	char	   *id;
+
+	if (step == NULL || !ES_LOOK_IS(step->kind, "child") || !es_look_child(why->look, step, &child))
+		return false;
+	id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&child)));
+	es_why_tell(why, "Since %s nobody knows whether the pivot \"%s\" was done. It is saga %s, which says so when it has ended. What that waits for:",
+				es_why_time(stop->started_at), stop->state, id);
+	es_why_sql(why, "SELECT evtstore.why_saga(%s)", quote_literal_cstr(id));
+	return true;
 }
 
 static void

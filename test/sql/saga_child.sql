@@ -360,3 +360,192 @@ SELECT status, reason, states FROM evtstore.sagas;
 SELECT evtstore.reply(take('a'));
 SELECT status FROM evtstore.sagas;
 SELECT steps('behind');
+SELECT forget();
+
+\echo one whose effect becomes known when its scope is undone, and whose undo fails for good, is not forgotten
+SELECT evtstore.start_saga('late', '"in"') AS id \gset
+SELECT take('a') AS receipt \gset
+SELECT evtstore.fail(take('b'), 'Bad', retryable => false);
+SELECT evtstore.reply(:'receipt');
+SELECT evtstore.fail(take('undo'), 'Cannot', retryable => false);
+SELECT status, reason FROM evtstore.sagas;
+SELECT evtstore.retry_saga(:'id');
+SELECT status, reason, states FROM evtstore.sagas;
+SELECT evtstore.fail(take('undo'), 'Cannot', retryable => false);
+SELECT evtstore.mark_undone(:'id', seq, 'by hand') FROM evtstore.saga_steps WHERE state = 'A' AND kind = 'task';
+SELECT status, reason FROM evtstore.sagas;
+SELECT steps('late');
+SELECT forget();
+-- and not where the saga was stuck behind its pivot meanwhile
+SELECT evtstore.define_saga('later', '{"StartAt": "Scope", "States": {
+	"Scope": {"Type": "Parallel", "Saga": {"Scope": true}, "Branches": [
+		{"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "queue:a", "Saga": {"Undo": "queue:undo", "UndoUnknown": false}, "End": true}}},
+		{"StartAt": "B", "States": {"B": {"Type": "Task", "Resource": "queue:b", "Saga": {"Undo": "none"}, "End": true}}}],
+		"Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": null, "Next": "Pay"}], "Next": "Pay"},
+	"Pay": {"Type": "Task", "Resource": "sql:shop.hold", "ResultPath": null, "Saga": {"Class": "pivot"}, "Next": "Ship"},
+	"Ship": {"Type": "Task", "Resource": "queue:b", "Saga": {"Class": "retriable"}, "End": true}}}');
+SELECT evtstore.start_saga('later') AS id \gset
+SELECT take('a') AS receipt \gset
+SELECT evtstore.fail(take('b'), 'Bad', retryable => false);
+SELECT evtstore.fail(take('b'), 'Broken', retryable => false);
+SELECT evtstore.reply(:'receipt');
+SELECT take('undo') AS undo \gset
+SELECT evtstore.fail(:'undo', 'Cannot', retryable => false);
+SELECT status, reason FROM evtstore.sagas;
+SELECT evtstore.retry_saga(:'id');
+SELECT evtstore.reply(take('b'));
+SELECT status, reason FROM evtstore.sagas;
+SELECT evtstore.reply(:'undo');
+SELECT status, reason FROM evtstore.sagas;
+SELECT steps('later');
+SELECT forget();
+-- a late undo leaves it stuck where it is
+SELECT evtstore.start_saga('later') AS id \gset
+SELECT take('a') AS receipt \gset
+SELECT evtstore.fail(take('b'), 'Bad', retryable => false);
+SELECT evtstore.fail(take('b'), 'Broken', retryable => false);
+SELECT evtstore.reply(:'receipt');
+SELECT take('undo') AS undo \gset
+SELECT evtstore.fail(:'undo', 'Cannot', retryable => false);
+SELECT evtstore.reply(:'undo');
+SELECT status, reason FROM evtstore.sagas;
+SELECT evtstore.retry_saga(:'id');
+SELECT evtstore.reply(take('b'));
+SELECT status FROM evtstore.sagas;
+SELECT forget();
+
+\echo the time of a saga that had succeeded is not over while it undoes something late
+SELECT evtstore.define_saga('in time', '{"StartAt": "Scope", "TimeoutSeconds": 60, "States": {
+	"Scope": {"Type": "Parallel", "Saga": {"Scope": true}, "Branches": [
+		{"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "queue:a", "Saga": {"Undo": "queue:undo", "UndoUnknown": false}, "End": true}}},
+		{"StartAt": "B", "States": {"B": {"Type": "Task", "Resource": "queue:b", "Saga": {"Undo": "none"}, "End": true}}}],
+		"Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": null, "Next": "Caught"}], "End": true},
+	"Caught": {"Type": "Succeed"}}}');
+SELECT evtstore.start_saga('in time') AS id \gset
+SELECT take('a') AS receipt \gset
+SELECT evtstore.fail(take('b'), 'Bad', retryable => false);
+SELECT evtstore.reply(:'receipt');
+SELECT status, timer_due > started_at + '10min' AS is_that_of_the_undo FROM evtstore_internal.saga;
+SELECT evtstore.reply(take('undo'));
+SELECT status FROM evtstore.sagas;
+SELECT forget();
+
+\echo cancelled without compensation in the middle of one: nothing is being undone any more
+SELECT evtstore.start_saga('wide', '["x", "y"]') AS id \gset
+SELECT evtstore.reply(take('undo'));
+SELECT evtstore.cancel_saga(:'id', false);
+SELECT steps('wide');
+SELECT forget();
+
+\echo a child with an Undo of its own that is given up has ended before that is asked for
+SELECT evtstore.define_saga('own', '{"StartAt": "Out", "States": {
+	"Out": {"Type": "Task", "Resource": "sql:shop.hold", "Parameters": {"w": "out"}, "ResultPath": null, "Saga": {"Undo": "sql:shop.drop"}, "Next": "Child"},
+	"Child": {"Type": "Task", "Resource": "saga:inner", "Parameters": {"w": "child"}, "Saga": {"Undo": "sql:shop.drop"}, "End": true}}}');
+SELECT evtstore.start_saga('own') AS id \gset
+SELECT take('a') AS receipt \gset
+SELECT evtstore.cancel_saga(:'id');
+SELECT sagas();
+SELECT evtstore.why_saga(:'id') ~ format('State "Child" .* waits .*%s', id) AS tells_what_it_waits_for FROM evtstore.sagas WHERE parent_id = :'id';
+SELECT shop.did();
+SELECT evtstore.reply(take('undo'));
+SELECT sagas();
+SELECT shop.did();
+SELECT steps('own');
+SELECT forget();
+-- one that goes on behind its pivot: what it did is undone by that
+SELECT evtstore.define_saga('own', '{"StartAt": "Both", "States": {"Both": {"Type": "Parallel", "Branches": [
+	{"StartAt": "Child", "States": {"Child": {"Type": "Task", "Resource": "saga:paying", "Parameters": {"w": "child"}, "Saga": {"Undo": "sql:shop.drop"}, "End": true}}},
+	{"StartAt": "First", "States": {"First": {"Type": "Task", "Resource": "queue:undo", "Saga": {"Undo": "none"}, "End": true}}}], "End": true}}}');
+SELECT evtstore.start_saga('own') AS id \gset
+SELECT evtstore.reply(take('a'));
+SELECT evtstore.cancel_saga(:'id');
+SELECT sagas();
+SELECT shop.did();
+SELECT evtstore.reply(take('b'));
+SELECT sagas();
+SELECT shop.did();
+SELECT forget();
+
+-- one whose success is under way when it is given up is undone once
+CREATE FUNCTION shop.answer(i jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_jsonb(evtstore.reply(public.take('a'))) $$;
+SELECT evtstore.define_saga('race', '{"StartAt": "Both", "States": {"Both": {"Type": "Parallel", "Branches": [
+	{"StartAt": "Child", "States": {"Child": {"Type": "Task", "Resource": "saga:inner", "Parameters": {"w": "child"}, "Saga": {"Undo": "sql:shop.drop"}, "End": true}}},
+	{"StartAt": "Go", "States": {
+		"Go": {"Type": "Task", "Resource": "signal:go", "Saga": {"Undo": "none"}, "Next": "Answer"},
+		"Answer": {"Type": "Task", "Resource": "sql:shop.answer", "Saga": {"Undo": "none"}, "Next": "Break"},
+		"Break": {"Type": "Task", "Resource": "sql:shop.break", "Saga": {"Undo": "none"}, "End": true}}}], "End": true}}}');
+SELECT evtstore.start_saga('race') AS id \gset
+SELECT evtstore.signal_saga(:'id', 'go', '{}');
+CALL until($$(SELECT ended_at IS NOT NULL FROM evtstore.sagas WHERE name = 'race')$$);
+SELECT sagas();
+SELECT shop.did();
+SELECT forget();
+
+\echo a pivot that is a child, and of which nobody knows: another one beside it would do it twice
+SELECT evtstore.start_saga('payer') AS id \gset
+SELECT take('a') AS receipt \gset
+SELECT evtstore.cancel_saga(:'id');
+SELECT evtstore.retry_saga(:'id');
+SELECT evtstore.resolve_step(:'id', 'Child', 'failed');
+SELECT evtstore.why_saga(:'id') ~ format('It is saga %s', id) AS tells_it, evtstore.why_saga(:'id') ~ 'retry_saga' AS advises_it FROM evtstore.sagas WHERE parent_id = :'id';
+SELECT evtstore.retry_saga(id) FROM evtstore.sagas WHERE parent_id = :'id';
+SELECT evtstore.reply(take('a'));
+SELECT evtstore.reply(take('b'));
+SELECT sagas();
+SELECT forget();
+
+\echo a child stays while whoever may take it back is open
+SELECT evtstore.define_saga('kept', '[{"name": "Kept", "do": "sql:shop.hold", "undo": "sql:shop.drop"}]');
+SELECT evtstore.define_saga('keeper', '[{"name": "Child", "do": "saga:kept"}]');
+SELECT evtstore.define_saga('above', '[{"name": "Keeper", "do": "saga:keeper"}, {"name": "Wait", "do": "queue:a", "undo": "none"}]');
+SELECT evtstore.start_saga('above') AS id \gset
+SELECT evtstore.drop_saga('kept');
+SELECT evtstore.fail(take('a'), 'Bad', retryable => false);
+SELECT sagas();
+SELECT evtstore.drop_saga('kept');
+SELECT forget();
+
+\echo a lock that a saga has, and a child of its child wants, all in one transition
+SELECT evtstore.define_saga('leaf', '{"StartAt": "L", "States": {"L": {"Type": "Task", "Resource": "queue:a", "Saga": {"Undo": "none", "Lock": "$.x"}, "End": true}}}');
+SELECT evtstore.define_saga('middle', '{"StartAt": "M", "States": {"M": {"Type": "Task", "Resource": "saga:leaf", "End": true}}}');
+SELECT evtstore.define_saga('locks', '{"StartAt": "T", "States": {
+	"T": {"Type": "Task", "Resource": "sql:shop.hold", "Saga": {"Undo": "sql:shop.drop", "Lock": "$.x"}, "ResultPath": null, "Next": "C"},
+	"C": {"Type": "Task", "Resource": "saga:middle", "End": true}}}');
+SELECT evtstore.start_saga('locks', '{"x": "x"}') AS id \gset
+SELECT sagas();
+SELECT forget();
+
+\echo a lock is given to a branch while another one is stuck behind the pivot
+SELECT evtstore.define_saga('holder', '{"StartAt": "H", "States": {"H": {"Type": "Task", "Resource": "queue:undo", "Saga": {"Class": "retriable", "Lock": "$.x"}, "End": true}}}');
+SELECT evtstore.define_saga('asks', '{"StartAt": "Pay", "States": {
+	"Pay": {"Type": "Task", "Resource": "sql:shop.hold", "ResultPath": null, "Saga": {"Class": "pivot"}, "Next": "Both"},
+	"Both": {"Type": "Parallel", "Branches": [
+		{"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "queue:a", "Saga": {"Class": "retriable"}, "End": true}}},
+		{"StartAt": "B", "States": {"B": {"Type": "Task", "Resource": "queue:b", "Saga": {"Class": "retriable", "Lock": "$.x"}, "End": true}}}], "End": true}}}');
+SELECT evtstore.start_saga('holder', '{"x": "x"}') AS holder \gset
+SELECT evtstore.start_saga('asks', '{"x": "x"}') AS id \gset
+SELECT evtstore.fail(take('a'), 'Bad', retryable => false);
+SELECT evtstore.reply(take('undo'));
+CALL until($$(SELECT EXISTS (SELECT FROM evtstore_internal.message m JOIN evtstore_internal.definition d ON d.id = m.queue_id WHERE d.name = 'b'))$$);
+SELECT sagas();
+SELECT evtstore.reply(take('b'));
+SELECT evtstore.retry_saga(:'id');
+SELECT evtstore.reply(take('a'));
+SELECT sagas();
+SELECT forget();
+
+\echo sagas that are deep within each other: ends, and taking back, do not take more stack the deeper they are
+SELECT evtstore.define_saga('deep', '{"StartAt": "Wait", "States": {
+	"Wait": {"Type": "Task", "Resource": "queue:a", "ResultPath": null, "Saga": {"Undo": "none"}, "Next": "Again"},
+	"Again": {"Type": "Task", "Resource": "saga:deep", "End": true}}}');
+SELECT evtstore.start_saga('deep') AS id \gset
+DO $$ BEGIN FOR i IN 1..400 LOOP PERFORM evtstore.reply(public.take('a')); COMMIT; END LOOP; END $$;
+SELECT status, count(*) FROM evtstore.sagas GROUP BY status;
+SET max_stack_depth = '100kB';
+BEGIN;
+SELECT evtstore.cancel_saga(:'id');
+ROLLBACK;
+SELECT evtstore.fail(take('a'), 'Bad', retryable => false);
+RESET max_stack_depth;
+CALL until($$(SELECT count(*) = 0 FROM evtstore.sagas WHERE status = 'running')$$);
+SELECT status, count(*) FROM evtstore.sagas GROUP BY status;

@@ -315,7 +315,7 @@ try_again(EsMove *move, int parent, int seq)
 {
 	int64		ms = Min(AGAIN_MS << Min(move->lock_tries, 10), MAX_AGAIN_MS);
 
-	es_arrival_leave_lock(&move->saga.id, move->saga.tenant, parent, seq, move->lock_tries, es_clock_now() + ms * 1000);
+	es_arrival_leave_lock(&move->saga.id, move->saga.tenant, parent, seq, move->lock_tries, move->now + ms * 1000);
 }
 
 static bool

@@ -199,6 +199,27 @@ CALL until($$(SELECT count(*) = 1 FROM evtstore.receive('work', lease => '1h'))$
 SELECT cancel('p', false);
 CALL until($$(SELECT count(*) = 0 FROM evtstore.saga_locks)$$);
 
+-- it is given to a saga that is stuck, in another branch, behind its pivot
+SELECT count(*) FROM (SELECT take()) t;
+TRUNCATE command, evtstore_internal.saga, evtstore_internal.saga_step;
+SELECT evtstore.define_saga('beside', '{"StartAt": "Pivot", "States": {
+	"Pivot": {"Type": "Task", "Resource": "queue:work", "ResultPath": null, "Saga": {"Class": "pivot"}, "Next": "Both"},
+	"Both": {"Type": "Parallel", "End": true, "Branches": [
+		{"StartAt": "Ask", "States": {"Ask": {"Type": "Task", "Resource": "signal:go", "Saga": {"Class": "retriable", "Lock": "$.sku"}, "End": true}}},
+		{"StartAt": "Ship", "States": {"Ship": {"Type": "Task", "Resource": "queue:work", "Saga": {"Class": "retriable"}, "End": true}}}]}}}') > 0;
+SELECT count(evtstore.start_saga(definition, '{"sku": 1}', business_key => key)) FROM (VALUES ('count', 'a'), ('beside', 'b')) v (definition, key);
+SELECT take();
+SELECT answer('b', 'Pivot');
+SELECT take();
+SELECT evtstore.fail(receipt, 'Broke', retryable => false) FROM command WHERE key = 'b' AND state = 'Ship';
+SELECT status, reason, waiting_for FROM evtstore.sagas WHERE business_key = 'b';
+SELECT answer('a', 'Rest');
+CALL until($$(SELECT count(*) = 0 FROM evtstore_internal.message WHERE body->>'lock' IS NOT NULL)$$);
+SELECT evtstore.signal_saga(id, 'go', '1') FROM evtstore.sagas WHERE business_key = 'b';
+SELECT steps('b');
+SELECT cancel('b', false);
+SELECT count(*) FROM evtstore.saga_locks;
+
 -- what is no name of anything
 SELECT count(*) FROM (SELECT take()) t;
 TRUNCATE command, evtstore_internal.saga, evtstore_internal.saga_step;

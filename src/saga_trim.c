@@ -25,11 +25,12 @@
 
 /*
  * Those that ended first, until they have so many rows, but one at least.  A child goes after its parent, and that after its own: whoever
- * compensates looks for its children.
+ * compensates looks for its children.  One that could not give back a lock yet does so first.
  */
 static EsPlan trim_plan = {
 	.sql = "WITH old AS MATERIALIZED (SELECT s.id, s.ended_at, s.last_seq FROM evtstore_internal.saga s WHERE s.ended_at < $1"
 	" AND NOT EXISTS (SELECT FROM evtstore_internal.saga p WHERE p.id = s.parent_id)"
+	" AND NOT EXISTS (SELECT FROM evtstore_internal.saga_lock l WHERE l.saga_id = s.id)"
 	" ORDER BY s.ended_at LIMIT $2 FOR UPDATE OF s SKIP LOCKED),"
 	" doomed AS MATERIALIZED (SELECT o.id, o.last_seq + 1 AS nrows FROM (SELECT id, last_seq, sum(last_seq + 1) OVER"
 	" (ORDER BY ended_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM old) o WHERE COALESCE(o.before, 0) < $2),"

@@ -106,11 +106,13 @@ static EsPlan read_plan = {
 	.args = {INT4OID, INT4OID},
 };
 
+/* also one that has ended, and could not give back a lock yet */
 static EsPlan open_plan = {
 	.sql = "WITH RECURSIVE above AS (SELECT parent_id AS id FROM evtstore_internal.saga WHERE definition_id = $1 AND parent_id IS NOT NULL"
 	" UNION SELECT s.parent_id FROM above JOIN evtstore_internal.saga s ON s.id = above.id WHERE s.parent_id IS NOT NULL)"
 	" SELECT 1 FROM evtstore_internal.saga WHERE definition_id = $1 AND ended_at IS NULL"
-	" UNION ALL SELECT 1 FROM above JOIN evtstore_internal.saga s ON s.id = above.id WHERE s.ended_at IS NULL LIMIT 1",
+	" UNION ALL SELECT 1 FROM above JOIN evtstore_internal.saga s ON s.id = above.id WHERE s.ended_at IS NULL"
+	" UNION ALL SELECT 1 FROM evtstore_internal.saga_lock l JOIN evtstore_internal.saga s ON s.id = l.saga_id WHERE s.definition_id = $1 LIMIT 1",
 	.nargs = 1,
 	.args = {INT4OID},
 };

@@ -189,15 +189,18 @@ es_steps_take_back(EsMove *move, List *steps)
 	int64	   *ids = palloc(Max(n, 1) * sizeof(int64));
 	int		   *places = palloc(Max(n, 1) * sizeof(int));
 	List	   *queues = NIL;
+	bool		is_alone;
 	ListCell   *lc;
 	int			i = 0;
 
+	/* what is simulated is in no queue */
 	foreach(lc, steps)
 	{
 		EsStep	   *step = lfirst(lc);
 
-		results[i++] = step->message_id == 0 && es_step_take_back(move, step);
-		if (step->message_id != 0)
+		is_alone = step->message_id == 0 || move->simulation != NULL;
+		results[i++] = is_alone && es_step_take_back(move, step);
+		if (!is_alone)
 			queues = list_append_unique_int(queues, step->queue_id);
 	}
 	foreach(lc, queues)

@@ -15,7 +15,9 @@
 #include "compat.h"
 #include "queue.h"
 #include "saga_move.h"
+#include "saga_simulate.h"
 
+static bool in_simulation(EsMove *move, EsStep *step);
 static TimestampTz heard_of(EsMove *move, const EsStep *step);
 
 bool
@@ -46,11 +48,24 @@ es_heartbeat_goes_on(EsMove *move, EsStep *step)
 
 	if (step->heartbeat <= 0 || step->message_id == 0)
 		return false;
+	if (move->simulation != NULL)
+		return in_simulation(move, step);
 	heard = heard_of(move, step);
 	step->due = Min(es_move_later(heard == 0 ? move->now : heard, step->heartbeat), step->deadline);
 	if (step->due <= move->now)
 		return false;
 	/* nothing has happened that anybody is to be told of */
+	es_step_write_later(move, step);
+	return true;
+}
+
+/* who is going to answer shows signs of life until then, and nobody takes what nobody has: no other look would find more than this one */
+static bool
+in_simulation(EsMove *move, EsStep *step)
+{
+	if (es_simulation_is_silent(move->simulation, step->message_id) || step->deadline <= move->now)
+		return false;
+	step->due = step->deadline;
 	es_step_write_later(move, step);
 	return true;
 }

@@ -55,6 +55,7 @@ typedef struct Sent
 {
 	int64		id;
 	bool		was_had;
+	bool		is_silent;		/* who has it says nothing of it */
 } Sent;
 
 /* an instance */
@@ -378,6 +379,7 @@ es_simulation_send(EsMove *move, const EsStep *step, const EsAslCall *call, doub
 	sent = palloc(sizeof(Sent));
 	sent->id = --simulation->last_id;
 	sent->was_had = !answer.is_unseen;
+	sent->is_silent = answer.is_never && sent->was_had;
 	simulation->sent = lappend(simulation->sent, sent);
 	appendStringInfo(buf, "%s{\"at\": %.15g, \"state\": ", buf->len > 0 ? ", " : "",
 					 rint((simulation->now - simulation->start) / 1000.0 + delay * 1000) / 1000);
@@ -450,6 +452,17 @@ es_simulation_withdraw(EsSimulation *simulation, int64 id)
 	foreach(lc, simulation->sent)
 		if (((Sent *) lfirst(lc))->id == id)
 			return !((Sent *) lfirst(lc))->was_had;
+	return false;
+}
+
+bool
+es_simulation_is_silent(const EsSimulation *simulation, int64 id)
+{
+	ListCell   *lc;
+
+	foreach(lc, simulation->sent)
+		if (((Sent *) lfirst(lc))->id == id)
+			return ((Sent *) lfirst(lc))->is_silent;
 	return false;
 }
 

@@ -34,5 +34,7 @@ extern void es_simulation_wait_for_signal(EsMove *move, int seq);
 extern int64 es_simulation_leave(EsSimulation *simulation, Jsonb *body, TimestampTz deliver_at);
 /* a timer, or a command; true: nobody has had it */
 extern bool es_simulation_withdraw(EsSimulation *simulation, int64 id);
+/* somebody has the command, and neither answers nor shows a sign of life */
+extern bool es_simulation_is_silent(const EsSimulation *simulation, int64 id);
 
 #endif

@@ -200,3 +200,15 @@ SELECT evtstore.simulate_saga('outer', '{}', '{"Child": {"script": {}, "output":
 SELECT evtstore.simulate_saga('outer', '{}', '{"Child": "timeout"}');
 SELECT evtstore.simulate_saga('outer', '{}', '{"Child": {"output": 1, "after": 5}}');
 SELECT evtstore.simulate_saga('outer', '{}', '{"Then": {"script": {}}}');
+\set VERBOSITY default
+-- a command of another branch is taken back as it would be: who has never been seen has done nothing
+SELECT evtstore.define_saga('both', '{"StartAt": "Both", "States": {"Both": {"Type": "Parallel", "End": true, "Branches": [
+    {"StartAt": "Here", "States": {"Here": {"Type": "Task", "Resource": "queue:stock", "Saga": {"Undo": "queue:unstock"}, "End": true}}},
+    {"StartAt": "There", "States": {"There": {"Type": "Task", "Resource": "queue:pay", "Saga": {"Undo": "none"}, "End": true}}}]}}}');
+SELECT state, kind, status FROM steps(evtstore.simulate_saga('both', '{}', '{"Here": "unseen", "There": {"error": "Lost", "retryable": false}}')) WHERE kind IN ('task', 'undo');
+SELECT state, kind, status FROM steps(evtstore.simulate_saga('both', '{}', '{"Here": "timeout", "There": {"error": "Lost", "retryable": false}}')) WHERE kind IN ('task', 'undo');
+-- who has a command and never answers shows no sign of life; who answers does until then
+SELECT evtstore.define_saga('alive', '{"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "queue:stock", "HeartbeatSeconds": 1, "TimeoutSeconds": 60000, "Saga": {"Undo": "none"}, "End": true}}}');
+SELECT status, error, duration, stopped FROM short(evtstore.simulate_saga('alive', '{}', '{"A": "timeout"}'));
+SELECT status, error, duration, stopped FROM short(evtstore.simulate_saga('alive', '{}', '{"A": {"after": 50000}}'));
+SELECT status, error, duration, stopped FROM short(evtstore.simulate_saga('alive', '{}', '{"A": "unseen"}'));

@@ -5,7 +5,8 @@
  * Runs in consumers' backends (receipt.c) and in delivery workers.  A receipt names a message and the epoch of one hold; it
  * holds as long as nobody took the message over (queue_state.c): whether the lease's time is over does not matter until then.
  * Of two settlements of one receipt the second waits for the end of the first one's transaction, but for an answer to a saga that
- * may not (saga_answer.c).  Several receipts are settled in order of message id, so that two such calls cannot wait for each other.
+ * may not (saga_answer.c), and for workers with commands for endpoints, who leave it to the end of the lease.  Several receipts are
+ * settled in order of message id, so that two such calls cannot wait for each other.
  *
  * The row is the caller's transaction's: an acknowledgement deletes it where it is, a failure writes it, a release does not
  * touch it.  A rollback undoes it and the receipt holds again; after a crash no receipt does.
@@ -102,6 +103,8 @@ static EsPlan was_lost_plan = {
 
 static void require_use(const EsQueue *queue);
 static const char *settle(const EsMessageReceipt *receipt, EsSettle how, const char *reason, int64 delay_ms, EsCommand *answered, bool takes_any, bool *is_busy);
+static void parse_own(const char *receipt, EsMessageReceipt *parsed);
+static bool *busy_of(EsMessageReceipt *receipt);
 static Jsonb *answer_document(int status, Jsonb *body);
 static void read_command(TupleTableSlot *slot, EsCommand *command);
 static void refuse_acknowledgement(const EsMessageReceipt *receipt, bool is_command);
@@ -148,9 +151,28 @@ es_queue_settle(const char *receipt, EsSettle how, const char *reason, int64 del
 {
 	EsMessageReceipt parsed;
 
-	if (!es_queue_parse_receipt(receipt, &parsed))
+	parse_own(receipt, &parsed);
+	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms, NULL, false, busy_of(&parsed)) == NULL && !parsed.is_busy;
+}
+
+/* of a worker, who has it from a claim */
+static void
+parse_own(const char *receipt, EsMessageReceipt *parsed)
+{
+	if (!es_queue_parse_receipt(receipt, parsed))
 		elog(ERROR, "malformed receipt \"%s\"", receipt);
-	return settle(&parsed, how, es_queue_clip_reason(reason), delay_ms, NULL, false, NULL) == NULL;
+}
+
+/*
+ * Commands for endpoints are taken away by the transactions of sagas, whose clients may idle: a worker, who has others to serve, does not wait for those.  NULL:
+ * it is in another queue
+ */
+static bool *
+busy_of(EsMessageReceipt *receipt)
+{
+	const EsQueue *queue = es_queue_lock(receipt->queue_id, AccessShareLock);
+
+	return queue != NULL && queue->is_for_steps ? &receipt->is_busy : NULL;
 }
 
 bool
@@ -161,10 +183,10 @@ es_queue_settle_delivered(const char *receipt, int status, Jsonb *body, bool is_
 	EsMessageReceipt parsed;
 	const EsQueue *queue;
 
-	if (!es_queue_parse_receipt(receipt, &parsed))
-		elog(ERROR, "malformed receipt \"%s\"", receipt);
-	parsed.stale = settle(&parsed, ES_SETTLE_ACK, NULL, -1, &command, true, NULL);
-	if (parsed.stale != NULL && is_outside)
+	parse_own(receipt, &parsed);
+	parsed.stale = settle(&parsed, ES_SETTLE_ACK, NULL, -1, &command, true, busy_of(&parsed));
+	/* where somebody is about to take it away, the step is told in any case; if he does not, who tells it takes it away */
+	if (parsed.is_busy || (parsed.stale != NULL && is_outside))
 	{
 		queue = es_queue_lock(parsed.queue_id, AccessShareLock);
 		if (queue != NULL && queue->is_for_steps)
@@ -175,7 +197,7 @@ es_queue_settle_delivered(const char *receipt, int status, Jsonb *body, bool is_
 		end.output = answer_document(status, body);
 		(void) es_queue_tell_command_ended(&command, &end);
 	}
-	return parsed.stale == NULL;
+	return parsed.stale == NULL && (!parsed.is_busy || command.is_one);
 }
 
 /* {"status", "body"}, as far as they are known */

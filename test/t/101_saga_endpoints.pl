@@ -85,6 +85,30 @@ poll_sql($node, q{SELECT steps LIKE 'A 1 done%' FROM steps WHERE business_key = 
 pass('and the answer that comes later is known');
 is(sql(q{SELECT outcome FROM evtstore_internal.saga_answer WHERE saga_id = (SELECT id FROM evtstore.sagas WHERE business_key = 'late')}), 'late', 'as a late one');
 
+# --- taken away by who idles in his transaction ---
+
+my %idle = map { $_ => session($node) } qw(commit rollback);
+sql(q{SELECT evtstore.define_saga('idle', one('slow'))});
+sql("SELECT evtstore.start_saga('idle', '{}', business_key => '$_')") foreach sort keys %idle;
+poll_sql($node, q{SELECT in_flight = 2 FROM evtstore.queue_status WHERE name = 'evtstore:endpoint:slow'});
+foreach my $how (sort keys %idle)
+{
+	$idle{$how}->query_safe('BEGIN');
+	$idle{$how}->query_safe("SELECT evtstore.cancel_saga(id, false) FROM evtstore.sagas WHERE business_key = '$how'");
+}
+poll_sql($node, q{SELECT count(*) = 2 FROM evtstore_internal.message m JOIN evtstore.sagas s ON m.body->>'saga' = s.id::text
+	WHERE s.name = 'idle' AND m.body->'success' = 'true'});
+begin('beside', q{one('told')});
+ended('beside');
+is(steps('beside'), 'A 1 done', 'the relay waits for nobody who takes away what it has delivered');
+$idle{$_}->query_safe($_) foreach sort keys %idle;
+poll_sql($node, q{SELECT steps = 'A 1 done' FROM steps WHERE business_key = 'commit'});
+is(sql(q{SELECT saga FROM steps WHERE business_key = 'commit'}), 'cancelled', 'what was delivered is known to be done');
+ended('rollback');
+is(sql(q{SELECT status, output FROM evtstore.sagas WHERE business_key = 'rollback'}), 'succeeded|{"status": 200}', 'and answers where nobody took it away');
+poll_sql($node, q{SELECT in_flight = 0 AND ready = 0 FROM evtstore.queue_status WHERE name = 'evtstore:endpoint:slow'});
+$_->quit foreach values %idle;
+
 # --- a function of this database ---
 
 begin('inside', q{one('here')}, '{"n": 2}');

@@ -227,7 +227,7 @@ es_saga_version_drop_instances(const EsDefinition *definition)
 	if (es_spi_run_latest(&open_plan, values, NULL) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("%s \"%s\" cannot be dropped: instances of it are open, or those whose children they are", definition->kind, definition->name),
+				 errmsg("%s \"%s\" cannot be dropped: instances of it are open", definition->kind, definition->name),
 				 errhint("Wait until they have ended, or cancel them with evtstore.cancel_saga().")));
 	es_spi_run(&delete_plan, values, NULL, false, 0);
 	es_spi_run(&delete_instances_plan, values, NULL, false, 0);

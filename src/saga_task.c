@@ -411,6 +411,9 @@ es_task_again(EsMove *move, EsNext at, const EsStep *previous)
 EsNext
 es_task_leave(EsMove *move, EsNext at, EsStep *step)
 {
+	/* it may have become known when its saga had ended */
+	if (at.state->class == ES_ASL_PIVOT)
+		move->saga.has_pivot = true;
 	return step->kind == ES_STEP_WAIT && step->status == ES_STEP_DONE ? leave_wait(move, at, step) : es_state_leave(move, at, step, step->output);
 }
 

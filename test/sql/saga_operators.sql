@@ -680,3 +680,18 @@ SELECT status(:'id');
 SELECT evtstore.resume_saga(:'id');
 SELECT status(:'id');
 SELECT evtstore.redrive_saga(:'first');
+
+-- a pivot that was answered when its saga had been cancelled: redriven, it is behind it, and nothing is undone any more
+SELECT evtstore.purge_queue(name) IS NOT NULL FROM unnest('{a,b,undo}'::text[]) name;
+SELECT evtstore.start_saga('order_pivot') IS NULL FROM evtstore.define_saga('order_pivot', '{"StartAt": "Reserve", "States": {
+    "Reserve": {"Type": "Task", "Resource": "sql:public.reserve", "ResultPath": null, "Saga": {"Undo": "sql:public.release"}, "Next": "Charge"},
+    "Charge": {"Type": "Task", "Resource": "queue:a", "Saga": {"Class": "pivot"}, "Next": "Ship"},
+    "Ship": {"Type": "Task", "Resource": "queue:b", "Saga": {"Class": "retriable"}, "End": true}}}');
+SELECT id FROM evtstore.sagas WHERE name = 'order_pivot' \gset
+SELECT take('a') AS receipt \gset
+SELECT evtstore.cancel_saga(:'id', false);
+SELECT evtstore.reply(:'receipt', '1');
+SELECT evtstore.redrive_saga(:'id') = :'id'::uuid;
+SELECT evtstore.fail(take('b'), 'Broken', retryable => false);
+SELECT status(:'id');
+SELECT steps(:'id');

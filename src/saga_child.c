@@ -222,6 +222,9 @@ take_back(EsMove *child, const EsTakeBack *request)
 {
 	EsSaga	   *saga = &child->saga;
 
+	/* it stays paused, and goes on when it is resumed */
+	if (saga->status == ES_SAGA_PAUSED && request->compensates && es_pause_passes_pivot(child))
+		return false;
 	/* as one that somebody cancels */
 	if (saga->status == ES_SAGA_PAUSED)
 	{

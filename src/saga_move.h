@@ -233,6 +233,8 @@ extern void es_signal_hand(EsMove *move, const EsSignal *signal);
 extern const char *es_pause_hold(EsMove *move, EsStep *step, const EsEnding *ending);
 /* it is to be ended, and is paused no more: what was answered meanwhile is known, and nothing follows of it */
 extern void es_pause_end(EsMove *move);
+/* has it passed its pivot, by what was answered meanwhile, too? */
+extern bool es_pause_passes_pivot(EsMove *move);
 
 /* in saga_start.c */
 /* 23505: another one that is open has it */

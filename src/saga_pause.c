@@ -67,6 +67,8 @@ static void end_pause(EsMove *move, EsOperation *what);
 static List *read_held(const EsSaga *saga);
 static const char *take(EsMove *move, const Held *held);
 static const char *take_only(EsMove *move, const Held *held);
+static EsStep *held_step(EsMove *move, const Held *held);
+static bool is_pivot(EsMove *move, const EsStep *step);
 static void note_taken(const EsSaga *saga, const Held *held, const char *outcome);
 static void look_at_locks(EsMove *move);
 static void look_at_times(EsMove *move);
@@ -186,6 +188,21 @@ es_pause_end(EsMove *move)
 		note_taken(saga, lfirst(lc), take_only(move, lfirst(lc)));
 }
 
+bool
+es_pause_passes_pivot(EsMove *move)
+{
+	bool		result = move->saga.has_pivot;
+	ListCell   *lc;
+
+	foreach(lc, read_held(&move->saga))
+	{
+		const Held *held = lfirst(lc);
+
+		result |= held->ending.is_success && is_pivot(move, held_step(move, held));
+	}
+	return result;
+}
+
 static List *
 read_held(const EsSaga *saga)
 {
@@ -228,35 +245,44 @@ read_held(const EsSaga *saga)
 static const char *
 take(EsMove *move, const Held *held)
 {
-	EsStep	   *step = es_move_step(move, held->parent, held->seq);
-
-	if (step == NULL)
-		elog(ERROR, "step %d, whose answer was held, is missing", held->seq);
-	return es_move_apply(move, step, &held->ending);
+	return es_move_apply(move, held_step(move, held), &held->ending);
 }
 
 /* of one that is to be ended: what it says of the step is known, and nothing begins because of it */
 static const char *
 take_only(EsMove *move, const Held *held)
 {
-	EsStep	   *step = es_move_step(move, held->parent, held->seq);
-	const EsAslState *state;
-	bool		is_pivot;
+	EsStep	   *step = held_step(move, held);
+	bool		of_pivot = is_pivot(move, step);
 
-	if (step == NULL)
-		elog(ERROR, "step %d, whose answer was held, is missing", held->seq);
 	if (es_step_is_known(step))
 		return held->ending.is_success ? "duplicate" : "late";
-	state = es_asl_find_state(move->version->definition, step->state);
-	is_pivot = (step->kind == ES_STEP_TASK || step->kind == ES_STEP_CHILD) && state != NULL && state->class == ES_ASL_PIVOT;
-	if (!held->ending.is_success && step->status != ES_STEP_WAITING && !((is_pivot || step->kind == ES_STEP_CHILD) && step->status == ES_STEP_UNKNOWN))
+	if (!held->ending.is_success && step->status != ES_STEP_WAITING && !((of_pivot || step->kind == ES_STEP_CHILD) && step->status == ES_STEP_UNKNOWN))
 		return "late";
 	es_step_end(move, step, held->ending.is_success ? ES_STEP_DONE : ES_STEP_FAILED, &held->ending);
-	if (held->ending.is_success && is_pivot)
+	if (held->ending.is_success && of_pivot)
 		move->saga.has_pivot = true;
 	if (held->ending.is_success && step->kind == ES_STEP_UNDO)
 		es_undo_mark(move, es_move_step(move, step->parent, step->undoes));
 	return "accepted";
+}
+
+static EsStep *
+held_step(EsMove *move, const Held *held)
+{
+	EsStep	   *step = es_move_step(move, held->parent, held->seq);
+
+	if (step == NULL)
+		elog(ERROR, "step %d, whose answer was held, is missing", held->seq);
+	return step;
+}
+
+static bool
+is_pivot(EsMove *move, const EsStep *step)
+{
+	const EsAslState *state = es_asl_find_state(move->version->definition, step->state);
+
+	return (step->kind == ES_STEP_TASK || step->kind == ES_STEP_CHILD) && state != NULL && state->class == ES_ASL_PIVOT;
 }
 
 static void

@@ -695,3 +695,29 @@ SELECT evtstore.redrive_saga(:'id') = :'id'::uuid;
 SELECT evtstore.fail(take('b'), 'Broken', retryable => false);
 SELECT status(:'id');
 SELECT steps(:'id');
+
+-- a child whose pivot was answered while it was paused, or before, is not taken back: it stays paused, and goes on when it is resumed
+SELECT evtstore.define_saga('of_pivot', '{"StartAt": "Child", "States": {"Child": {"Type": "Task", "Resource": "saga:order_pivot",
+    "Saga": {"Undo": "sql:public.release"}, "Next": "Then"}, "Then": {"Type": "Task", "Resource": "signal:go", "End": true}}}');
+SELECT evtstore.start_saga('of_pivot') AS id \gset
+SELECT id AS child FROM evtstore.sagas WHERE parent_id = :'id' \gset
+SELECT evtstore.pause_saga(:'child');
+SELECT evtstore.reply(take('a'), '1');
+SELECT evtstore.cancel_saga(:'id');
+SELECT status(:'child'), status(:'id');
+SELECT answers(:'child');
+SELECT evtstore.resume_saga(:'child');
+SELECT status(:'child');
+SELECT evtstore.pause_saga(:'child');
+SELECT evtstore.reply(take('b'), '2');
+SELECT evtstore.resume_saga(:'child');
+SELECT status(:'child'), status(:'id');
+SELECT evtstore.start_saga('of_pivot') AS id \gset
+SELECT id AS child FROM evtstore.sagas WHERE parent_id = :'id' \gset
+SELECT evtstore.reply(take('a'), '1');
+SELECT evtstore.pause_saga(:'child');
+SELECT evtstore.reply(take('b'), '2');
+SELECT evtstore.cancel_saga(:'id');
+SELECT status(:'child'), status(:'id');
+SELECT evtstore.resume_saga(:'child');
+SELECT status(:'child'), status(:'id');

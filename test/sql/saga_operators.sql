@@ -721,3 +721,19 @@ SELECT evtstore.cancel_saga(:'id');
 SELECT status(:'child'), status(:'id');
 SELECT evtstore.resume_saga(:'child');
 SELECT status(:'child'), status(:'id');
+
+-- a semantic lock that comes when the saga is stuck in another branch
+SELECT evtstore.define_saga('two_branches', '{"StartAt": "Charge", "States": {
+    "Charge": {"Type": "Task", "Resource": "queue:a", "ResultPath": null, "Saga": {"Class": "pivot"}, "Next": "P"},
+    "P": {"Type": "Parallel", "End": true, "Branches": [
+        {"StartAt": "X", "States": {"X": {"Type": "Task", "Resource": "queue:b", "Saga": {"Class": "retriable"}, "End": true}}},
+        {"StartAt": "Y", "States": {"Y": {"Type": "Task", "Resource": "sql:public.ship", "Saga": {"Class": "retriable", "Lock": "$.what"}, "End": true}}}]}}}');
+SELECT evtstore.start_saga('locked', '{"what": "y"}') AS first \gset
+SELECT evtstore.start_saga('two_branches', '{"what": "y"}') AS id \gset
+SELECT evtstore.reply(take('a'));
+SELECT evtstore.fail(take('b'), 'Broken', retryable => false);
+SELECT status(:'id');
+SELECT evtstore.signal_saga(:'first', 'go', '1');
+CALL until(format('(SELECT count(*) = 0 FROM evtstore_internal.message WHERE body->>''lock'' IS NOT NULL AND body->>''saga'' = %L)', :'id'));
+SELECT status(:'id');
+SELECT steps(:'id');

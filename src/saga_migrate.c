@@ -82,6 +82,7 @@ static void check_done(Migration *migration, const Row *row);
 static bool check_kind(Migration *migration, const Row *row, const EsAslState *here, const EsAslState *there);
 static const EsAslState *find_there(Migration *migration, const char *state);
 static const Row *find_row(const Migration *migration, int seq);
+static void tell_renamed(Migration *migration);
 static void add_fault(List **faults, const char *format,...) pg_attribute_printf(2, 3);
 static char *join_faults(List *faults);
 static void run(EsPlan *plan, Datum *values);
@@ -150,6 +151,7 @@ migrate(EsMove *move, EsOperation *what)
 	if (migration.to->correlation == NULL)
 		es_saga_event_end(move);
 	run(&rename_plan, values);
+	tell_renamed(&migration);
 	values[1] = Int32GetDatum(what->version);
 	run(&version_plan, values);
 	move->notes = lappend(move->notes, psprintf("\"from_version\": %d", saga->version));
@@ -394,6 +396,27 @@ find_row(const Migration *migration, int seq)
 	if (seq != 0)
 		elog(ERROR, "step %d, in which others are, is missing", seq);
 	return NULL;
+}
+
+/* who reads the history finds the new names from here on */
+static void
+tell_renamed(Migration *migration)
+{
+	EsMove	   *move = migration->move;
+
+	for (int i = 0; i < migration->nrows; i++)
+	{
+		const Row  *row = &migration->rows[i];
+		EsStep	   *step;
+
+		if (!es_options_has(migration->map, row->state))
+			continue;
+		CHECK_FOR_INTERRUPTS();
+		step = es_move_step(move, row->parent, row->seq);
+		if (step == NULL)
+			elog(ERROR, "step %d, which has another state now, is missing", row->seq);
+		step->is_told = true;
+	}
 }
 
 /* items of a Map have the same ones */

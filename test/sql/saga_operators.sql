@@ -737,3 +737,16 @@ SELECT evtstore.signal_saga(:'first', 'go', '1');
 CALL until(format('(SELECT count(*) = 0 FROM evtstore_internal.message WHERE body->>''lock'' IS NOT NULL AND body->>''saga'' = %L)', :'id'));
 SELECT status(:'id');
 SELECT steps(:'id');
+
+-- history has the names that states have since a migration
+SELECT evtstore.define_saga('renamed', '{"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "queue:a", "Saga": {"Undo": "none"}, "Next": "B"},
+    "B": {"Type": "Task", "Resource": "queue:a", "Saga": {"Undo": "none"}, "End": true}}}');
+SELECT evtstore.define_saga('renamed', '{"StartAt": "A2", "States": {"A2": {"Type": "Task", "Resource": "queue:a", "Saga": {"Undo": "none"}, "Next": "B2"},
+    "B2": {"Type": "Task", "Resource": "queue:a", "Saga": {"Undo": "none"}, "End": true}}}');
+SELECT evtstore.start_saga('renamed', version => 1) AS id \gset
+SELECT evtstore.reply(take('a'));
+SELECT clock_timestamp() AS before \gset
+SELECT evtstore.migrate_saga(:'id', 2, '{"A": "A2", "B": "B2"}');
+SELECT concat_ws(' ', seq, state, status) FROM evtstore.saga_at(:'id', :'before') WHERE seq > 0 ORDER BY seq;
+SELECT concat_ws(' ', seq, kind, state, status, attempt, error) FROM evtstore.saga_at(:'id', clock_timestamp()) WHERE seq > 0 ORDER BY seq;
+SELECT steps(:'id');

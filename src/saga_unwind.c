@@ -106,7 +106,11 @@ void
 es_undo_child_ended(EsMove *move, EsStep *step)
 {
 	EsStep	   *branch = es_move_parent(move, step);
+	EsStep	   *undo = es_saga_last_undo(&move->saga, step);
 
+	/* who takes it back is told, too, and goes on then */
+	if (undo != NULL && undo->status == ES_STEP_WAITING)
+		return;
 	if (branch != NULL && branch->status == ES_STEP_UNDOING)
 		go_on(move, branch);
 	else if (move->saga.status == ES_SAGA_COMPENSATING && branch == NULL)

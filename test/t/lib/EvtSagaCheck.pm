@@ -116,12 +116,14 @@ my %EFFECTS = (
 			AND NOT EXISTS (SELECT FROM state d JOIN evtstore.sagas s ON s.name = d.saga WHERE s.id = o.saga AND d.state = o.state AND d.scope <> '')},
 	'nothing begins to be undone when somebody cancelled without' => q{SELECT c.saga, u.state FROM cancelled c JOIN step u ON u.saga_id = c.saga
 		WHERE NOT c.compensate AND u.kind = 'undo' AND u.started_at > c.at},
-	# but for a y that was known to be done only when the undo of x, or of what x or y is in, had begun, or whose undo was given up and succeeded after all
+	# but for a y that was known to be done only when the undo of x, of what x or y is in, or of what came before y had begun, or whose undo was given up and succeeded after all
 	'what ended last is undone first' => q{SELECT x.saga_id, x.seq, x.state AS first, y.seq, y.state AS and_then, x.began, y.finished FROM undone x JOIN undone y ON y.saga_id = x.saga_id
 		AND x.ended < y.ended AND x.began < y.finished AND x.began > y.ended_at AND y.error IS DISTINCT FROM 'evtstore.UndoFailed'
 		JOIN line a ON (a.saga_id, a.seq) = (x.saga_id, x.seq) JOIN line b ON (b.saga_id, b.seq) = (y.saga_id, y.seq)
 		CROSS JOIN LATERAL parting(a.way, a.ended, b.way, b.ended) i
-		WHERE y.ended_at < undone_since(x.saga_id, a.way[i]) AND y.ended_at < undone_since(x.saga_id, b.way[i])},
+		WHERE y.ended_at < undone_since(x.saga_id, a.way[i]) AND y.ended_at < undone_since(x.saga_id, b.way[i])
+			AND NOT EXISTS (SELECT FROM undone z JOIN line c ON (c.saga_id, c.seq) = (z.saga_id, z.seq)
+				WHERE z.saga_id = y.saga_id AND z.began < y.ended_at AND parting(c.way, c.ended, b.way, b.ended) IS NOT NULL)},
 );
 
 # --- rows, events, messages ---

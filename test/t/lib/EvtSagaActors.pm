@@ -155,6 +155,9 @@ my $PEOPLE = q{
 	CREATE FUNCTION cancel(id uuid, compensate boolean) RETURNS void LANGUAGE sql AS $$
 		SELECT evtstore.cancel_saga(id, compensate);
 		INSERT INTO public.cancelled (saga, compensate, at) VALUES (id, compensate, clock_timestamp()) $$;
+	CREATE FUNCTION pause(id uuid) RETURNS void LANGUAGE sql AS $$
+		SELECT evtstore.pause_saga(id);
+		INSERT INTO public.operated (saga, verb) VALUES (id, 'pause') $$;
 	CREATE FUNCTION entry_key(t evtstore_internal.saga_step) RETURNS text LANGUAGE sql AS $$
 		SELECT CASE WHEN t.queue_id IS NULL THEN 'sql ' || t.saga_id || '/' || t.state || public.path_of(t.sent) ELSE t.saga_id || '/' || t.first_seq END $$;
 
@@ -397,6 +400,8 @@ sub operate
 			my ($id, $status, $state) = @$row;
 			my $way = rand;
 
+			if    ($status eq 'paused')              { $client->do("SELECT evtstore.resume_saga('$id')", %gone) if rand() < 0.5; next if $way < 0.8 }
+			elsif (rand() < 0.08)                    { $client->do("SELECT pause('$id')", %gone); next }
 			if    ($status eq 'stuck' && $way < 0.5) { $client->do("SELECT evtstore.retry_saga('$id')", %gone) }
 			elsif ($way < 0.6)                       { $client->do("SELECT cancel('$id', " . (rand() < 0.75 ? 'true' : 'false') . ')', %gone) if rand() < 0.3 }
 			elsif ($way < 0.75)                      { $client->do("SELECT undo_by_hand('$id')", %gone) }

@@ -126,6 +126,9 @@ my $FORGOTTEN = q{SELECT string_agg(format('%s %s %s', s.id, s.name, s.status), 
 	WHERE s.status IN ('running', 'compensating') AND NOT EXISTS (SELECT FROM evtstore_internal.message m WHERE m.event_id = s.id OR m.body->>'saga' = s.id::text)
 		AND NOT EXISTS (SELECT FROM evtstore_internal.saga_step t WHERE t.saga_id = s.id AND t.status = 'waiting' AND t.kind = 'signal')};
 $FORGOTTEN .= ' AND NOT EXISTS (SELECT FROM evtstore_internal.saga c WHERE c.parent_id = s.id AND c.ended_at IS NULL)' if $can{child};
+# or somebody else, who has its lock
+$FORGOTTEN .= ' AND NOT EXISTS (SELECT FROM evtstore_internal.saga_lock w JOIN evtstore_internal.saga_lock h USING (tenant, resource)
+	WHERE w.saga_id = s.id AND w.held_since IS NULL AND h.saga_id <> s.id AND h.held_since IS NOT NULL)';
 my $forgotten = '';
 my %refused;
 
@@ -195,5 +198,6 @@ foreach my $kind (qw(parallel map signal wait child))
 }
 cmp_ok(sql(q{SELECT count(*) FROM happened WHERE key = 'event' AND way = 'do'}), '>', 0, 'some effects are events');
 cmp_ok(sql(q{SELECT count(*) FROM operated WHERE verb <> 'pause'}), '>', 0, 'some steps were put right by a person');
+cmp_ok(sql(q{SELECT count(*) FROM step WHERE resource IS NOT NULL}), '>', 0, 'some steps had to have a lock');
 cmp_ok(sql(q{SELECT count(*) FROM operated WHERE verb = 'pause'}), '>', 0, 'some sagas were paused');
 done_testing();

@@ -61,7 +61,7 @@ sub client
 #
 my $TABLES = q{
 	CREATE TABLE weather AS SELECT false AS calm;
-	CREATE TABLE state (saga text, state text, resource text, class text, undo text, scope text, PRIMARY KEY (saga, state));
+	CREATE TABLE state (saga text, state text, resource text, class text, undo text, scope text, lock text, answers text, PRIMARY KEY (saga, state));
 	CREATE TABLE started (id uuid PRIMARY KEY, name text, business_key text, tenant text, start_key text, UNIQUE (name, tenant, start_key));
 	CREATE TABLE effect (n bigserial, key text, saga uuid, state text, path text, way text, undo_key text DEFAULT '', times int DEFAULT 1,
 		PRIMARY KEY (key, way, undo_key));
@@ -69,6 +69,7 @@ my $TABLES = q{
 	CREATE TABLE answer (n bigserial, message_id bigint, success boolean, told text, alone boolean);
 	CREATE TABLE cancelled (n bigserial, saga uuid, compensate boolean, at timestamptz);
 	CREATE TABLE signalled (n bigint PRIMARY KEY, saga uuid, name text, dedup_id text);
+	CREATE TABLE unlocked (saga uuid, state text, path text);
 	CREATE TABLE operated (n bigserial, saga uuid, verb text, state text);
 };
 
@@ -85,12 +86,19 @@ my $WORK = q{
 	CREATE FUNCTION note(key text, saga uuid, state text, path text, way text, undo_key text) RETURNS void LANGUAGE sql AS $$
 		INSERT INTO public.effect AS e (key, saga, state, path, way, undo_key) VALUES (key, saga, state, path, way, undo_key)
 			ON CONFLICT ON CONSTRAINT effect_pkey DO UPDATE SET times = e.times + 1 $$;
+	-- whose step waits for that message, or is at work, and does not have its lock
+	CREATE FUNCTION note_lock(id uuid, s text, p text, message bigint) RETURNS void LANGUAGE sql AS $$
+		INSERT INTO public.unlocked SELECT g.id, s, p FROM evtstore_internal.saga g JOIN evtstore_internal.definition d ON d.id = g.definition_id
+			JOIN public.state f ON (f.saga, f.state) = (d.name, s) WHERE g.id = note_lock.id AND f.lock <> ''
+			AND (message IS NULL OR EXISTS (SELECT FROM evtstore_internal.saga_step t WHERE t.message_id = message AND t.status = 'waiting' AND t.kind = 'task'))
+			AND NOT EXISTS (SELECT FROM evtstore_internal.saga_lock l WHERE l.saga_id = note_lock.id AND l.resource = f.lock AND l.held_since IS NOT NULL) $$;
 	CREATE FUNCTION is_undone(id uuid, s text, p text) RETURNS boolean LANGUAGE sql AS $$
 		SELECT EXISTS (SELECT FROM public.effect e WHERE (e.saga, e.state, e.path) = (id, s, p) AND e.way = 'undo') $$;
 
 	CREATE FUNCTION work(i jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 	BEGIN
 		PERFORM public.note('sql ' || (i->>'saga') || '/' || (i->>'state') || (i->>'path'), (i->>'saga')::uuid, i->>'state', i->>'path', 'do', '');
+		PERFORM public.note_lock((i->>'saga')::uuid, i->>'state', i->>'path', NULL);
 		IF public.bad_luck(public.share_at(i->>'path', 0.12)) THEN RAISE division_by_zero; END IF;
 		IF public.bad_luck(public.share_at(i->>'path', 0.05)) THEN RAISE 'a bad day'; END IF;
 		RETURN jsonb_build_object('did', i->'state');
@@ -135,6 +143,7 @@ my $WORK = q{
 	DECLARE
 		told text;
 	BEGIN
+		PERFORM public.note_lock((h->>'saga_id')::uuid, h->>'state', public.path_of(body), id);
 		IF how = 'success' AND NOT public.take_part(h, body) THEN
 			how := 'final';
 		END IF;
@@ -185,6 +194,8 @@ my $PEOPLE = q{
 	BEGIN
 		SELECT * INTO s FROM evtstore_internal.saga g WHERE g.id = put_right.id FOR NO KEY UPDATE;
 		t := public.step_at(s, name);
+		-- who had to have a lock first has begun nothing
+		IF verb = 'done' AND t.resource IS NOT NULL AND t.message_id IS NULL THEN RETURN; END IF;
 		-- Parallels and Maps are retried; a child that is there says itself what becomes of it; what is told by an event cannot be done by hand
 		IF t.seq IS NULL OR t.kind IN ('parallel', 'map') OR (t.kind = 'child' AND verb = 'done') THEN RETURN; END IF;
 		IF verb = 'done' AND t.kind = 'task' AND (SELECT resource FROM public.state d JOIN evtstore.sagas g ON g.name = d.saga WHERE g.id = s.id AND d.state = t.state) LIKE 'event:%' THEN

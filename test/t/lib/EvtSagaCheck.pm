@@ -35,7 +35,7 @@ sub new
 # root: of a child, up to the saga that somebody started; mercy: what nobody undoes, or need not.
 #
 my $VIEWS = q{
-	CREATE TABLE step AS SELECT t.*, coalesce(path_of(t.sent), '') AS path, s.name AS saga, d.class, d.undo, d.scope
+	CREATE TABLE step AS SELECT t.*, coalesce(path_of(t.sent), '') AS path, s.name AS saga, d.class, d.undo, d.scope, d.lock, d.answers
 		FROM evtstore_internal.saga_step t JOIN evtstore.sagas s ON s.id = t.saga_id LEFT JOIN state d ON (d.saga, d.state) = (s.name, t.state);
 	CREATE UNIQUE INDEX ON step (saga_id, seq);
 	CREATE INDEX ON step (saga_id, state, path);
@@ -146,6 +146,8 @@ my %RECORDS = (
 	'keys of ended sagas are free' => q{SELECT k.* FROM evtstore_internal.saga_key k JOIN evtstore.sagas ON id = saga_id WHERE kind = 'business' AND ended_at IS NOT NULL},
 	'one saga for each start key' => q{SELECT name, tenant, start_key FROM started WHERE start_key IS NOT NULL GROUP BY 1, 2, 3 HAVING count(*) > 1},
 	'no message and no timer is left' => q{SELECT m.id, d.name FROM evtstore_internal.message m JOIN evtstore_internal.definition d ON d.id = m.queue_id},
+	'nothing is done without its lock' => q{SELECT * FROM unlocked},
+	'no lock is left' => q{SELECT * FROM evtstore_internal.saga_lock},
 	# an answer that was left for a busy saga may be worth less when it is brought
 	'accepted answers are in their steps' => q{SELECT a.*, t.status FROM answer a LEFT JOIN step t USING (message_id) WHERE told = 'accepted'
 		AND NOT coalesce(CASE WHEN success THEN t.status IN ('done', 'undone') ELSE t.status IN ('failed', 'done', 'undone', 'skipped') END OR t.error = 'evtstore.UndoFailed', false)
@@ -239,6 +241,7 @@ sub summary
 	  . ', undone ' . $sql->(q{SELECT count(*) FROM undone}) . ', in one saga ' . $sql->(q{SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM undone GROUP BY saga_id) u})
 	  . '; signals ' . $sql->(q{SELECT format('%s, had %s, by dedup_id one %s', count(*), count(taken_by), count(dedup_id)) FROM evtstore_internal.saga_signal})
 	  . '; operators: ' . $sql->(q{SELECT coalesce(string_agg(verb || ' ' || n, ', '), 'nothing') FROM (SELECT verb, count(*) AS n FROM operated GROUP BY 1 ORDER BY 1) o});
+	push @lines, 'steps with a lock ' . $sql->(q{SELECT format('%s, in a circle %s', count(*), count(*) FILTER (WHERE error = 'evtstore.LockDeadlock')) FROM step WHERE resource IS NOT NULL AND kind <> 'undo'});
 	push @lines, 'pivots done that had been said to have failed, and what came before them undone: ' . $sql->(q{SELECT count(DISTINCT saga_id) FROM pivot JOIN undone USING (saga_id)});
 	return @lines;
 }

@@ -16,7 +16,7 @@ pivot or none, then what is retriable.
 The data of an instance: luck, for Choices; items, for Maps, each with luck and items of its own; at.path: the way to here through loops, branches and items.
 So saga, state and at.path are the same for all attempts at one entry into a state, and different for any two entries.
 
-A fact is what a checker has to know of a state: [state, resource, class, undo, scope]; the first one, of state '', is of the definition: OnFail and OnCompensateFail.
+A fact is what a checker has to know of a state: [state, resource, class, undo, scope, lock, answers: '' or event]; the first one, of state '', is of the definition: OnFail and OnCompensateFail.
 
 =cut
 
@@ -75,9 +75,10 @@ sub make
 	my %saga = (
 		OnFail           => !$option{child} && rand() < 0.1 ? 'stop' : 'compensate',
 		OnCompensateFail => rand() < 0.1 ? 'continue' : 'stuck');
+	$saga{Correlation} = '$.data.for' if grep { $_->[6] ne '' } @{ $self->{facts} };
 	my $definition = { %{ $self->machine(@elements) }, Saga => \%saga };
 	$definition->{TimeoutSeconds} = 5 + int rand 10 if !$option{sure} && rand() < 0.2;
-	return ($definition, [ '', $saga{OnFail}, $saga{OnCompensateFail}, '', '' ], @{ $self->{facts} });
+	return ($definition, [ '', $saga{OnFail}, $saga{OnCompensateFail}, '', '', '', '' ], @{ $self->{facts} });
 }
 
 # --- elements: { start, states, ways: functions that are told where it goes on } ---
@@ -258,7 +259,10 @@ sub task
 	my ($self, $class, $name, %task) = @_;
 	my %saga = (Class => $class, %{ delete $task{Saga} // {} });
 
-	push @{ $self->{facts} }, [ $name, $task{Resource}, $class, $saga{Undo} // 'none', $self->{scope} ];
+	# few, that all sagas share; who has to succeed in the end must not find himself in a circle for ever
+	my $lock = $class ne 'retriable' && !$self->{sure} && rand() < 0.1 ? 1 + int rand 6 : '';
+	$saga{Lock} = "States.Format('thing-{}', $lock)" if $lock;
+	push @{ $self->{facts} }, [ $name, $task{Resource}, $class, $saga{Undo} // 'none', $self->{scope}, $lock && "thing-$lock", $saga{Correlate} ? 'event' : '' ];
 	%task = (Type => 'Task', ResultPath => one_of(undef, '$.' . $name), %task, Saga => \%saga);
 	$self->may_be_caught(\%task) if $class ne 'retriable' && rand() < ($class eq 'pivot' ? 0.1 : 0.2);
 	return $self->leaf($name, \%task);
@@ -281,7 +285,7 @@ sub work
 		Parameters => { who_is_it($name) });
 
 	$task{TimeoutSeconds} = 1 + int rand 4 if $on_queue;
-	$task{Retry} = [ { ErrorEquals => [ one_of('States.ALL', 'Busy', 'States.Timeout', 'division_by_zero') ], IntervalSeconds => 1, MaxAttempts => 1 + int rand 2 } ]
+	$task{Retry} = [ { ErrorEquals => [ one_of('States.ALL', 'Busy', 'States.Timeout', 'division_by_zero', 'evtstore.LockDeadlock') ], IntervalSeconds => 1, MaxAttempts => 1 + int rand 2 } ]
 	  if rand() < ($class eq 'compensatable' ? 0.4 : 0.7);
 	$task{Saga} = $self->undo if $class eq 'compensatable';
 	return $self->task($class, $name, %task);
@@ -348,7 +352,8 @@ sub child
 	$task{Retry} = [ { ErrorEquals => ['States.ALL'], IntervalSeconds => 1, MaxAttempts => 1 } ] if rand() < ($class eq 'retriable' ? 0.7 : 0.2);
 	my $element = $self->task($class, $name, %task);
 	# it has no Undo, and so no class where it can be undone
-	delete $element->{states}{$name}{Saga} if $class eq 'compensatable';
+	delete $element->{states}{$name}{Saga}{Class} if $class eq 'compensatable';
+	delete $element->{states}{$name}{Saga} unless %{ $element->{states}{$name}{Saga} };
 	return $element;
 }
 

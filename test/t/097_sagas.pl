@@ -153,7 +153,8 @@ my $rest = eval {
 		sub {
 			each_of(q{SELECT id FROM evtstore.sagas WHERE status = 'paused'}, q{SELECT evtstore.resume_saga('%s')}, qr/is not paused/);
 			each_of(q{SELECT id FROM evtstore.stuck_sagas}, q{SELECT evtstore.retry_saga('%s')}, qr/is not stuck/);
-			each_of(q{SELECT DISTINCT t.saga_id, substr(d.resource, 8), } . ++$number . q{ FROM evtstore_internal.saga_step t JOIN evtstore.sagas s ON s.id = t.saga_id JOIN state d ON (d.saga, d.state) = (s.name, t.state)
+			# each that waits: in a Map of many they would be over before all had theirs
+			each_of(q{SELECT t.saga_id, substr(d.resource, 8), row_number() OVER () + } . ($number += 1000) . q{ FROM evtstore_internal.saga_step t JOIN evtstore.sagas s ON s.id = t.saga_id JOIN state d ON (d.saga, d.state) = (s.name, t.state)
 				WHERE t.kind = 'signal' AND t.status = 'waiting'}, q{SELECT evtstore.signal_saga('%s', '%s', '{"n": %s}')}, qr/has ended/);
 			return 1 if sql('SELECT NOT EXISTS (SELECT FROM evtstore.sagas WHERE ended_at IS NULL) AND NOT EXISTS (SELECT FROM evtstore_internal.message)') eq 't';
 			$forgotten = sql($FORGOTTEN);

@@ -1,6 +1,6 @@
 =head1 NAME
 
-EvtSagaActors - who works on sagas in 097_sagas.pl: participants, those who start, answer, signal and operate
+EvtSagaActors - who works on sagas in 097_sagas.pl: participants, those who start, answer, signal, operate and run what is pending
 
 =head1 SYNOPSIS
 
@@ -15,6 +15,7 @@ EvtSagaActors - who works on sagas in 097_sagas.pl: participants, those who star
 	start_child('worker 1',  sub { $actors->work(1) });
 	start_child('signaller', sub { $actors->signal(1) });
 	start_child('operator',  sub { $actors->operate(1) });
+	start_child('runner',    sub { $actors->run(1) });
 
 With a file "calm" in the folder, and calm in table weather, nobody fails any more.
 
@@ -390,6 +391,21 @@ sub signal
 			}
 		}
 		rest(0.02);
+	}
+	return;
+}
+
+# --- who does what workers would do ---
+
+sub run
+{
+	my ($self, $number) = @_;
+	my $client = $self->client('runner', 500 + $number);
+
+	until ($self->{disturb}->is_over)
+	{
+		$client->do('SELECT evtstore.run_pending(' . (1 + int rand 10) . ')');
+		rest(0.2);
 	}
 	return;
 }

@@ -760,12 +760,12 @@ be_late(EsMove *move, EsStep *step)
 		ending.cause = psprintf("lock \"%s\" was not free in time", step->resource);
 	at.state = es_asl_find_state(move->version->definition, step->state);
 	at.branch = es_move_parent(move, step);
-	/* the time of a function, or of branches, that are tried again */
+	/* the time of a function, or of branches, that are tried again; a command that was just made has no message yet */
 	if (step->kind == ES_STEP_PARALLEL || step->kind == ES_STEP_MAP)
 		es_move_walk(move, es_branches_begin(move, step));
 	else if (step->kind == ES_STEP_CHILD)
 		es_move_walk(move, run_child(move, at, step));
-	else if (step->message_id == 0 && step->kind == ES_STEP_TASK && !ES_WAITS_FOR_LOCK(step))
+	else if (step->queue_id == 0 && step->kind == ES_STEP_TASK && !ES_WAITS_FOR_LOCK(step))
 		es_move_walk(move, es_task_go_on(move, step));
 	else
 	{

@@ -750,3 +750,17 @@ SELECT evtstore.migrate_saga(:'id', 2, '{"A": "A2", "B": "B2"}');
 SELECT concat_ws(' ', seq, state, status) FROM evtstore.saga_at(:'id', :'before') WHERE seq > 0 ORDER BY seq;
 SELECT concat_ws(' ', seq, kind, state, status, attempt, error) FROM evtstore.saga_at(:'id', clock_timestamp()) WHERE seq > 0 ORDER BY seq;
 SELECT steps(:'id');
+
+-- a lock that is given to one that is paused until the time of its step is over: its command is not sent, and not twice
+SELECT evtstore.define_saga('timed_lock', '{"StartAt": "A", "States": {
+    "A": {"Type": "Task", "Resource": "queue:a", "TimeoutSeconds": 0.1, "Saga": {"Undo": "none", "Lock": "$.what"}, "End": true}}}');
+SELECT evtstore.start_saga('locked', '{"what": "z"}') AS first \gset
+SELECT evtstore.start_saga('timed_lock', '{"what": "z"}') AS id \gset
+SELECT evtstore.pause_saga(:'id');
+CALL until(format('(SELECT clock_timestamp() > due FROM evtstore.saga_steps WHERE saga_id = %L)', :'id'));
+SELECT evtstore.signal_saga(:'first', 'go', '1');
+CALL until(format('(SELECT count(*) = 0 FROM evtstore_internal.message WHERE body->>''lock'' IS NOT NULL AND body->>''saga'' = %L)', :'id'));
+SELECT evtstore.resume_saga(:'id');
+SELECT status(:'id');
+SELECT steps(:'id');
+SELECT count(*) FROM evtstore_internal.message WHERE event_id = :'id';

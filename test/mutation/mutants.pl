@@ -2845,7 +2845,7 @@ return [
 	},
 	{
 		name   => 'saga operators: a paused one is answered as if it were not',
-		file   => 'saga_task.c',
+		file   => 'saga_late.c',
 		change => [ "move->saga.status == ES_SAGA_PAUSED && !es_step_is_known(step)", "false" ],
 		tests  => 'saga_operators',
 	},

@@ -34,7 +34,7 @@ es_child_start(EsMove *move, EsStep *step, const EsAslCall *call, EsEnding *endi
 {
 	const EsSagaVersion *version = es_saga_version_find(call->name, call->version);
 	EsSaga		saga = {.parent_id = move->saga.id, .parent_parent = step->parent, .parent_seq = step->seq};
-	const char *why = version == NULL ? psprintf("saga \"%s\" does not exist", call->name) : es_saga_why_not(version);
+	const char *why = version == NULL || !es_saga_pin(version) ? psprintf("saga \"%s\" does not exist", call->name) : NULL;
 	EsMove		child;
 
 	if (why == NULL && move->simulation != NULL && es_simulation_child(move, call, ending))

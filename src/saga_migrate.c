@@ -121,7 +121,6 @@ migrate(EsMove *move, EsOperation *what)
 	EsSaga	   *saga = &move->saga;
 	const EsSagaVersion *version;
 	Migration	migration = {.move = move, .map = what->map};
-	const char *why;
 	Datum		values[2] = {UUIDPGetDatum(&saga->id), JsonbPGetDatum(what->map)};
 
 	if (ES_SAGA_HAS_ENDED(saga->status))
@@ -132,12 +131,6 @@ migrate(EsMove *move, EsOperation *what)
 	migration.from = move->version->definition;
 	migration.to = version->definition;
 	check_map(migration.from, migration.to, what->map);
-	why = es_saga_why_not(version);
-	if (why != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the saga cannot go on by version %d of \"%s\": %s", what->version, version->name, why),
-				 errhint("Define it without that.")));
 	read_rows(&migration);
 	for (int i = 0; i < migration.nrows; i++)
 		check_row(&migration, &migration.rows[i]);

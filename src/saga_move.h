@@ -183,10 +183,10 @@ extern bool es_branch_is_guarded(EsMove *move, EsStep *branch, const char *error
 extern int es_branches_at_once(EsMove *move, const EsStep *container);
 
 /* in saga_start.c */
-/* why it cannot be started; NULL: it can */
-extern const char *es_saga_why_not(const EsSagaVersion *version);
-/* 0A000: it cannot be started */
-extern void es_saga_require_startable(const EsSagaVersion *version);
+/* against its drop, which looks for instances that are open.  False: it is dropped */
+extern bool es_saga_pin(const EsSagaVersion *version);
+/* ST008: it is dropped */
+extern void es_saga_require(const EsSagaVersion *version);
 /* what every instance begins with; begin: when its time begins to run, 0: now.  Tenant, metadata and input are there, or the session's */
 extern void es_saga_fill(EsSaga *saga, const EsSagaVersion *version, TimestampTz begin);
 

@@ -115,7 +115,6 @@ prepare(const pg_uuid_t *id)
 	const EsSagaVersion *version = NULL;
 	int32		definition_id = 0;
 	int			number = 0;
-	const char *why;
 	EsSpiState	state;
 
 	es_queue_spi_begin(&state);
@@ -127,12 +126,8 @@ prepare(const pg_uuid_t *id)
 	es_spi_end(&state);
 	if (definition_id != 0)
 		version = es_saga_version_by_id(definition_id, number);
-	why = version == NULL ? NULL : es_saga_why_not(version);
-	if (why != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("saga \"%s\" cannot be redriven: %s", version->name, why),
-				 errhint("Define it without that, or wait until it is defined again.")));
+	if (version != NULL)
+		es_saga_require(version);
 }
 
 static void

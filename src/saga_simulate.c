@@ -201,7 +201,7 @@ simulate(Request *request, EsSimulation *simulation)
 	initStringInfo(&simulation->commands);
 	simulation->start = simulation->now = es_clock_now();
 	simulation->version = es_saga_version_get(request->name, 0);
-	es_saga_require_startable(simulation->version);
+	es_saga_require(simulation->version);
 	simulation->next_script = es_script_make(simulation->version, request->script);
 	start(simulation, request->input);
 	stopped = run(simulation);

@@ -25,7 +25,6 @@
 #include "saga_simulate.h"
 
 static const EsSagaVersion *require_version(FunctionCallInfo fcinfo, int n, const char *name);
-static bool lock_definition(const EsSagaVersion *version);
 static bool known_start(const EsSaga *saga, const char *key, pg_uuid_t *id);
 static Datum start(const EsSagaVersion *version, EsSaga *saga, TimestampTz start_at);
 
@@ -50,7 +49,7 @@ evtstore_start_saga(PG_FUNCTION_ARGS)
 	saga.business_key = es_arg_optional_name(fcinfo, 2, "business_key", ES_MAX_NAME_BYTES);
 	idempotency_key = es_arg_optional_name(fcinfo, 3, "idempotency_key", ES_MAX_NAME_BYTES);
 	version = require_version(fcinfo, 4, name);
-	es_saga_require_startable(version);
+	es_saga_require(version);
 	es_saga_fill(&saga, version, PG_ARGISNULL(5) ? 0 : PG_GETARG_TIMESTAMPTZ(5));
 	es_clock_uuid(&saga.id, saga.started_at);
 	if (idempotency_key != NULL && known_start(&saga, idempotency_key, known))
@@ -60,23 +59,17 @@ evtstore_start_saga(PG_FUNCTION_ARGS)
 	return start(version, &saga, PG_ARGISNULL(5) ? 0 : PG_GETARG_TIMESTAMPTZ(5));
 }
 
-const char *
-es_saga_why_not(const EsSagaVersion *version)
-{
-	return lock_definition(version) ? NULL : "it was dropped a moment ago";
-}
-
 void
-es_saga_require_startable(const EsSagaVersion *version)
+es_saga_require(const EsSagaVersion *version)
 {
 	char	   *name = pstrdup(version->name);
-	const char *why = es_saga_why_not(version);
 
-	if (why != NULL)
+	if (!es_saga_pin(version))
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("saga \"%s\" cannot be started: %s", name, why),
-				 errhint("Define it without that, or wait until it is defined again.")));
+				(errcode(ES_ERRCODE_NOT_FOUND),
+				 errmsg("saga \"%s\" does not exist", name),
+				 errdetail("It was dropped a moment ago."),
+				 errhint("Define it with evtstore.define_saga().")));
 }
 
 void
@@ -110,9 +103,8 @@ require_version(FunctionCallInfo fcinfo, int n, const char *name)
 	return es_saga_version_get(name, version);
 }
 
-/* against its drop, which looks for instances that are open.  False: it is dropped */
-static bool
-lock_definition(const EsSagaVersion *version)
+bool
+es_saga_pin(const EsSagaVersion *version)
 {
 	int32		id = version->id;
 	int			number = version->version;

@@ -7,7 +7,7 @@ COMMENT ON FUNCTION evtstore.start_saga IS
 'Starts an instance of a saga and returns its id. It runs in this transaction until it waits for somebody: its sql: steps are done, its first commands are
 visible when this commits. business_key: one open instance of the saga may have it, and it is found by it. idempotency_key: a second start with it
 returns the first one''s id and starts nothing. version: NULL for the newest. start_at: it begins then. Errors: ST008, 23505 the business key''s
-instance is open (its id in DETAIL), 0A000 the saga is dropped at this moment.';
+instance is open (its id in DETAIL).';
 
 CREATE OR REPLACE FUNCTION evtstore.reply(receipt text, output jsonb DEFAULT 'null')
 RETURNS text

@@ -198,8 +198,11 @@ end_called(EsMove *move, EsMove *child, EsEnding *ending)
 static void
 describe_end(const EsSaga *saga, EsEnding *ending)
 {
+	/* by a person, while it was taken back */
+	bool		is_abandoned = saga->status == ES_SAGA_CANCELLED && saga->ending == ES_SAGA_FAILED;
+
 	*ending = (EsEnding) {.retry_after = -1};
-	ending->is_success = (saga->status == ES_SAGA_SUCCEEDED) != saga->is_taken_back;
+	ending->is_success = saga->is_taken_back ? saga->status != ES_SAGA_SUCCEEDED && !is_abandoned : saga->status == ES_SAGA_SUCCEEDED;
 	if (ending->is_success && saga->output != NULL)
 	{
 		ending->output = palloc(VARSIZE(saga->output));
@@ -209,7 +212,8 @@ describe_end(const EsSaga *saga, EsEnding *ending)
 		return;
 	if (saga->is_taken_back)
 	{
-		*ending = es_child_refusal();
+		*ending = is_abandoned ? (EsEnding) {.error = "evtstore.ChildAbandoned", .is_final = true, .retry_after = -1,
+			.cause = "somebody cancelled the child saga without compensation: what it did is as it was left"} : es_child_refusal();
 		return;
 	}
 	ending->error = pstrdup(saga->error != NULL ? saga->error : ES_ASL_TASK_FAILED);

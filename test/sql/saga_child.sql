@@ -534,6 +534,19 @@ SELECT evtstore.reply(take('a'));
 SELECT sagas();
 SELECT forget();
 
+\echo one that somebody cancels without compensation while it is taken back has undone nothing: its parent is stuck, until somebody says that it is undone
+SELECT evtstore.start_saga('outer') AS id \gset
+SELECT evtstore.reply(take('a'));
+SELECT evtstore.fail(take('b'), 'SoldOut', retryable => false);
+SELECT evtstore.fail(take('undo'), 'Cannot', retryable => false);
+SELECT evtstore.cancel_saga(id, false) FROM evtstore.sagas WHERE parent_id = :'id';
+SELECT sagas();
+SELECT error FROM evtstore.saga_steps WHERE saga_id = :'id' AND kind = 'undo';
+SELECT evtstore.mark_undone(:'id', seq, 'by hand') FROM evtstore.saga_steps WHERE saga_id = :'id' AND kind = 'child';
+SELECT sagas();
+SELECT shop.did();
+SELECT forget();
+
 \echo sagas that are deep within each other: ends, and taking back, do not take more stack the deeper they are
 SELECT evtstore.define_saga('deep', '{"StartAt": "Wait", "States": {
 	"Wait": {"Type": "Task", "Resource": "queue:a", "ResultPath": null, "Saga": {"Undo": "none"}, "Next": "Again"},

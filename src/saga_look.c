@@ -27,7 +27,7 @@ static EsPlan saga_plan = {
 
 static EsPlan steps_plan = {
 	.sql = "SELECT parent, seq, above, first_seq, undoes, attempt, queue_id, message_id, ended, open, due, started_at, ended_at, kind, status, state, error, cause,"
-	" tries, via FROM evtstore_internal.saga_step WHERE saga_id = $1 ORDER BY seq",
+	" tries, via, deadline, heartbeat, resource FROM evtstore_internal.saga_step WHERE saga_id = $1 ORDER BY seq",
 	.nargs = 1,
 	.args = {UUIDOID},
 };
@@ -89,6 +89,13 @@ es_look_previous(const EsLook *look, const EsLookStep *step)
 			found = other;
 	}
 	return found;
+}
+
+/* as ES_WAITS_FOR_LOCK */
+bool
+es_look_waits_for_lock(const EsLookStep *step)
+{
+	return step->resource != NULL && ES_LOOK_IS(step->kind, "task") && ES_LOOK_IS(step->status, "waiting") && step->queue_id == 0 && step->due == step->deadline;
 }
 
 const EsAslState *
@@ -184,6 +191,7 @@ read_step(uint64 row)
 {
 	EsLookStep *step = palloc0(sizeof(EsLookStep));
 	EsColumnReader reader = {.row = row};
+	Datum		heartbeat;
 	bool		isnull;
 
 	step->parent = (int) es_column_next_int(&reader);
@@ -206,6 +214,10 @@ read_step(uint64 row)
 	step->cause = es_column_next_text(&reader);
 	read_tries(&reader, step);
 	step->via = read_via(&reader);
+	step->deadline = es_column_next_time(&reader);
+	heartbeat = es_column_next(&reader, &isnull);
+	step->heartbeat = isnull ? 0 : DatumGetFloat8(heartbeat);
+	step->resource = es_column_next_text(&reader);
 	return step;
 }
 

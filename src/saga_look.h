@@ -25,6 +25,9 @@ typedef struct EsLookStep
 	int ended;		  /* 0: it has not */
 	int open;
 	TimestampTz due;
+	TimestampTz deadline; /* 0: due */
+	double heartbeat;	  /* s; 0: none */
+	char *resource;		  /* the semantic lock that it needs; NULL: none */
 	TimestampTz started_at;
 	TimestampTz ended_at;
 	char *kind;
@@ -65,6 +68,8 @@ extern const EsLookStep *es_look_step(const EsLook *look, int seq);
 extern const EsLookStep *es_look_previous(const EsLook *look, const EsLookStep *step);
 /* the child that the step waits for; false: none */
 extern bool es_look_child(const EsLook *look, const EsLookStep *step, pg_uuid_t *id);
+/* has it not begun, for want of its semantic lock? */
+extern bool es_look_waits_for_lock(const EsLookStep *step);
 /* its state in the definition; NULL: none */
 extern const EsAslState *es_look_state(const EsLook *look, const EsLookStep *step);
 #define ES_LOOK_IS(name, text) (strcmp((name), (text)) == 0)

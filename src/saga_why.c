@@ -236,6 +236,8 @@ tell_reason(EsWhy *why, const EsLookStep *step, const EsAslState *state)
 		tell_child(why, step, &child, what);
 	else if (step->message_id != 0)
 		es_why_message(why, step, psprintf("%s \"%s\" (%s)", who, step->state, what));
+	else if (es_look_waits_for_lock(step))
+		es_why_lock(why, step, psprintf("%s \"%s\" (%s)", who, step->state, what));
 	else if (step->due != 0)
 		es_why_tell(why, "%s \"%s\" (%s) is in backoff: it is tried again at %s.", who, step->state, what, es_why_time(step->due));
 	else
@@ -252,9 +254,13 @@ tell_end_of_time(EsWhy *why, const EsLookStep *step, const EsAslState *state)
 	if (ES_LOOK_IS(step->kind, "child") && es_look_child(why->look, step, &child))
 		es_why_tell(why, "    If it has not ended at %s it is taken back, and what it did is undone; then that is " ES_ASL_TIMEOUT ": %s.", es_why_time(step->due),
 					es_why_after(why, state, step, ES_ASL_TIMEOUT));
-	if (step->message_id == 0 && !ES_LOOK_IS(step->kind, "signal"))
+	if (step->message_id == 0 && !ES_LOOK_IS(step->kind, "signal") && !es_look_waits_for_lock(step))
 		return;
-	es_why_tell(why, "    Without %s until %s it is " ES_ASL_TIMEOUT ": %s.", step->message_id == 0 ? "it" : "an answer", es_why_time(step->due),
+	if (step->heartbeat > 0 && step->message_id != 0)
+		es_why_tell(why, "    Without a sign of life for %g s of whoever has it, looked for at %s, it is " ES_ASL_HEARTBEAT_TIMEOUT ": %s.", step->heartbeat,
+					es_why_time(step->due), es_why_after(why, state, step, ES_ASL_HEARTBEAT_TIMEOUT));
+	es_why_tell(why, "    Without %s until %s it is " ES_ASL_TIMEOUT ": %s.", step->message_id == 0 ? "it" : "an answer",
+				es_why_time(step->deadline != 0 ? step->deadline : step->due),
 				is_undo ? es_why_after_undo(why, state, step, ES_ASL_TIMEOUT) : es_why_after(why, state, step, ES_ASL_TIMEOUT));
 }
 

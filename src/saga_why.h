@@ -33,6 +33,9 @@ extern char *es_why_retrier(const EsWhy *why, const EsLookStep *step, const EsLo
 extern void es_why_undone(EsWhy *why);
 extern void es_why_stuck(EsWhy *why);
 
+/* in saga_why_lock.c: who has the semantic lock that a step waits for; who: the beginning of the sentence */
+extern void es_why_lock(EsWhy *why, const EsLookStep *step, const char *who);
+
 /* in saga_why_message.c: where the command of a step is; who: the beginning of the sentence */
 extern void es_why_message(EsWhy *why, const EsLookStep *step, const char *who);
 

@@ -37,7 +37,7 @@ CREATE FUNCTION now_of(id uuid) RETURNS jsonb LANGUAGE sql AS $$
 		UNION ALL SELECT t.seq, t.kind, t.state, t.status, t.attempt, t.undoes, t.error, t.cause, NULL FROM evtstore.saga_steps t WHERE t.saga_id = $1) v $$;
 CREATE FUNCTION then_of(id uuid, at timestamptz) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_agg(jsonb_build_array(v.seq, v.kind, v.state, v.status, v.attempt, v.undoes, v.error, v.cause, v.reason) ORDER BY v.seq) FROM evtstore.saga_at($1, $2) v $$;
-CREATE PROCEDURE note() LANGUAGE sql AS $$ INSERT INTO public.was SELECT s.id, clock_timestamp(), public.now_of(s.id) FROM evtstore.sagas s $$;
+CREATE PROCEDURE note() LANGUAGE sql AS $$ INSERT INTO public.was SELECT s.id, (SELECT clock_timestamp()), public.now_of(s.id) FROM evtstore.sagas s $$;
 
 SELECT evtstore.define_saga('order', '{"StartAt": "Reserve", "TimeoutSeconds": 864000, "States": {
 	"Reserve": {"Type": "Task", "Resource": "queue:stock", "ResultPath": "$.stock", "TimeoutSeconds": 7200, "Next": "Big",
@@ -220,6 +220,38 @@ CALL note();
 SELECT do_fix(:'id', 2);
 CALL note();
 SELECT masked(evtstore.why_saga(:'id'));
+-- a semantic lock, and signs of life
+SELECT evtstore.define_saga('keep', '{"StartAt": "A", "States": {
+	"A": {"Type": "Task", "Resource": "queue:pay", "HeartbeatSeconds": 600, "TimeoutSeconds": 7200, "Saga": {"Lock": "States.Format(''sku-{}'', $.sku)", "Undo": "none"}, "End": true}}}');
+SELECT evtstore.start_saga('keep', '{"sku": 7}') AS first \gset
+SELECT evtstore.start_saga('keep', '{"sku": 7}') AS second \gset
+SELECT evtstore.start_saga('keep', '{"sku": 7}') AS id \gset
+CALL note();
+SELECT masked(evtstore.why_saga(:'first'));
+SELECT masked(evtstore.why_saga(:'id'));
+SELECT masked(fix(evtstore.why_saga(:'id'), 1)) LIKE '%why_saga(''ID'')%' AS tells, fix(evtstore.why_saga(:'id'), 1) LIKE '%' || :'first' || '%' AS of_the_first;
+SELECT evtstore.cancel_saga(:'id');
+SELECT evtstore.cancel_saga(:'second');
+SELECT evtstore.cancel_saga(:'first');
+CALL note();
+-- by another version, with other names of its states; paused
+SELECT evtstore.define_saga('go', '{"StartAt": "Hold", "States": {
+	"Hold": {"Type": "Task", "Resource": "sql:public.hold", "ResultPath": null, "Saga": {"Undo": "sql:public.unhold"}, "Next": "Wait"},
+	"Wait": {"Type": "Task", "Resource": "signal:go", "Saga": {"Undo": "none"}, "End": true}}}');
+SELECT evtstore.start_saga('go') AS id \gset
+CALL note();
+SELECT evtstore.define_saga('go', '{"StartAt": "Keep", "States": {
+	"Keep": {"Type": "Task", "Resource": "sql:public.hold", "ResultPath": null, "Saga": {"Undo": "sql:public.unhold"}, "Next": "Rest"},
+	"Rest": {"Type": "Task", "Resource": "signal:go", "Saga": {"Undo": "none"}, "End": true}}}');
+SELECT evtstore.migrate_saga(:'id', 2, '{"Hold": "Keep", "Wait": "Rest"}');
+CALL note();
+SELECT evtstore.pause_saga(:'id');
+CALL note();
+SELECT masked(evtstore.why_saga(:'id'));
+SELECT do_fix(:'id', 1);
+CALL note();
+SELECT do_fix(:'id', 1);
+CALL note();
 -- not begun yet
 SELECT evtstore.start_saga('many', '[]', start_at => clock_timestamp() + interval '1 day') AS id \gset
 SELECT masked(evtstore.why_saga(:'id'));

@@ -2682,6 +2682,12 @@ return [
 		tests  => 'saga_see',
 	},
 	{
+		name   => 'sagas past: new names of states are not told',
+		file   => 'saga_migrate.c',
+		change => [ "\t\tstep->is_told = true;\n", "" ],
+		tests  => 'saga_see',
+	},
+	{
 		name   => 'sagas past: events that are hidden are folded',
 		file   => 'saga_past.c',
 		change => [ "Int64GetDatum(state.truncate_before), Int64GetDatum(last)", "Int64GetDatum(1), Int64GetDatum(last)", "!begins_with_start(stream, state.truncate_before)", "!begins_with_start(stream, 1)" ],

@@ -343,7 +343,8 @@ SELECT evtstore.define_saga('behind', '{"StartAt": "Pay", "States": {
 	"Both": {"Type": "Parallel", "Branches": [
 		{"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "queue:a", "Saga": {"Class": "retriable"}, "End": true}}},
 		{"StartAt": "B", "States": {"B": {"Type": "Task", "Resource": "queue:b", "Saga": {"Class": "retriable"}, "End": true}}},
-		{"StartAt": "C", "States": {"C": {"Type": "Task", "Resource": "queue:undo", "Saga": {"Class": "retriable"}, "End": true}}}],
+		{"StartAt": "C", "States": {"C": {"Type": "Task", "Resource": "queue:undo", "Saga": {"Class": "retriable"}, "Next": "C2"},
+			"C2": {"Type": "Task", "Resource": "sql:shop.hold", "Parameters": {"w": "c2"}, "Saga": {"Class": "retriable"}, "End": true}}}],
 		"End": true}}}');
 SELECT evtstore.start_saga('behind') AS id \gset
 SELECT evtstore.fail(take('a'), 'Bad', retryable => false);
